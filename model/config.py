@@ -1,0 +1,254 @@
+"""PixDLMConfig: every fact of the architecture, and the three named configurations.
+
+A difference between `release`, `native` and `mini` is a field that is read where it acts; no other
+place asks which of them a model is (DESIGN.md, "Two behaviours, one model").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import CLIPVisionConfig, LlamaConfig, PretrainedConfig
+
+from utils.tokens import ADDED_TOKENS, VICUNA_SYSTEM
+
+GEOMETRIES = ("centre_crop", "letterbox")
+PIXEL_INPUTS = ("clip_tensor", "frame")
+CLIP_POSITIONS = ("published_shift", "class_first")
+
+LLAMA_VOCABULARY = 32_000  # pieces of Vicuna's SentencePiece model; the added tokens follow
+
+
+class PixDLMConfig(PretrainedConfig):
+    """The architecture of a PixDLM, saved as `config.json` beside its weights.
+
+    Args:
+        text_config: the Llama (a LlamaConfig or its dictionary).
+        vision_config: the CLIP vision model, `image_size` being what it is run at (448 as published).
+        pixel_encoder: a name known to the `sam2` package ("hiera_t", "hiera_s", "hiera_b+", "hiera_l")
+            or a dictionary with `trunk` and `neck` arguments of its Hiera and FpnNeck classes.
+        pixel_image_size: side in pixels of the square that the pixel path sees.
+        pixel_input: "clip_tensor" enlarges CLIP's tensor (published), "frame" takes the frame itself.
+        pixel_pyramid: the mask decoder reads SAM2's three levels; else one map three times (published).
+        geometry: "centre_crop" loses the sides of a wide frame and stretches the mask back
+            (published), "letterbox" keeps the whole frame and maps masks back exactly.
+        clip_positions: "published_shift" or "class_first"; see `semantic_path.resize_positions`.
+        mask_padded_questions: whether padded question tokens are masked in the text conditioning.
+        trainable_fusion: whether the fusion may train.
+        trainable_token_weights: whether the weights of [SEG] tokens and of scales are parameters.
+        single_target: one target an answer (several targets of a record become their union).
+        image_grid: side of the grid of image tokens that the language model reads.
+        mask_width: channels of the mask decoder. 256 as published.
+        mask_heads: heads of its attention.
+        mask_mlp_width: width of its feed-forward layers.
+        pixel_embed_width: channels between `pixel_embed` and `neck` (Llama's width as published).
+        mask_size: side in pixels of the square of mask logits that the decoder gives.
+        system_prompt: the sentence that opens every conversation.
+        max_sequence: a training sequence, image tokens included, is cut there.
+        lora: None, or {"r", "alpha", "dropout", "targets"} of adapters present in the weights.
+
+    Raises:
+        ValueError: a field has a value that is not known or does not fit another one.
+    """
+
+    model_type = "pixdlm"
+    sub_configs = {"text_config": LlamaConfig, "vision_config": CLIPVisionConfig}
+
+    def __init__(
+        self,
+        text_config: LlamaConfig | dict[str, Any] | None = None,
+        vision_config: CLIPVisionConfig | dict[str, Any] | None = None,
+        pixel_encoder: str | dict[str, Any] = "hiera_l",
+        pixel_image_size: int = 1024,
+        pixel_input: str = "frame",
+        pixel_pyramid: bool = True,
+        geometry: str = "letterbox",
+        clip_positions: str = "class_first",
+        mask_padded_questions: bool = True,
+        trainable_fusion: bool = True,
+        trainable_token_weights: bool = True,
+        single_target: bool = False,
+        image_grid: int = 16,
+        mask_width: int = 256,
+        mask_heads: int = 8,
+        mask_mlp_width: int = 2048,
+        pixel_embed_width: int = 4096,
+        mask_size: int = 256,
+        system_prompt: str = VICUNA_SYSTEM,
+        max_sequence: int = 512,
+        lora: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.text_config = _sub_config(LlamaConfig, text_config)
+        self.vision_config = _sub_config(CLIPVisionConfig, vision_config)
+        self.pixel_encoder = pixel_encoder
+        self.pixel_image_size = pixel_image_size
+        self.pixel_input = pixel_input
+        self.pixel_pyramid = pixel_pyramid
+        self.geometry = geometry
+        self.clip_positions = clip_positions
+        self.mask_padded_questions = mask_padded_questions
+        self.trainable_fusion = trainable_fusion
+        self.trainable_token_weights = trainable_token_weights
+        self.single_target = single_target
+        self.image_grid = image_grid
+        self.mask_width = mask_width
+        self.mask_heads = mask_heads
+        self.mask_mlp_width = mask_mlp_width
+        self.pixel_embed_width = pixel_embed_width
+        self.mask_size = mask_size
+        self.system_prompt = system_prompt
+        self.max_sequence = max_sequence
+        self.lora = lora
+        kwargs.setdefault("architectures", ["PixDLMForCausalLM"])
+        kwargs["tie_word_embeddings"] = False
+        super().__init__(**kwargs)
+        self._check()
+
+    @property
+    def clip_grid(self) -> int:
+        """Patches along a side of CLIP's input."""
+        return self.vision_config.image_size // self.vision_config.patch_size
+
+    @property
+    def pixel_grid(self) -> int:
+        """Positions along a side of SAM2's coarsest level (stride 16)."""
+        return self.pixel_image_size // 16
+
+    @property
+    def image_tokens(self) -> int:
+        """How many tokens stand for the image."""
+        return self.image_grid**2
+
+    def _check(self) -> None:
+        for field, known in (
+            ("geometry", GEOMETRIES),
+            ("pixel_input", PIXEL_INPUTS),
+            ("clip_positions", CLIP_POSITIONS),
+        ):
+            if getattr(self, field) not in known:
+                raise ValueError(f"{field} is {getattr(self, field)!r}; known are {', '.join(known)}")
+        if self.vision_config.num_hidden_layers % 4:
+            raise ValueError(f"CLIP has {self.vision_config.num_hidden_layers} layers; four equal stages need a multiple of 4")
+        if self.vision_config.image_size % self.vision_config.patch_size:
+            raise ValueError(
+                f"CLIP's image_size {self.vision_config.image_size} is no multiple of "
+                f"its patch_size {self.vision_config.patch_size}"
+            )
+        if self.pixel_image_size % 32:
+            raise ValueError(f"pixel_image_size {self.pixel_image_size} is no multiple of 32, SAM2's coarsest stride")
+
+
+def _sub_config(kind: type[PretrainedConfig], value: PretrainedConfig | dict[str, Any] | None) -> PretrainedConfig:
+    if isinstance(value, kind):
+        return value
+    return kind(**(value or {}))
+
+
+def _vicuna_7b() -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=LLAMA_VOCABULARY + len(ADDED_TOKENS),
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-5,
+        pad_token_id=0,
+    )
+
+
+def _clip_large(image_size: int = 448) -> CLIPVisionConfig:
+    return CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=image_size,
+        patch_size=14,
+        projection_dim=768,
+    )
+
+
+def release_config() -> PixDLMConfig:
+    """What published weights compute, number for number."""
+    return PixDLMConfig(
+        text_config=_vicuna_7b(),
+        vision_config=_clip_large(),
+        pixel_input="clip_tensor",
+        pixel_pyramid=False,
+        geometry="centre_crop",
+        clip_positions="published_shift",
+        mask_padded_questions=False,
+        trainable_fusion=False,
+        trainable_token_weights=False,
+        single_target=True,
+        mask_size=128,
+    )
+
+
+def native_config() -> PixDLMConfig:
+    """The design as the paper means it, for training anew."""
+    return PixDLMConfig(text_config=_vicuna_7b(), vision_config=_clip_large())
+
+
+def mini_config(vocabulary: int = 1000) -> PixDLMConfig:
+    """Everything `native`, small enough to train from scratch on a CPU.
+
+    Args:
+        vocabulary: pieces of the tokenizer, without the added tokens.
+    """
+    return PixDLMConfig(
+        text_config=LlamaConfig(
+            vocab_size=vocabulary + len(ADDED_TOKENS),
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=6,
+            max_position_embeddings=512,
+            rms_norm_eps=1e-5,
+            pad_token_id=0,
+        ),
+        vision_config=CLIPVisionConfig(
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=6,
+            image_size=256,
+            patch_size=16,
+        ),
+        pixel_encoder={
+            "trunk": {
+                "embed_dim": 48,
+                "num_heads": 1,
+                "stages": [1, 2, 3, 1],
+                "global_att_blocks": [5],
+                "window_pos_embed_bkg_spatial_size": [7, 7],
+                "window_spec": [8, 4, 8, 4],
+            },
+            "neck": {"d_model": 128},
+        },
+        pixel_image_size=256,
+        mask_width=128,
+        mask_heads=4,
+        mask_mlp_width=256,
+        pixel_embed_width=128,
+        mask_size=128,
+        system_prompt="",
+        max_sequence=384,
+    )
+
+
+NAMED_CONFIGS: dict[str, Callable[[], PixDLMConfig]] = {
+    "release": release_config,
+    "native": native_config,
+    "mini": mini_config,
+}
+
+
+def named_config(name: str) -> PixDLMConfig:
+    """The configuration called `name`.
+
+    Raises:
+        ValueError: no such name; the known ones are listed.
+    """
+    if name not in NAMED_CONFIGS:
+        raise ValueError(f"unknown configuration {name!r}; known are {', '.join(NAMED_CONFIGS)}")
+    return NAMED_CONFIGS[name]()

@@ -1,0 +1,157 @@
+"""The mask side: [SEG] tokens and pixel features in, masks out, over three levels from coarse to fine.
+
+Shape legend: B pictures, M masks, P pixels along a side of the pixel path's input, C the decoder's
+width (256 as published), S SAM2's channels, m the side of the mask logits.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from sam2.modeling.position_encoding import PositionEmbeddingRandom
+from sam2.modeling.sam.prompt_encoder import PromptEncoder
+from sam2.modeling.sam.transformer import TwoWayTransformer
+from sam2.modeling.sam2_utils import MLP, LayerNorm2d
+from torch import Tensor, nn
+
+from model.config import PixDLMConfig
+from utils.tokens import SCALES, TOKENS_PER_SCALE
+
+MASK_TOKENS = 4  # Segment Anything's; only token 0 becomes a mask
+MASK_INPUT_CHANNELS = 16  # of the prompt encoder's dense branch, present in published weights
+
+
+class SegProjection(nn.Module):
+    """Hidden states of a group of nine [SEG] tokens -> one embedding a scale."""
+
+    def __init__(self, config: PixDLMConfig) -> None:
+        super().__init__()
+        width = config.text_config.hidden_size
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.mask_width))
+        # Published: every token counts 1/9, plain numbers that were never trained or saved.
+        trained = torch.full((SCALES, TOKENS_PER_SCALE), 1 / (SCALES * TOKENS_PER_SCALE))
+        self.token_weights = nn.Parameter(trained) if config.trainable_token_weights else None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """float[M * 9, D] -> float[M, 3, C]"""
+        embeddings = self.mlp(hidden).unflatten(0, (-1, SCALES, TOKENS_PER_SCALE))
+        if self.token_weights is None:
+            return embeddings.sum(dim=2) / (SCALES * TOKENS_PER_SCALE)
+        return (embeddings * self.token_weights[..., None]).sum(dim=2)
+
+
+class PixelNeck(nn.Module):
+    """SAM2's features -> the decoder's: 1x1 up to Llama's width, norm, and back down; no activation."""
+
+    def __init__(self, config: PixDLMConfig, pixel_channels: int) -> None:
+        super().__init__()
+        wide, width = config.pixel_embed_width, config.mask_width
+        self.embed = nn.Sequential(nn.Conv2d(pixel_channels, wide, 1, bias=False), LayerNorm2d(wide))
+        self.neck = nn.Sequential(
+            nn.Conv2d(wide, width, 1, bias=False),
+            LayerNorm2d(width),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            LayerNorm2d(width),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """float[B, S, H, W] -> float[B, C, H, W]"""
+        return self.neck(self.embed(features))
+
+
+class MaskDecoder(nn.Module):
+    """Three levels, each a two-way transformer of its own, each guided by the mask before it.
+
+    `iou_head` and mask tokens 1 to 3 come with published weights; no mask depends on them.
+    """
+
+    def __init__(self, config: PixDLMConfig, pixel_channels: int) -> None:
+        super().__init__()
+        width = config.mask_width
+        self.pyramid = config.pixel_pyramid
+        self.grid = config.pixel_grid
+        self.mask_size = config.mask_size
+        self.pixel_neck = PixelNeck(config, pixel_channels)
+        image_size = (config.pixel_image_size, config.pixel_image_size)
+        self.prompt_encoder = PromptEncoder(width, (self.grid, self.grid), image_size, MASK_INPUT_CHANNELS)
+        self.transformers = nn.ModuleList(
+            TwoWayTransformer(2, width, config.mask_heads, config.mask_mlp_width) for _ in range(SCALES)
+        )
+        self.iou_token = nn.Embedding(1, width)
+        self.mask_tokens = nn.Embedding(MASK_TOKENS, width)
+        self.level_embed = nn.Embedding(SCALES, width)
+        self.positions = PositionEmbeddingRandom(width // 2)
+        self.upscaling = _upsampling(width, width // 8)
+        self.level_upsampling = None if self.pyramid else _upsampling(width, width)
+        self.hypernetworks = nn.ModuleList(MLP(width, width, width // 8, 3) for _ in range(MASK_TOKENS))
+        self.iou_head = MLP(width, width, MASK_TOKENS, 3)
+        self.scale_weights = nn.Parameter(torch.full((SCALES,), 1 / SCALES)) if config.trainable_token_weights else None
+
+    def forward(self, pyramid: list[Tensor], image_index: Tensor, seg: Tensor) -> Tensor:
+        """Mask logits, the mean of the three levels (weighed where the weights are trained).
+
+        Args:
+            pyramid: SAM2's levels, coarsest first: float[B, S, P/16, P/16], … /8, … /4.
+            image_index: long[M], the picture of each mask.
+            seg: float[M, 3, C], one embedding a scale.
+
+        Returns:
+            float[M, m, m]
+        """
+        levels = self.level_features(pyramid)
+        logits: list[Tensor] = []
+        for level in range(SCALES):
+            features = levels[level][image_index]
+            if level:
+                attention = _resize(logits[-1][:, None], features.shape[-2:]).sigmoid()
+                features = features * (1 + attention)
+            features = features + self.prompt_encoder.no_mask_embed.weight[..., None, None]
+            logits.append(self.decode_level(level, features, seg[:, level]))
+        resized = torch.stack([_resize(one[:, None], (self.mask_size,) * 2)[:, 0] for one in logits])
+        if self.scale_weights is None:
+            return resized.mean(dim=0)
+        return torch.einsum("smhw,s->mhw", resized, self.scale_weights)
+
+    def level_features(self, pyramid: list[Tensor]) -> list[Tensor]:
+        """The map that each level starts from, shared by all masks of a picture.
+
+        With `pixel_pyramid` SAM2's own three levels; else the coarsest one, enlarged by the shared
+        upsampling for levels 1 and 2 (published: the check for the pyramid never matched).
+        """
+        if self.pyramid:
+            return [self.pixel_neck(features) for features in pyramid]
+        coarse = self.pixel_neck(pyramid[0])
+        fine = self.level_upsampling(coarse)
+        return [coarse, fine, fine]
+
+    def decode_level(self, level: int, features: Tensor, seg: Tensor) -> Tensor:
+        """float[M, C, H, W], float[M, C] -> float[M, 2H, 2W], logits of mask token 0"""
+        tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(len(seg), -1, -1)
+        tokens = torch.cat([tokens, seg[:, None]], dim=1) + self.level_embed.weight[level]
+        positions = self.position_code(level, features)
+        tokens, features_out = self.transformers[level](features, positions, tokens)
+        mask_token = self.hypernetworks[0](tokens[:, 1])
+        features_out = features_out.transpose(1, 2).unflatten(2, features.shape[-2:])
+        upscaled = self.upscaling(features_out)
+        return torch.einsum("mc,mchw->mhw", mask_token, upscaled)
+
+    def position_code(self, level: int, features: Tensor) -> Tensor:
+        """float[M, C, H, W]: at level 0 the prompt encoder's code, made at half the size and resized
+        (published behaviour); at the others the decoder's own."""
+        height, width = features.shape[-2:]
+        if level == 0:
+            code = self.prompt_encoder.pe_layer((height // 2, width // 2))[None]
+            code = _resize(code, (height, width))
+        else:
+            code = self.positions((height, width))[None]
+        return code.to(features.dtype).expand(len(features), -1, -1, -1)
+
+
+def _upsampling(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 2, stride=2), LayerNorm2d(outputs), nn.GELU())
+
+
+def _resize(features: Tensor, size: tuple[int, int]) -> Tensor:
+    if features.shape[-2:] == size:
+        return features
+    return F.interpolate(features, size, mode="bilinear", align_corners=False)

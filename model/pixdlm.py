@@ -1,0 +1,170 @@
+"""PixDLM: a question about a drone photograph in, the pixels that answer it out.
+
+Shape legend: I pictures, Q questions, L prompt tokens, N image tokens, M masks, K masks of one
+question, D Llama's width, m the side of the mask logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from model.config import PixDLMConfig
+from model.fusion import Fusion
+from model.language import (
+    answer_loss,
+    base_model,
+    condition_on_text,
+    insert_image,
+    question_features,
+    shift_by_image,
+)
+from model.lora import add_lora
+from model.losses import LossWeights, mask_losses, mean_overlap_loss
+from model.mask_decoder import MaskDecoder, SegProjection
+from model.pixel_path import PixelPath
+from model.semantic_path import SemanticPath, image_tokens
+from utils.collate import Batch
+from utils.images import frame_logits
+from utils.tokens import ADDED_TOKENS, EOS_ID, PAD_ID, SCALES, SEG_TOKENS, TOKENS_PER_SCALE
+
+
+@dataclass
+class PixDLMOutput(ModelOutput):
+    """What a forward pass gives; losses are weighted, and None where no weights were passed.
+
+    mask_logits holds per question float[K, m, m], in the network's geometry; `utils.images.frame_logits`
+    maps them to the frame.
+    """
+
+    loss: Tensor | None = None
+    ce_loss: Tensor | None = None
+    mask_bce_loss: Tensor | None = None
+    mask_dice_loss: Tensor | None = None
+    overlap_loss: Tensor | None = None
+    mask_logits: list[Tensor] | None = None
+
+
+class PixDLMForCausalLM(PreTrainedModel):
+    """The whole model. Everything about its shape is in its `PixDLMConfig`."""
+
+    config_class = PixDLMConfig
+    base_model_prefix = "pixdlm"
+    main_input_name = "clip_pixels"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(self, config: PixDLMConfig) -> None:
+        super().__init__(config)
+        width = config.text_config.hidden_size
+        self.pixel_path = PixelPath(config)
+        self.semantic_path = SemanticPath(config)
+        self.fusion = Fusion(config, self.pixel_path.channels)
+        self.projector = nn.Linear(config.vision_config.hidden_size, width)
+        self.language_model = LlamaForCausalLM(config.text_config)
+        self.seg_projection = SegProjection(config)
+        self.mask_decoder = MaskDecoder(config, self.pixel_path.channels)
+        if config.lora:
+            add_lora(self.language_model, config.lora)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave every part as its own class initialised it; CLIP and Llama have rules of their own."""
+
+    def forward(self, batch: Batch, loss_weights: LossWeights | None = None) -> PixDLMOutput:
+        """Answer every question of a batch with masks, the answer being forced.
+
+        A picture is encoded once however many questions it has.
+
+        Args:
+            batch: see `utils.collate.Batch`; its prompts hold the answer.
+            loss_weights: compute the losses with these weights; None for masks alone.
+        """
+        pyramid, tokens = self.see(batch)
+        embeddings, place = self.embed_prompts(batch, tokens)
+        hidden = base_model(self.language_model)(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        question, states = self.seg_states(batch.input_ids, hidden, place)
+        masks = self.mask_decoder(pyramid, batch.image_index[question], self.seg_projection(states))
+        output = PixDLMOutput(mask_logits=list(masks.split(torch.bincount(question, minlength=len(batch)).tolist())))
+        if loss_weights is not None:
+            self.add_losses(output, batch, hidden, place, loss_weights)
+        return output
+
+    def see(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
+        """Both visual paths and their fusion: SAM2's pyramid and float[I, N, D] image tokens."""
+        pyramid = self.pixel_path(batch.clip_pixels if batch.sam_pixels is None else batch.sam_pixels)
+        fused = self.semantic_path(batch.clip_pixels, pyramid[0], self.fusion)
+        return pyramid, self.projector(image_tokens(fused, self.config.image_grid))
+
+    def embed_prompts(self, batch: Batch, tokens: Tensor) -> tuple[Tensor, int]:
+        """Prompts with the conditioned image tokens in place: float[Q, L + N - 1, D], and their place."""
+        question = question_features(self.language_model, batch.question_ids, batch.question_mask)
+        mask = batch.question_mask if self.config.mask_padded_questions else None
+        conditioned = condition_on_text(tokens[batch.image_index], question, mask)
+        return insert_image(self.language_model, batch.input_ids, conditioned)
+
+    def seg_states(self, ids: Tensor, hidden: Tensor, place: int) -> tuple[Tensor, Tensor]:
+        """The states that predict each [SEG] token.
+
+        Returns:
+            long[M], the question of each mask, and float[M * 9, D]
+
+        Raises:
+            ValueError: a question's [SEG] tokens are not whole groups of nine.
+        """
+        first = self.config.text_config.vocab_size - len(ADDED_TOKENS)
+        row, column = ((ids >= first) & (ids < first + len(SEG_TOKENS))).nonzero(as_tuple=True)
+        if len(row) % (SCALES * TOKENS_PER_SCALE):
+            raise ValueError(f"{len(row)} [SEG] tokens are no whole groups of {SCALES * TOKENS_PER_SCALE}")
+        states = hidden[row, shift_by_image(column, place, self.config.image_tokens) - 1]
+        return row[:: SCALES * TOKENS_PER_SCALE], states
+
+    def add_losses(self, output: PixDLMOutput, batch: Batch, hidden: Tensor, place: int, weights: LossWeights) -> None:
+        """Fill in the weighted losses; masks are compared in the frame's own geometry."""
+        logits = [
+            frame_logits(one, batch.geometries[image], self.config)
+            for one, image in zip(output.mask_logits, batch.image_index.tolist(), strict=True)
+        ]
+        ce = answer_loss(self.language_model, hidden, batch.labels, place, self.config.image_tokens)
+        bce, dice = mask_losses(logits, batch.masks)
+        output.ce_loss = weights.ce * ce
+        output.mask_bce_loss = weights.bce * bce
+        output.mask_dice_loss = weights.dice * dice
+        output.loss = output.ce_loss + output.mask_bce_loss + output.mask_dice_loss
+        if weights.overlap:
+            output.overlap_loss = weights.overlap * mean_overlap_loss(logits, batch.masks)
+            output.loss = output.loss + output.overlap_loss
+
+    @torch.no_grad()
+    def generate_answers(self, batch: Batch, max_new_tokens: int = 64) -> list[list[int]]:
+        """Let the language model write its answers, greedily.
+
+        Args:
+            batch: its prompts end where the answer begins.
+            max_new_tokens: an answer that is longer is cut there.
+
+        Returns:
+            new token ids of every question, without padding and without `</s>`
+        """
+        _, tokens = self.see(batch)
+        embeddings, _ = self.embed_prompts(batch, tokens)
+        lengths = batch.attention_mask.sum(dim=1) + self.config.image_tokens - 1
+        # generate() continues at the right end, so the padding has to move to the left.
+        padding = embeddings.shape[1] - lengths
+        columns = torch.arange(embeddings.shape[1], device=embeddings.device)
+        order = (columns - padding[:, None]) % embeddings.shape[1]
+        embeddings = embeddings.gather(1, order[..., None].expand_as(embeddings))
+        written = self.language_model.generate(
+            inputs_embeds=embeddings,
+            attention_mask=(columns >= padding[:, None]).long(),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=PAD_ID,
+            eos_token_id=EOS_ID,
+        )
+        return [[i for i in row if i not in (PAD_ID, EOS_ID)] for row in written.tolist()]

@@ -1,0 +1,31 @@
+"""Errors that are the user's to mend, and the one place where they end a script."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+USER_ERROR_STATUS = 2
+
+
+class UserError(Exception):
+    """Something the user can mend: the message names the file, record or value and says what to do."""
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Run a script's `main` and leave with its status.
+
+    A `UserError` becomes one line on stderr and exit status 2, without a traceback. Of several
+    processes on a node only the first speaks, so that the message stands once.
+    """
+    try:
+        status = main()
+    except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        status = USER_ERROR_STATUS
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        status = 130
+    sys.exit(status or 0)
