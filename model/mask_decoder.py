@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from sam2.modeling.position_encoding import PositionEmbeddingRandom
 from sam2.modeling.sam.prompt_encoder import PromptEncoder
-from sam2.modeling.sam.transformer import TwoWayTransformer
 from sam2.modeling.sam2_utils import MLP, LayerNorm2d
 from torch import Tensor, nn
 
 from model.config import PixDLMConfig
+from model.fusion import to_tokens
+from model.two_way_transformer import TwoWayTransformer
 from utils.tokens import SCALES, TOKENS_PER_SCALE
 
 MASK_TOKENS = 4  # Segment Anything's; only token 0 becomes a mask
@@ -81,8 +82,8 @@ class MaskDecoder(nn.Module):
         self.mask_tokens = nn.Embedding(MASK_TOKENS, width)
         self.level_embed = nn.Embedding(SCALES, width)
         self.positions = PositionEmbeddingRandom(width // 2)
-        self.upscaling = _upsampling(width, width // 8)
-        self.level_upsampling = None if self.pyramid else _upsampling(width, width)
+        self.upscaling = Upsampling(width, width // 8)
+        self.level_upsampling = None if self.pyramid else Upsampling(width, width)
         self.hypernetworks = nn.ModuleList(MLP(width, width, width // 8, 3) for _ in range(MASK_TOKENS))
         self.iou_head = MLP(width, width, MASK_TOKENS, 3)
         self.scale_weights = nn.Parameter(torch.full((SCALES,), 1 / SCALES)) if config.trainable_token_weights else None
@@ -100,58 +101,80 @@ class MaskDecoder(nn.Module):
         """
         levels = self.level_features(pyramid)
         logits: list[Tensor] = []
-        for level in range(SCALES):
-            features = levels[level][image_index]
+        for level, (features, size) in enumerate(levels):
+            features = features[image_index]
             if level:
-                attention = _resize(logits[-1][:, None], features.shape[-2:]).sigmoid()
-                features = features * (1 + attention)
-            features = features + self.prompt_encoder.no_mask_embed.weight[..., None, None]
-            logits.append(self.decode_level(level, features, seg[:, level]))
-        resized = torch.stack([_resize(one[:, None], (self.mask_size,) * 2)[:, 0] for one in logits])
+                attention = _resize(logits[-1], size).sigmoid()
+                features = features * (1 + attention.flatten(1)[..., None])
+            features = features + self.prompt_encoder.no_mask_embed.weight
+            logits.append(self.decode_level(level, features, size, seg[:, level]))
+        resized = torch.stack([_resize(one, (self.mask_size,) * 2) for one in logits])
         if self.scale_weights is None:
             return resized.mean(dim=0)
         return torch.einsum("smhw,s->mhw", resized, self.scale_weights)
 
-    def level_features(self, pyramid: list[Tensor]) -> list[Tensor]:
+    def level_features(self, pyramid: list[Tensor]) -> list[tuple[Tensor, tuple[int, int]]]:
         """The map that each level starts from, shared by all masks of a picture.
 
         With `pixel_pyramid` SAM2's own three levels; else the coarsest one, enlarged by the shared
         upsampling for levels 1 and 2 (published: the check for the pyramid never matched).
+
+        Returns:
+            for each level float[B, H*W, C] and (H, W)
         """
         if self.pyramid:
-            return [self.pixel_neck(features) for features in pyramid]
-        coarse = self.pixel_neck(pyramid[0])
-        fine = self.level_upsampling(coarse)
-        return [coarse, fine, fine]
+            return [(to_tokens(self.pixel_neck(level)), tuple(level.shape[-2:])) for level in pyramid]
+        neck = self.pixel_neck(pyramid[0])
+        size = tuple(neck.shape[-2:])
+        coarse = to_tokens(neck)
+        fine = (to_tokens(_unfold(self.level_upsampling(coarse), size)), (2 * size[0], 2 * size[1]))
+        return [(coarse, size), fine, fine]
 
-    def decode_level(self, level: int, features: Tensor, seg: Tensor) -> Tensor:
-        """float[M, C, H, W], float[M, C] -> float[M, 2H, 2W], logits of mask token 0"""
+    def decode_level(self, level: int, features: Tensor, size: tuple[int, int], seg: Tensor) -> Tensor:
+        """float[M, H*W, C], (H, W), float[M, C] -> float[M, 2H, 2W], logits of mask token 0"""
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(len(seg), -1, -1)
         tokens = torch.cat([tokens, seg[:, None]], dim=1) + self.level_embed.weight[level]
-        positions = self.position_code(level, features)
-        tokens, features_out = self.transformers[level](features, positions, tokens)
+        positions = self.position_code(level, size).to(features.dtype)
+        tokens, features = self.transformers[level](features, positions, tokens)
         mask_token = self.hypernetworks[0](tokens[:, 1])
-        features_out = features_out.transpose(1, 2).unflatten(2, features.shape[-2:])
-        upscaled = self.upscaling(features_out)
-        return torch.einsum("mc,mchw->mhw", mask_token, upscaled)
+        quarters = torch.einsum("mc,mnqc->mnq", mask_token, self.upscaling(features))
+        return _unfold(quarters[..., None], size)[:, 0]
 
-    def position_code(self, level: int, features: Tensor) -> Tensor:
-        """float[M, C, H, W]: at level 0 the prompt encoder's code, made at half the size and resized
+    def position_code(self, level: int, size: tuple[int, int]) -> Tensor:
+        """float[H*W, C]: at level 0 the prompt encoder's code, made at half the size and resized
         (published behaviour); at the others the decoder's own."""
-        height, width = features.shape[-2:]
-        if level == 0:
-            code = self.prompt_encoder.pe_layer((height // 2, width // 2))[None]
-            code = _resize(code, (height, width))
-        else:
-            code = self.positions((height, width))[None]
-        return code.to(features.dtype).expand(len(features), -1, -1, -1)
+        if level:
+            return to_tokens(self.positions(size)[None])[0]
+        half = self.prompt_encoder.pe_layer((size[0] // 2, size[1] // 2))
+        return to_tokens(_resize(half, size)[None])[0]
 
 
-def _upsampling(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 2, stride=2), LayerNorm2d(outputs), nn.GELU())
+class Upsampling(nn.Sequential):
+    """Transposed convolution 2x2 of stride 2, LayerNorm2d, GELU, on a map kept as a token list.
+
+    Such a convolution is one linear map from a position to its four quarters, so nothing has to be
+    moved in memory until the quarters are put in their places (`_unfold`).
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(nn.ConvTranspose2d(inputs, outputs, 2, stride=2), LayerNorm2d(outputs), nn.GELU())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """float[M, N, C] -> float[M, N, 4, C'], the quarters row by row"""
+        convolution, norm, activation = self
+        weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
+        quarters = F.linear(features, weight, convolution.bias.repeat(4)).unflatten(-1, (4, -1))
+        return activation(F.layer_norm(quarters, norm.weight.shape, norm.weight, norm.bias, norm.eps))
 
 
-def _resize(features: Tensor, size: tuple[int, int]) -> Tensor:
-    if features.shape[-2:] == size:
-        return features
-    return F.interpolate(features, size, mode="bilinear", align_corners=False)
+def _unfold(quarters: Tensor, size: tuple[int, int]) -> Tensor:
+    """Put quarters in their places: float[M, H*W, 4, C] -> float[M, C, 2H, 2W]"""
+    grid = quarters.unflatten(2, (2, 2)).unflatten(1, size)  # M, H, W, 2, 2, C
+    return grid.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """float[M, h, w] -> float[M, H, W], bilinear"""
+    if maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Evaluates a checkpoint.
+#
+#   bash eval.sh [NAME] [arguments of eval.py]
+#
+#   bash eval.sh mini                   the trained weights in PixDLM/mini, on scenes that it draws
+#   bash eval.sh NAME                   the best checkpoint of runs/NAME, on data/DRSeg
+#   bash eval.sh --model FOLDER --data FOLDER --split test --out FOLDER
+#   bash eval.sh --help                 what eval.py takes
+#
+# Arguments after NAME add to and replace what NAME stands for, e.g. `bash eval.sh mini --overlays 8`.
+# NPROC and PIXDLM_PYTHON as in train.sh. Relative paths count from the checkout.
+set -u
+source "$(dirname "${BASH_SOURCE[0]}")/utils/environment.sh"
+source utils/arguments.sh
+
+name=
+if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then name=$1; shift; fi
+if wants_help "$@"; then exec "$python" eval.py --help; fi
+
+data=$(value_of data "$@") || data=$(default_data "${name:-native}")
+case $name in
+    "") defaults=() ;;
+    mini) defaults=(--model PixDLM/mini --data "$data" --split test --out runs/mini-released/eval) ;;
+    *) defaults=(--model "runs/$name/best" --data "$data" --split test --out "runs/$name/eval") ;;
+esac
+if [ -n "$name" ] && [ "$data" = "$mini_data" ]; then draw_mini_data; fi
+
+launch eval.py ${defaults[@]+"${defaults[@]}"} "$@"

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Runs the tests: offline, without a GPU.
+#
+#   bash tests/run.sh [arguments of pytest]
+#
+# The environment is found or made as train.sh does it. CUDA_VISIBLE_DEVICES=0 shows them a GPU.
+source "$(dirname "${BASH_SOURCE[0]}")/../utils/environment.sh"
+
+export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-} OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+export DS_ACCELERATOR=${DS_ACCELERATOR:-cpu}
+
+exec "$python" -m pytest -q "$@"

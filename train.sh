@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Trains a named configuration, then evaluates its best checkpoint on the test split, and once more
+# with the questions swapped between records, as a control.
+#
+#   bash train.sh [release|native|mini] [arguments of train.py]     default: native
+#
+#   bash train.sh mini                  needs no GPU, no data and no weights: draws its own scenes
+#   bash train.sh                       native, on data/DRSeg, on every GPU of this node
+#   bash train.sh mini --data FOLDER    another data set in DRSeg's layout
+#   bash train.sh --help                what train.py takes
+#
+# NPROC=N           processes on this node (default: the GPUs found, else 1)
+# HOSTFILE=FILE     trains on several nodes: DeepSpeed's hostfile, `worker-1 slots=8` a line; the
+#                   checkout must be at the same path on all of them
+# PIXDLM_PYTHON=…   the Python to use instead of the active one
+#
+# A run writes runs/NAME/: last/, best/, TensorBoard files, a log, eval/, eval-shuffled/.
+# Relative paths count from the checkout.
+set -u
+source "$(dirname "${BASH_SOURCE[0]}")/utils/environment.sh"
+source utils/arguments.sh
+
+name=native
+if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then name=$1; shift; fi
+if wants_help "$@"; then exec "$python" train.py --help; fi
+
+data=$(value_of data "$@") || data=$(default_data "$name")
+run=$(value_of run-dir "$@") || run=runs/$name
+if [ "$data" = "$mini_data" ]; then draw_mini_data; fi
+
+launch ${HOSTFILE:+--hostfile "$HOSTFILE"} train.py --config "$name" --data "$data" --run-dir "$run" "$@"
+
+# What says how the data are read holds for the evaluation too.
+reading=()
+if polygons=$(value_of polygons "$@"); then reading+=(--polygons "$polygons"); fi
+if has_flag skip-bad-records "$@"; then reading+=(--skip-bad-records); fi
+
+evaluate() {
+    launch eval.py --model "$run/best" --data "$data" --split test ${reading[@]+"${reading[@]}"} "$@"
+}
+evaluate --out "$run/eval"
+say "The control: the same checkpoint, each question put to another record's picture."
+evaluate --out "$run/eval-shuffled" --shuffle-questions 0

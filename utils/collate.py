@@ -1,0 +1,142 @@
+"""Samples -> Batch: pictures decoded once, prompts padded, targets drawn. Runs in DataLoader workers.
+
+Shape legend: I pictures, Q questions, L prompt tokens, T question tokens, K targets of a question.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from model.config import PixDLMConfig
+from utils.datasets.base import Sample, target_masks
+from utils.errors import UserError
+from utils.images import Geometry, clip_pixels, geometry_of, read_image, sam_pixels
+from utils.tokens import IGNORE_INDEX, PAD_ID, PixTokenizer, Prompt
+
+
+@dataclass
+class Batch:
+    """What the model reads.
+
+    Args:
+        clip_pixels: float[I, 3, S, S]
+        sam_pixels: float[I, 3, P, P], or None where the pixel path enlarges CLIP's tensor.
+        image_index: long[Q], the picture of each question.
+        input_ids: long[Q, L], right-padded, with the image placeholder.
+        attention_mask: bool[Q, L], true at tokens.
+        labels: long[Q, L], IGNORE_INDEX where nothing is scored.
+        question_ids: long[Q, T], the bare questions, right-padded.
+        question_mask: bool[Q, T]
+        masks: per question uint8[K, H, W], in the frame's geometry.
+        geometries: per picture.
+        samples: per question.
+    """
+
+    clip_pixels: Tensor
+    sam_pixels: Tensor | None
+    image_index: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    question_ids: Tensor
+    question_mask: Tensor
+    masks: list[Tensor]
+    geometries: list[Geometry]
+    samples: list[Sample]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
+        """A copy on `device`; with `dtype` the pixels take that type."""
+        moved = {f.name: _move(getattr(self, f.name), device) for f in fields(self)}
+        if dtype is not None:
+            moved["clip_pixels"] = moved["clip_pixels"].to(dtype)
+            moved["sam_pixels"] = None if self.sam_pixels is None else moved["sam_pixels"].to(dtype)
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Batch:
+        """A copy in page-locked memory, which a DataLoader with `pin_memory` asks for."""
+        return replace(
+            self,
+            **{f.name: value.pin_memory() for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)},
+        )
+
+
+def _move(value: object, device: torch.device | str) -> object:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, list) and value and isinstance(value[0], Tensor):
+        return [one.to(device, non_blocking=True) for one in value]
+    return value
+
+
+class Collator:
+    """Makes a `Batch` of samples; every distinct picture is decoded once.
+
+    Args:
+        config: tells geometry, sizes and the longest sequence.
+        tokenizer: of the model.
+        answered: prompts with the answer (training, forced evaluation) or ending where it begins.
+    """
+
+    def __init__(self, config: PixDLMConfig, tokenizer: PixTokenizer, answered: bool = True) -> None:
+        self.config, self.tokenizer, self.answered = config, tokenizer, answered
+
+    def __call__(self, samples: list[Sample]) -> Batch:
+        """Raises UserError for a picture that cannot be decoded and a question that is too long."""
+        paths = list(dict.fromkeys(sample.image_path for sample in samples))
+        images = [read_image(path) for path in paths]
+        index = [paths.index(sample.image_path) for sample in samples]
+        masks = [self.draw(sample, images[i].shape[:2]) for sample, i in zip(samples, index, strict=True)]
+        prompts = [self.prompt(sample, len(mask)) for sample, mask in zip(samples, masks, strict=True)]
+        questions = [self.tokenizer.question(sample.question) for sample in samples]
+        sam = [sam_pixels(image, self.config) for image in images]
+        ids, attention = pad([prompt.ids for prompt in prompts], PAD_ID)
+        question_ids, question_mask = pad(questions, PAD_ID)
+        return Batch(
+            clip_pixels=torch.stack([clip_pixels(image, self.config) for image in images]),
+            sam_pixels=None if sam[0] is None else torch.stack(sam),
+            image_index=torch.tensor(index),
+            input_ids=ids,
+            attention_mask=attention,
+            labels=pad([prompt.labels for prompt in prompts], IGNORE_INDEX)[0],
+            question_ids=question_ids,
+            question_mask=question_mask,
+            masks=masks,
+            geometries=[geometry_of(image, self.config) for image in images],
+            samples=samples,
+        )
+
+    def draw(self, sample: Sample, size: tuple[int, int]) -> Tensor:
+        """uint8[K, H, W]; the union as one target where the model answers with one."""
+        return torch.from_numpy(target_masks(sample, *size, merge=self.config.single_target))
+
+    def prompt(self, sample: Sample, targets: int) -> Prompt:
+        """The sample's conversation, cut to what a training sequence may be long.
+
+        Raises:
+            UserError: the question has a special token in it, or is so long that the cut takes a
+                [SEG] token.
+        """
+        where = f"{sample.dataset} record {sample.record_id!r}"
+        try:
+            prompt = self.tokenizer.prompt(sample.question, targets, self.answered)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from error
+        room = self.config.max_sequence - (self.config.image_tokens - 1)
+        # Of an answer that just does not fit only `</s>` may go; the published code cuts in silence.
+        if len(prompt.ids) > room + (1 if self.answered else 0):
+            raise UserError(f"{where}: its prompt has {len(prompt.ids)} tokens, {room} fit; shorten the question")
+        return Prompt(prompt.ids[:room], prompt.labels[:room])
+
+
+def pad(rows: list[list[int]], value: int) -> tuple[Tensor, Tensor]:
+    """Rows padded on the right: long[N, longest] and bool[N, longest], true where a row has entries."""
+    longest = max(len(row) for row in rows)
+    padded = torch.tensor([row + [value] * (longest - len(row)) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows])
+    return padded, torch.arange(longest) < lengths[:, None]

@@ -1,0 +1,148 @@
+"""Pictures into the networks' geometry, and masks back out of it.
+
+Two geometries (`PixDLMConfig.geometry`): "letterbox" scales a frame's longer side to the canvas and
+lays it at the top left, so that masks are mapped back exactly; "centre_crop" is the published one,
+where a frame loses its sides and the mask is stretched over the whole frame all the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from model.config import PixDLMConfig
+from utils.errors import UserError
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+SAM2_MEAN, SAM2_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+
+# OpenCV's own threads gain nothing beside DataLoader workers and hang some of them after a fork.
+cv2.setNumThreads(0)
+
+
+def read_image(path: Path | str) -> np.ndarray:
+    """A picture as uint8[H, W, 3], RGB, in the pixel order of the file.
+
+    An orientation tag is not applied: DRSeg's polygons are drawn on the pixels as they are stored.
+
+    Raises:
+        UserError: the file is missing, cut off or no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such picture") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: damaged or no picture ({error}); replace the file") from error
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a frame of `height` x `width` pixels lies in the networks' square canvas."""
+
+    kind: str
+    height: int
+    width: int
+
+    def content(self, size: int) -> tuple[int, int]:
+        """Rows and columns of a `size` x `size` canvas that the frame covers, from the top left."""
+        if self.kind == "centre_crop":
+            return size, size
+        longer = max(self.height, self.width)
+        return max(1, round(self.height * size / longer)), max(1, round(self.width * size / longer))
+
+
+def geometry_of(image: np.ndarray, config: PixDLMConfig) -> Geometry:
+    """The geometry of a picture uint8[H, W, 3] under a configuration."""
+    return Geometry(config.geometry, image.shape[0], image.shape[1])
+
+
+def clip_pixels(image: np.ndarray, config: PixDLMConfig) -> Tensor:
+    """CLIP's input: uint8[H, W, 3] -> float32[3, S, S] with S = `vision_config.image_size`."""
+    size = config.vision_config.image_size
+    if config.geometry == "centre_crop":
+        return _normalise(_centre_crop(image, size), CLIP_MEAN, CLIP_STD)
+    return _letterbox(image, geometry_of(image, config), size, CLIP_MEAN, CLIP_STD)
+
+
+def sam_pixels(image: np.ndarray, config: PixDLMConfig) -> Tensor | None:
+    """SAM2's input: uint8[H, W, 3] -> float32[3, P, P] with P = `pixel_image_size`.
+
+    None where `pixel_input` is "clip_tensor": the pixel path then enlarges CLIP's tensor itself.
+    """
+    if config.pixel_input == "clip_tensor":
+        return None
+    return _letterbox(image, geometry_of(image, config), config.pixel_image_size, SAM2_MEAN, SAM2_STD)
+
+
+def frame_logits(logits: Tensor, geometry: Geometry, config: PixDLMConfig) -> Tensor:
+    """Mask logits from the network's geometry to the frame's, bilinearly and differentiably.
+
+    Args:
+        logits: float[K, m, m]
+        geometry: of the picture.
+        config: tells the canvas: published 448, then stretched to the frame; letterbox
+            `pixel_image_size`, of which the content is cut out.
+
+    Returns:
+        float[K, height, width]
+    """
+    crop = geometry.kind == "centre_crop"
+    canvas = config.vision_config.image_size if crop else config.pixel_image_size
+    rows, columns = geometry.content(canvas)
+    on_canvas = _resize(logits, (canvas, canvas))[:, :rows, :columns]
+    return _resize(on_canvas, (geometry.height, geometry.width))
+
+
+def network_mask(mask: np.ndarray, geometry: Geometry, size: int) -> np.ndarray:
+    """A frame's mask on the canvas: uint8[H, W] -> uint8[size, size], zero beyond the frame.
+
+    Raises:
+        ValueError: for "centre_crop", whose way back is not its inverse.
+    """
+    if geometry.kind != "letterbox":
+        raise ValueError(f"{geometry.kind} has no inverse: what was cropped is lost")
+    rows, columns = geometry.content(size)
+    canvas = np.zeros((size, size), np.uint8)
+    canvas[:rows, :columns] = cv2.resize(mask, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT)
+    return canvas
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(maps.shape[-2:]) == size:
+        return maps
+    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def _letterbox(image: np.ndarray, geometry: Geometry, size: int, mean: tuple, std: tuple) -> Tensor:
+    rows, columns = geometry.content(size)
+    shrinks = rows < image.shape[0]
+    resized = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    canvas = torch.zeros(3, size, size)
+    canvas[:, :rows, :columns] = _normalise(resized, mean, std)
+    return canvas
+
+
+def _centre_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """CLIP's published preprocessing: shorter side to `size`, PIL's bicubic, the middle cut out."""
+    height, width = image.shape[:2]
+    shorter, longer = min(height, width), max(height, width)
+    longer = int(longer * size / shorter)
+    rows, columns = (size, longer) if height <= width else (longer, size)
+    resized = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC))
+    top, left = (rows - size) // 2, (columns - size) // 2
+    return resized[top : top + size, left : left + size]
+
+
+def _normalise(image: np.ndarray, mean: tuple, std: tuple) -> Tensor:
+    """uint8[H, W, 3] -> float32[3, H, W]"""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]

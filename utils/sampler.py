@@ -1,0 +1,52 @@
+"""The order in which records are trained on: seeded, the same on any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from utils.datasets.base import Sample, image_groups
+
+
+class TrainSampler:
+    """Batches of record indices for one process.
+
+    Records that share a picture stay together, so that the picture is encoded once for all of them.
+    A global batch is `batch_size * world` consecutive records; process r takes the r-th part of it.
+    What is left at an epoch's end and fills no global step is dropped.
+
+    Args:
+        samples: the training split.
+        batch_size: records a process and micro-step.
+        accumulation: micro-steps an optimiser step.
+        seed: of the order.
+        rank: of this process.
+        world: number of processes.
+    """
+
+    def __init__(
+        self, samples: list[Sample], batch_size: int, accumulation: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.groups = image_groups(samples)
+        self.records = len(samples)
+        self.batch_size, self.accumulation = batch_size, accumulation
+        self.seed, self.rank, self.world = seed, rank, world
+        self.epoch = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps an epoch."""
+        return self.records // (self.batch_size * self.world * self.accumulation)
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.groups), generator=generator).tolist()
+        records = [index for group in order for index in self.groups[group]]
+        size = self.batch_size * self.world
+        for start in range(0, len(self) * size, size):
+            first = start + self.rank * self.batch_size
+            yield records[first : first + self.batch_size]
