@@ -1,0 +1,81 @@
+"""Processes: rank and number, a group that is always taken down, objects gathered to rank 0."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from utils.errors import UserError
+
+TIMEOUT = timedelta(minutes=30)
+
+
+def rank() -> int:
+    """Of this process among all; 0 when there is one."""
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """This process's device: its own GPU where there are any, else the CPU.
+
+    Raises:
+        UserError: a device that is not known or not there.
+    """
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if name == "auto":
+        name = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"device {name} is not there; PyTorch finds {torch.cuda.device_count()} GPUs")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """The group of a launcher's processes, taken down whatever happens; nothing for a single process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def gather_lists(items: list[Any]) -> list[Any] | None:
+    """All processes' items in one list on rank 0, in the order of ranks; None elsewhere."""
+    if world() == 1:
+        return items
+    gathered: list[Any] | None = [None] * world() if rank() == 0 else None
+    dist.gather_object(items, gathered)
+    return None if gathered is None else [item for part in gathered for item in part]
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if dist.is_initialized() and world() > 1:
+        dist.barrier()

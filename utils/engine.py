@@ -1,0 +1,103 @@
+"""DeepSpeed: its configuration from the options, the engine, and the weights gathered back from it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.args import TrainArgs
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "mixed": torch.float32}
+
+
+def engine_config(args: TrainArgs) -> dict[str, Any]:
+    """DeepSpeed's configuration; everything in it comes from the options."""
+    zero: dict[str, Any] = {"stage": args.zero_stage}
+    if args.zero_stage:
+        zero |= {"contiguous_gradients": True, "overlap_comm": torch.cuda.is_available(), "reduce_scatter": True}
+    if args.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if args.offload == "all":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": args.batch_size,
+        "gradient_accumulation_steps": args.grad_accumulation,
+        "gradient_clipping": args.clip_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,  # the script logs itself
+        "bf16": {"enabled": args.precision == "bf16"},
+        "fp16": {"enabled": args.precision == "fp16"},
+    }
+    if args.precision == "mixed":
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    return config
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trained parameters; embeddings, norms and biases are not decayed."""
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[parameter.ndim >= 2 and "embed" not in name].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if decayed else 0.0}
+        for decayed, parameters in groups.items()
+        if parameters
+    ]
+
+
+def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[Any, Any]:
+    """The DeepSpeed engine around a model, and its learning-rate schedule.
+
+    The schedule is linear warm-up and then a linear decay to zero at `total_steps`.
+    """
+    import deepspeed  # here, since it probes the machine when imported
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, args.weight_decay), lr=args.lr, betas=(args.beta1, args.beta2)
+    )
+
+    def scale(step: int) -> float:
+        if step < args.warmup_steps:
+            return (step + 1) / args.warmup_steps
+        return max(0.0, (total_steps - step) / max(1, total_steps - args.warmup_steps))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+    engine, _, _, schedule = deepspeed.initialize(
+        model=model.to(DTYPES[args.precision]),
+        optimizer=optimizer,
+        lr_scheduler=schedule,
+        config=engine_config(args),
+    )
+    return engine, schedule
+
+
+def gathered_state(engine: Any) -> dict[str, Tensor] | None:
+    """The model's tensors on the CPU; with ZeRO-3 gathered one after the other. None but on rank 0."""
+    import deepspeed
+
+    writes = engine.global_rank == 0
+    state: dict[str, Tensor] = {}
+    parameters = dict(engine.module.named_parameters())
+    for name, tensor in engine.module.state_dict(keep_vars=True).items():
+        sharded = [parameters[name]] if name in parameters and engine.zero_optimization_partition_weights() else []
+        with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
+            if writes:
+                state[name] = tensor.detach().to("cpu", copy=True)
+    return state if writes else None
+
+
+def single_process_environment(port: int) -> None:
+    """What DeepSpeed expects of a launcher, for a script that was started alone."""
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_PORT", str(port))

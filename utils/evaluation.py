@@ -1,0 +1,166 @@
+"""Forced evaluation of a split: batches formed once, shared out among the processes, gathered exactly.
+
+A batch's composition does not depend on the number of processes, nothing is padded with duplicates,
+and only integer pixel counts are summed, so the numbers are the same on one process and on many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from model.pixdlm import PixDLMForCausalLM
+from utils.collate import Batch, Collator
+from utils.datasets.base import Sample, image_groups
+from utils.distributed import gather_lists, rank, world
+from utils.images import frame_logits
+from utils.metrics import MaskScore, mask_counts
+from utils.tokens import PixTokenizer
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One predicted mask and how it scores.
+
+    Args:
+        score: against its target.
+        confidence: mean probability over the foreground, 0 where there is none.
+        rle: COCO run lengths of the mask, `counts` as text.
+        text: the forced answer.
+    """
+
+    score: MaskScore
+    confidence: float
+    rle: dict[str, Any]
+    text: str
+
+
+def fixed_batches(samples: list[Sample], size: int) -> list[list[int]]:
+    """Record indices in batches of about `size`; records of one picture are never parted."""
+    batches: list[list[int]] = [[]]
+    for group in image_groups(samples):
+        if batches[-1] and len(batches[-1]) + len(group) > size:
+            batches.append([])
+        batches[-1].extend(group)
+    return batches
+
+
+def shuffle_questions(samples: list[Sample], seed: int) -> list[Sample]:
+    """The control: every record gets another record's question; pictures and targets stay.
+
+    A question is exchanged for one with another text wherever the split allows it. What is left of
+    the signal is what a model knows without understanding the question.
+    """
+    generator = random.Random(seed)
+    order = list(range(len(samples)))
+    generator.shuffle(order)
+    for i in range(len(order)):
+        if samples[order[i]].question != samples[i].question:
+            continue
+        for j in generator.sample(range(len(order)), len(order)):
+            kept = samples[order[j]].question != samples[i].question
+            if kept and samples[order[i]].question != samples[j].question:
+                order[i], order[j] = order[j], order[i]
+                break
+    return [replace(sample, question=samples[j].question) for sample, j in zip(samples, order, strict=True)]
+
+
+def confidence(logits: Tensor) -> float:
+    """Published mask score: the mean probability of the foreground, float[H, W] -> 0 to 1; 0 where empty."""
+    foreground = logits > 0
+    return float((logits.sigmoid() * foreground).sum() / foreground.sum().clamp(min=1))
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """bool or uint8[H, W] -> COCO RLE whose counts are text, as JSON needs them."""
+    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+@torch.inference_mode()
+def evaluate(
+    model: PixDLMForCausalLM,
+    tokenizer: PixTokenizer,
+    samples: list[Sample],
+    batch_size: int,
+    workers: int = 0,
+    dtype: torch.dtype | None = None,
+    title: str = "evaluating",
+    runner: Callable[[Batch], Any] | None = None,
+) -> list[Prediction] | None:
+    """Predict every target of a split with the answer forced.
+
+    Args:
+        model: in evaluation mode; its device is used.
+        tokenizer: of the model.
+        samples: the split.
+        batch_size: records a batch.
+        workers: processes that decode pictures.
+        dtype: of the pixels; None leaves them float32.
+        title: of the progress bar.
+        runner: what runs a forward pass instead of the model (DeepSpeed's engine while it shards).
+
+    Returns:
+        all predictions in the order of samples and targets on rank 0, None elsewhere
+    """
+    batches = fixed_batches(samples, batch_size)
+    loader = DataLoader(
+        samples,
+        batch_sampler=batches[rank() :: world()],
+        collate_fn=Collator(model.config, tokenizer),
+        num_workers=workers,
+    )
+    own: list[Prediction] = []
+    with full_precision_matmul():
+        for batch in tqdm(loader, desc=title, unit="batch", disable=rank() != 0, leave=False):
+            batch = batch.to(model.device, dtype)
+            output = (runner or model)(batch)
+            own.extend(score_batch(model, tokenizer, batch, output.mask_logits))
+    gathered = gather_lists(own)
+    return gathered and sorted(gathered, key=lambda one: (one.score.index, one.score.target))
+
+
+@contextlib.contextmanager
+def full_precision_matmul():
+    """Keep PyTorch from trading digits for speed while numbers are made that will be compared."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def score_batch(
+    model: PixDLMForCausalLM, tokenizer: PixTokenizer, batch: Batch, mask_logits: list[Tensor]
+) -> list[Prediction]:
+    """The predictions of one batch, in the frames' own geometry."""
+    predictions = []
+    for i, (sample, small, truth) in enumerate(zip(batch.samples, mask_logits, batch.masks, strict=True)):
+        logits = frame_logits(small.float(), batch.geometries[int(batch.image_index[i])], model.config)
+        ids = [token for token, scored in zip(batch.input_ids[i].tolist(), batch.labels[i].tolist()) if scored >= 0]
+        for k, (one, target) in enumerate(zip(logits, truth, strict=True)):
+            mask, target = (one > 0).cpu().numpy(), target.cpu().numpy()
+            intersection, union = mask_counts(mask, target)
+            score = MaskScore(
+                index=sample.index,
+                target=k,
+                intersection=intersection,
+                union=union,
+                area=int(np.count_nonzero(target == 1)),
+                pixels=target.size,
+                reasoning_type=sample.reasoning_type,
+                altitude=sample.altitude,
+            )
+            predictions.append(Prediction(score, confidence(one), encode_mask(mask), tokenizer.decode(ids)))
+    return predictions

@@ -1,0 +1,41 @@
+"""Logging: rank 0 speaks, to the terminal without breaking progress bars and to a file."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils.distributed import rank
+
+NOISY = ("DeepSpeed", "transformers", "httpx", "PIL", "deepspeed", "torch.distributed")
+
+
+class TqdmHandler(logging.Handler):
+    """Writes lines above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def start_logging(file: Path | None = None) -> None:
+    """Set up the root logger; other ranks than 0 report errors only.
+
+    Args:
+        file: where the lines go as well, appended.
+    """
+    root = logging.getLogger()
+    root.handlers.clear()
+    root.setLevel(logging.INFO if rank() == 0 else logging.ERROR)
+    line = logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S")
+    handlers: list[logging.Handler] = [TqdmHandler()]
+    if file is not None and rank() == 0:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(line)
+        root.addHandler(handler)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,117 @@
+"""What training starts from: configuration, tokenizer and weights, and what of them trains."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from model.config import PixDLMConfig, named_config
+from model.lora import DEFAULT_TRAINED, PARTS, lora_settings, set_trainable
+from model.pixdlm import PixDLMForCausalLM
+from model.weights import load_clip, load_llava, load_sam2
+from utils.args import TrainArgs
+from utils.checkpoint import load_model
+from utils.errors import UserError
+from utils.tokens import ADDED_TOKENS, PixTokenizer
+
+log = logging.getLogger(__name__)
+
+DOWNLOAD_HINT = "`python -m utils.download` fetches it; `bash train.sh mini` needs neither weights nor data"
+
+
+def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, int]]:
+    """The model to train, its tokenizer, and the trained parameters by part.
+
+    Parts that start fresh train whatever the defaults say: frozen random weights teach nothing.
+
+    Raises:
+        UserError: weights are missing, damaged or do not fit, or an option does not fit the model.
+    """
+    if args.init_from:
+        model, tokenizer = load_model(args.init_from)
+        log.info("starts from %s; its configuration is used, not %s", args.init_from, args.config)
+        fresh: set[str] = set()
+    else:
+        check_files(args)
+        config, tokenizer = configure(args)
+        model = PixDLMForCausalLM(config)
+        fresh = set(PARTS) if args.from_scratch else load_published(model, args)
+        log.info("starts fresh: %s", ", ".join(part for part in PARTS if part in fresh))
+    model.train()
+    try:
+        trained = set_trainable(model, parts_to_train(model.config, fresh | set(args.train_parts)))
+    except ValueError as error:
+        raise UserError(f"--train-parts: {error}") from error
+    if not trained:
+        raise UserError("nothing trains; name parts with --train-parts")
+    return model, tokenizer, trained
+
+
+def parts_to_train(config: PixDLMConfig, more: set[str]) -> set[str]:
+    """The usual parts and `more`; the fusion only where the configuration lets it."""
+    usual = {part for part in DEFAULT_TRAINED if part != "fusion" or config.trainable_fusion}
+    return usual | more
+
+
+def configure(args: TrainArgs) -> tuple[PixDLMConfig, PixTokenizer]:
+    """The named configuration with its overrides, fitted to the tokenizer's vocabulary."""
+    config = override(named_config(args.config), args.override)
+    if args.lora_rank:
+        config.lora = lora_settings(args.lora_rank, args.lora_alpha, args.lora_dropout, args.lora_targets)
+    tokenizer = PixTokenizer(args.tokenizer, config.system_prompt)
+    if args.from_scratch:
+        config.text_config.vocab_size = len(tokenizer)
+    elif len(tokenizer) != config.text_config.vocab_size:
+        raise UserError(
+            f"{tokenizer.path}: {len(tokenizer) - len(ADDED_TOKENS)} pieces, but the configuration "
+            f"has a vocabulary of {config.text_config.vocab_size - len(ADDED_TOKENS)}"
+        )
+    return config, tokenizer
+
+
+def override(config: PixDLMConfig, changes: list[str]) -> PixDLMConfig:
+    """A configuration with `field=value` changes, checked as a whole.
+
+    Raises:
+        UserError: no such field, or a value that does not fit.
+    """
+    fields = config.to_dict()
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals or name not in fields:
+            raise UserError(f"--override {change!r}: expected field=value with a field of PixDLMConfig")
+        try:
+            fields[name] = json.loads(text)
+        except json.JSONDecodeError:
+            fields[name] = text
+    try:
+        return PixDLMConfig.from_dict(fields)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"--override: {error}") from error
+
+
+def check_files(args: TrainArgs) -> None:
+    """Every weight that will be read, looked for before anything is built.
+
+    Raises:
+        UserError: naming all that are missing and where they come from.
+    """
+    needed = {"tokenizer (SentencePiece)": args.tokenizer}
+    if not args.from_scratch:
+        needed |= {
+            "Llama (liuhaotian/llava-v1.6-vicuna-7b)": args.llava,
+            "CLIP (openai/clip-vit-large-patch14)": args.clip,
+            "SAM2 (facebook/sam2.1-hiera-large)": args.sam2,
+        }
+    missing = [f"{what}: {path}" for what, path in needed.items() if not Path(path).exists()]
+    if missing:
+        raise UserError("missing weights; " + DOWNLOAD_HINT + "\n  " + "\n  ".join(missing))
+
+
+def load_published(model: PixDLMForCausalLM, args: TrainArgs) -> set[str]:
+    """Read Llama, CLIP and SAM2 into the model; returns the parts that stay fresh."""
+    load_llava(model.language_model, Path(args.llava))
+    load_clip(model.semantic_path.clip, args.clip, model.config)
+    load_sam2(model.pixel_path.encoder, args.sam2)
+    return {"fusion", "projector", "seg_projection", "mask_decoder"}
