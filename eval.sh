@@ -3,7 +3,7 @@
 #
 #   bash eval.sh [NAME] [arguments of eval.py]
 #
-#   bash eval.sh mini                   the trained weights in PixDLM/mini, on scenes that it draws
+#   bash eval.sh mini                   the trained weights in PixDLM/mini, on the mini set (drawn if absent)
 #   bash eval.sh NAME                   the best checkpoint of runs/NAME, on data/DRSeg
 #   bash eval.sh --model FOLDER --data FOLDER --split test --out FOLDER
 #   bash eval.sh --help                 what eval.py takes
@@ -18,12 +18,12 @@ name=
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then name=$1; shift; fi
 if wants_help "$@"; then exec "$python" eval.py --help; fi
 
-data=$(value_of data "$@") || data=$(default_data "${name:-native}")
+data=$(value_of data "$@") || data=$(default_data "${name:-mini}") # eval.py's own default is mini
 case $name in
     "") defaults=() ;;
     mini) defaults=(--model PixDLM/mini --data "$data" --split test --out runs/mini-released/eval) ;;
     *) defaults=(--model "runs/$name/best" --data "$data" --split test --out "runs/$name/eval") ;;
 esac
-if [ -n "$name" ] && [ "$data" = "$mini_data" ]; then draw_mini_data; fi
+if [ "$data" = "$mini_data" ]; then draw_mini_data; fi
 
 launch eval.py ${defaults[@]+"${defaults[@]}"} "$@"

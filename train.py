@@ -33,7 +33,7 @@ from utils.logs import start_logging
 from utils.metrics import breakdowns
 from utils.report import table
 from utils.sampler import TrainSampler
-from utils.start import start
+from utils.start import check_files, start
 from utils.tokens import PixTokenizer
 
 log = logging.getLogger("train")
@@ -54,6 +54,8 @@ def main() -> None:
 def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     """The whole run: data, model, engine, epochs."""
     seed_everything(args.seed)
+    if not args.init_from:
+        check_files(args)
     reading = {"name": args.dataset, "polygons": args.polygons, "skip_bad_records": args.skip_bad_records}
     samples = load_dataset(args.data, "train", **reading)
     validation = load_dataset(args.data, "val", **reading)

@@ -32,7 +32,9 @@ launch ${HOSTFILE:+--hostfile "$HOSTFILE"} train.py --config "$name" --data "$da
 
 # What says how the data are read holds for the evaluation too.
 reading=()
-if polygons=$(value_of polygons "$@"); then reading+=(--polygons "$polygons"); fi
+for option in dataset polygons workers; do
+    if value=$(value_of "$option" "$@"); then reading+=("--$option" "$value"); fi
+done
 if has_flag skip-bad-records "$@"; then reading+=(--skip-bad-records); fi
 
 evaluate() {

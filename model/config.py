@@ -42,6 +42,7 @@ class PixDLMConfig(PretrainedConfig):
         mask_width: channels of the mask decoder. 256 as published.
         mask_heads: heads of its attention.
         mask_mlp_width: width of its feed-forward layers.
+        mask_embed_width: channels of the finest map and of the mask embedding that is multiplied with it.
         pixel_embed_width: channels between `pixel_embed` and `neck` (Llama's width as published).
         mask_size: side in pixels of the square of mask logits that the decoder gives.
         system_prompt: the sentence that opens every conversation.
@@ -73,6 +74,7 @@ class PixDLMConfig(PretrainedConfig):
         mask_width: int = 256,
         mask_heads: int = 8,
         mask_mlp_width: int = 2048,
+        mask_embed_width: int = 32,
         pixel_embed_width: int = 4096,
         mask_size: int = 256,
         system_prompt: str = VICUNA_SYSTEM,
@@ -96,6 +98,7 @@ class PixDLMConfig(PretrainedConfig):
         self.mask_width = mask_width
         self.mask_heads = mask_heads
         self.mask_mlp_width = mask_mlp_width
+        self.mask_embed_width = mask_embed_width
         self.pixel_embed_width = pixel_embed_width
         self.mask_size = mask_size
         self.system_prompt = system_prompt
@@ -198,41 +201,44 @@ def mini_config(vocabulary: int = 1000) -> PixDLMConfig:
     return PixDLMConfig(
         text_config=LlamaConfig(
             vocab_size=vocabulary + len(ADDED_TOKENS),
-            hidden_size=192,
-            intermediate_size=512,
+            hidden_size=128,
+            intermediate_size=384,
             num_hidden_layers=4,
-            num_attention_heads=6,
+            num_attention_heads=4,
             max_position_embeddings=512,
             rms_norm_eps=1e-5,
             pad_token_id=0,
         ),
         vision_config=CLIPVisionConfig(
-            hidden_size=192,
-            intermediate_size=512,
+            hidden_size=128,
+            intermediate_size=384,
             num_hidden_layers=4,
-            num_attention_heads=6,
-            image_size=256,
-            patch_size=16,
+            num_attention_heads=4,
+            image_size=192,
+            patch_size=12,
         ),
         pixel_encoder={
             "trunk": {
-                "embed_dim": 48,
+                "embed_dim": 24,
                 "num_heads": 1,
-                "stages": [1, 2, 3, 1],
-                "global_att_blocks": [5],
+                "stages": [1, 1, 2, 1],
+                "global_att_blocks": [3],
                 "window_pos_embed_bkg_spatial_size": [7, 7],
                 "window_spec": [8, 4, 8, 4],
             },
-            "neck": {"d_model": 128},
+            # Without pretraining the fine levels need what the coarse ones know.
+            "neck": {"d_model": 64, "fpn_top_down_levels": [0, 1, 2, 3]},
         },
-        pixel_image_size=256,
-        mask_width=128,
+        pixel_image_size=192,
+        image_grid=8,
+        mask_width=64,
         mask_heads=4,
-        mask_mlp_width=256,
-        pixel_embed_width=128,
-        mask_size=128,
+        mask_mlp_width=128,
+        mask_embed_width=16,
+        pixel_embed_width=64,
+        mask_size=96,
         system_prompt="",
-        max_sequence=384,
+        max_sequence=256,
     )
 
 

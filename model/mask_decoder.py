@@ -29,9 +29,11 @@ class SegProjection(nn.Module):
         super().__init__()
         width = config.text_config.hidden_size
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.mask_width))
-        # Published: every token counts 1/9, plain numbers that were never trained or saved.
-        trained = torch.full((SCALES, TOKENS_PER_SCALE), 1 / (SCALES * TOKENS_PER_SCALE))
-        self.token_weights = nn.Parameter(trained) if config.trainable_token_weights else None
+        # Published: every token counts 1/9, plain numbers that were never trained or saved. A fresh
+        # decoder hardly hears so quiet a prompt beside its own tokens, so trained weights start at 1.
+        self.token_weights = (
+            nn.Parameter(torch.ones(SCALES, TOKENS_PER_SCALE)) if config.trainable_token_weights else None
+        )
 
     def forward(self, hidden: Tensor) -> Tensor:
         """float[M * 9, D] -> float[M, 3, C]"""
@@ -82,9 +84,9 @@ class MaskDecoder(nn.Module):
         self.mask_tokens = nn.Embedding(MASK_TOKENS, width)
         self.level_embed = nn.Embedding(SCALES, width)
         self.positions = PositionEmbeddingRandom(width // 2)
-        self.upscaling = Upsampling(width, width // 8)
+        self.upscaling = Upsampling(width, config.mask_embed_width)
         self.level_upsampling = None if self.pyramid else Upsampling(width, width)
-        self.hypernetworks = nn.ModuleList(MLP(width, width, width // 8, 3) for _ in range(MASK_TOKENS))
+        self.hypernetworks = nn.ModuleList(MLP(width, width, config.mask_embed_width, 3) for _ in range(MASK_TOKENS))
         self.iou_head = MLP(width, width, MASK_TOKENS, 3)
         self.scale_weights = nn.Parameter(torch.full((SCALES,), 1 / SCALES)) if config.trainable_token_weights else None
 

@@ -43,7 +43,9 @@ class _NoPositions(nn.Module):
 
 def build_encoder(settings: dict[str, dict[str, Any]]) -> ImageEncoder:
     """SAM2's image encoder from `trunk` (Hiera) and `neck` (FpnNeck) arguments."""
-    trunk = Hiera(**settings["trunk"])
+    wanted = torch.empty(()).device
+    with torch.device("cpu"):  # Hiera reads its drop-path rates off a tensor, which the meta device refuses
+        trunk = Hiera(**settings["trunk"]).to(wanted)
     neck_settings = {
         "d_model": 256,
         "backbone_channel_list": trunk.channel_list,

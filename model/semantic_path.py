@@ -5,6 +5,8 @@ Shape legend: B pictures, G patches along a side, C CLIP's width, S SAM2's chann
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from model.config import PixDLMConfig
 from model.fusion import Fusion, to_map, to_tokens
 
 STAGES = 4
+POSITION_SCALE = 0.5  # of fresh positions, about that of fresh patch embeddings
 
 
 class SemanticPath(nn.Module):
@@ -22,6 +25,9 @@ class SemanticPath(nn.Module):
     def __init__(self, config: PixDLMConfig) -> None:
         super().__init__()
         self.clip = CLIPVisionModel(config.vision_config)
+        table = self.clip.embeddings.position_embedding.weight
+        with torch.no_grad():
+            table[1:] = POSITION_SCALE * sine_positions(config.clip_grid, table.shape[1])
 
     def forward(self, pixels: Tensor, pixel_features: Tensor, fusion: Fusion) -> Tensor:
         """Fused tokens of a picture, after the last fusion and without CLIP's post-norm.
@@ -43,6 +49,20 @@ class SemanticPath(nn.Module):
                 tokens = layer(tokens, None)
             tokens = fusion(stage, tokens, pixel_features)
         return tokens
+
+
+def sine_positions(grid: int, width: int) -> Tensor:
+    """Where a fresh position table starts: smooth waves over rows and columns, float[grid*grid, width].
+
+    CLIP's own start, small random rows, leaves neighbours unrelated; pretrained tables replace this.
+    """
+    frequencies = torch.logspace(0, 1, width // 4, base=float(grid))
+    angles = math.pi * (torch.arange(grid) + 0.5)[:, None] / grid * frequencies
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows = waves[:, None].expand(grid, grid, -1)
+    columns = waves[None].expand(grid, grid, -1)
+    table = torch.cat([rows, columns], dim=-1).flatten(0, 1)
+    return F.pad(table, (0, width - table.shape[1]))
 
 
 def image_tokens(tokens: Tensor, grid: int) -> Tensor:

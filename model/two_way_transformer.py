@@ -28,6 +28,18 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, inner)
         self.v_proj = nn.Linear(width, inner)
         self.out_proj = nn.Linear(inner, width)
+        if downsample > 1:
+            self.start_alike()
+
+    @torch.no_grad()
+    def start_alike(self) -> None:
+        """Let queries and keys of a fresh cross-attention start from one projection, doubled.
+
+        Tokens and map share a position code, so what lies at the same place then attends to each
+        other from the first step on; measured, a fresh decoder learns places sooner.
+        """
+        self.q_proj.weight.mul_(2)
+        self.k_proj.weight.copy_(self.q_proj.weight)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Projected q, k and v -> what is added to the queries: float[M, Lq, A], float[M, Lk, A] twice -> float[M, Lq, C]"""

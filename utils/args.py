@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Optional, TypeVar
 
 import torch
@@ -82,18 +83,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": "data/DRSeg-mini",
         "tokenizer": "PixDLM/mini",
         "from_scratch": True,
-        "epochs": 24,
+        "epochs": 8,
         "batch_size": 8,
         "grad_accumulation": 1,
-        "lr": 1e-3,
+        "lr": 7e-4,
         "weight_decay": 0.05,
+        "bce_weight": 0.5,
         "dice_weight": 2.0,
         "precision": "fp32",
         "zero_stage": 0,
         "lora_rank": 0,
         "gradient_checkpointing": False,
         "workers": 1,
-        "validate_every": 6,
+        "warmup_steps": 200,
+        "log_every": 50,
+        "validate_every": 2,
         "eval_batch_size": 16,
     },
     "release": {"run_dir": "runs/release"},
@@ -106,6 +110,15 @@ def parse(kind: type[T], argv: list[str] | None = None, presets: dict[str, Any] 
     parser.set_defaults(**(presets or {}))
     (args,) = parser.parse_args_into_dataclasses(args=sys.argv[1:] if argv is None else argv)
     return args
+
+
+def parse_with_pictures(kind: type[T], argv: list[str] | None = None) -> tuple[T, list[Path]]:
+    """Options and, among them, the pictures that were named."""
+    parser = HfArgumentParser(kind)
+    parser.add_argument("pictures", nargs="+", type=Path, help="Photographs to ask about.")
+    parsed = vars(parser.parse_args(sys.argv[1:] if argv is None else argv))
+    pictures = parsed.pop("pictures")
+    return kind(**parsed), pictures
 
 
 def parse_train(argv: list[str] | None = None) -> TrainArgs:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
 from model.config import PixDLMConfig
@@ -21,6 +22,7 @@ from utils.tokens import TOKENIZER_FILE, PixTokenizer
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
+SHARD_SIZE = "5GB"
 
 
 @contextmanager
@@ -58,7 +60,8 @@ def save_model(
         training: settings and scores of the run, written to `training.json`.
     """
     with write_beside(folder) as beside:
-        model.save_pretrained(beside, state_dict=state)
+        model.config.save_pretrained(beside)
+        save_torch_state_dict(state, beside, max_shard_size=SHARD_SIZE)
         shutil.copyfile(tokenizer.path, beside / TOKENIZER_FILE)
         (beside / "training.json").write_text(json.dumps(training, indent=2) + "\n")
 

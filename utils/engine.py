@@ -62,6 +62,9 @@ def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[A
     import deepspeed  # here, since it probes the machine when imported
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
+    # Shared memory between CPU processes would be compiled at the first start, half a minute with a
+    # C++ compiler and a crash without one; gloo does.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     optimizer = torch.optim.AdamW(
         parameter_groups(model, args.weight_decay), lr=args.lr, betas=(args.beta1, args.beta2)
     )

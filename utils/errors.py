@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 
 USER_ERROR_STATUS = 2
+OTHERS_WAIT_SECONDS = 3
 
 
 class UserError(Exception):
@@ -17,13 +19,16 @@ def run_main(main: Callable[[], int | None]) -> None:
     """Run a script's `main` and leave with its status.
 
     A `UserError` becomes one line on stderr and exit status 2, without a traceback. Of several
-    processes on a node only the first speaks, so that the message stands once.
+    processes on a node the first speaks at once; the others wait, and speak only if the launcher has
+    not ended them by then, so that a message stands once and none is lost.
     """
     try:
         status = main()
     except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        local_rank = os.environ.get("LOCAL_RANK", "0")
+        if local_rank != "0":
+            time.sleep(OTHERS_WAIT_SECONDS)
+        print(f"error: {error}", file=sys.stderr, flush=True)
         status = USER_ERROR_STATUS
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

@@ -173,20 +173,31 @@ COLLECTIONS: dict[str, Collection] = {each.name: each for each in (CLIP, SAM2, L
 DRSEG_RECORDS = {"train": 2_999, "val": 2_000, "test": 5_001}
 
 
-def require(names: Iterable[str], root: Path = CHECKOUT) -> None:
-    """Check that the files of the named collections are in their places under `root`.
+def require(names: Iterable[str], data: Path | None = None, root: Path = CHECKOUT) -> None:
+    """Check that weights are in their places, and a data set where it was asked for.
+
+    Args:
+        names: collections whose files must lie under `root`.
+        data: None, or a folder in DRSeg's layout that must be there.
+        root: the checkout.
 
     Raises:
-        UserError: some are not; it lists each with its source, and says how to get them.
+        UserError: something is missing; it lists each file with its source, and says how to get them.
     """
-    lacking, lines = [], []
+    fetch, lines = [], []
     for collection in (COLLECTIONS[name] for name in names):
         absent = [target for target in collection.targets(root) if not target.is_file()]
-        if not absent:
-            continue
-        lacking.append(collection.name)
-        lines.append(f"  {collection.purpose}, from {collection.page}:")
-        lines += [f"    {target}" for target in absent]
-    if lacking:
-        lines.append(f"`python -m utils.download --what {' '.join(lacking)}` fetches them and puts them there.")
-        raise UserError("\n".join(["these files are missing:", *lines, "`bash train.sh mini` needs none of them."]))
+        if absent:
+            fetch.append(collection.name)
+            lines += [f"  {collection.purpose}, from {collection.page}:", *(f"    {target}" for target in absent)]
+    without_data = data is not None and not (data / "labels").is_dir()
+    if without_data:
+        fetch.append(DRSEG.name)
+        lines += [f"  the data set (DRSeg, or another in its layout), from {DRSEG.page}:", f"    {data}/labels"]
+        lines += [f"    {data}/CODrone"]
+    if not fetch:
+        return
+    lines.append(f"To get them: python -m utils.download --what {' '.join(fetch)}")
+    if without_data:
+        lines.append(f"and then:    python -m utils.prepare_drseg data/DRSeg.zip --out {data}")
+    raise UserError("\n".join(["missing:", *lines, "`bash train.sh mini` needs none of this."]))

@@ -10,15 +10,13 @@ from model.config import PixDLMConfig, named_config
 from model.lora import DEFAULT_TRAINED, PARTS, lora_settings, set_trainable
 from model.pixdlm import PixDLMForCausalLM
 from model.weights import load_clip, load_llava, load_sam2
+from utils import published
 from utils.args import TrainArgs
 from utils.checkpoint import load_model
 from utils.errors import UserError
 from utils.tokens import ADDED_TOKENS, PixTokenizer
 
 log = logging.getLogger(__name__)
-
-DOWNLOAD_HINT = "`python -m utils.download` fetches it; `bash train.sh mini` needs neither weights nor data"
-
 
 def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, int]]:
     """The model to train, its tokenizer, and the trained parameters by part.
@@ -33,7 +31,6 @@ def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, i
         log.info("starts from %s; its configuration is used, not %s", args.init_from, args.config)
         fresh: set[str] = set()
     else:
-        check_files(args)
         config, tokenizer = configure(args)
         model = PixDLMForCausalLM(config)
         fresh = set(PARTS) if args.from_scratch else load_published(model, args)
@@ -92,21 +89,19 @@ def override(config: PixDLMConfig, changes: list[str]) -> PixDLMConfig:
 
 
 def check_files(args: TrainArgs) -> None:
-    """Every weight that will be read, looked for before anything is built.
+    """Every weight that will be read and the data, looked for before anything is built.
 
     Raises:
         UserError: naming all that are missing and where they come from.
     """
-    needed = {"tokenizer (SentencePiece)": args.tokenizer}
-    if not args.from_scratch:
-        needed |= {
-            "Llama (liuhaotian/llava-v1.6-vicuna-7b)": args.llava,
-            "CLIP (openai/clip-vit-large-patch14)": args.clip,
-            "SAM2 (facebook/sam2.1-hiera-large)": args.sam2,
-        }
-    missing = [f"{what}: {path}" for what, path in needed.items() if not Path(path).exists()]
-    if missing:
-        raise UserError("missing weights; " + DOWNLOAD_HINT + "\n  " + "\n  ".join(missing))
+    if args.from_scratch:
+        return
+    default = TrainArgs()
+    own = [name for name in ("llava", "clip", "sam2") if getattr(args, name) == getattr(default, name)]
+    published.require(own, data=Path(args.data))
+    for name in ("llava", "clip", "sam2"):
+        if not Path(getattr(args, name)).exists():
+            raise UserError(f"--{name} {getattr(args, name)}: no such file or folder")
 
 
 def load_published(model: PixDLMForCausalLM, args: TrainArgs) -> set[str]:

@@ -261,10 +261,14 @@ def test_missing_files_are_listed_with_their_source_and_the_cure(tmp_path: Path)
     (tmp_path / "PixDLM/weights/clip").mkdir(parents=True)
     for file in published.CLIP.files:
         (tmp_path / "PixDLM/weights/clip" / file.name).touch()
-    published.require(["clip"], tmp_path)
+    data = tmp_path / "data/DRSeg"
+    (data / "labels").mkdir(parents=True)
+    published.require(["clip"], data, tmp_path)
+    (data / "labels").rmdir()
     with pytest.raises(UserError) as caught:
-        published.require(["clip", "sam2", "drseg"], tmp_path)
+        published.require(["clip", "sam2"], data, tmp_path)
     message = str(caught.value)
-    assert str(tmp_path / "PixDLM/weights/sam2/sam2.1_hiera_large.pt") in message
-    assert "https://huggingface.co/datasets/WhynotHug/DRSeg" in message and "clip" not in message
+    assert str(tmp_path / "PixDLM/weights/sam2/sam2.1_hiera_large.pt") in message and "clip" not in message
+    assert "https://huggingface.co/datasets/WhynotHug/DRSeg" in message and f"{data}/labels" in message
     assert "python -m utils.download --what sam2 drseg" in message and "train.sh mini" in message
+    assert f"python -m utils.prepare_drseg data/DRSeg.zip --out {data}" in message

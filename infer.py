@@ -1,0 +1,124 @@
+"""Ask about photographs: `python infer.py --model DIR PICTURE… --ask "…" --out DIR`.
+
+For each picture: `NAME.mask.png` at the picture's size, `NAME.overlay.jpg`, and a line in
+`answers.jsonl` with the generated text, box, area, run lengths and confidence.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from pycocotools import mask as coco
+from tqdm import tqdm
+
+from model.pixdlm import PixDLMForCausalLM
+from utils.args import InferArgs, at_least, inference_dtype, parse_with_pictures
+from utils.checkpoint import load_model
+from utils.collate import Collator
+from utils.datasets.base import Sample
+from utils.distributed import pick_device
+from utils.errors import UserError, run_main
+from utils.evaluation import confidence, encode_mask
+from utils.images import frame_logits, read_image
+from utils.logs import start_logging
+from utils.report import PREDICTED, paint, write_picture
+from utils.tokens import PixTokenizer
+
+log = logging.getLogger("infer")
+
+
+def main() -> None:
+    args, pictures = parse_with_pictures(InferArgs)
+    start_logging()
+    if not args.ask.strip():
+        raise UserError('--ask is empty; give the question, e.g. --ask "Which vehicle blocks the crossing?"')
+    at_least(args, 1, "max_new_tokens")
+    device = pick_device(args.device)
+    dtype = inference_dtype(args.precision, device)
+    model, tokenizer = load_model(args.model, device, dtype)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    names = distinct_names(pictures)
+    with (out / "answers.jsonl").open("a", encoding="utf-8") as answers:
+        for picture, name in zip(tqdm(pictures, desc="asking", unit="picture", leave=False), names, strict=True):
+            image = read_image(picture)
+            text, logits = ask(model, tokenizer, picture, args.ask, args.max_new_tokens, dtype)
+            union = (logits > 0).any(dim=0).cpu().numpy().astype(np.uint8)
+            if not union.any():
+                log.warning("%s: the model marked nothing; it answered %r", picture, text)
+            write_picture(out / f"{name}.mask.png", union * 255)
+            write_picture(out / f"{name}.overlay.jpg", paint(image, union, PREDICTED))
+            line = json.dumps(describe(picture, args.ask, text, logits, union), ensure_ascii=False)
+            answers.write(line + "\n")
+            answers.flush()
+            print(line)
+    log.info("written to %s", out)
+
+
+@torch.inference_mode()
+def ask(
+    model: PixDLMForCausalLM, tokenizer: PixTokenizer, picture: Path, question: str, limit: int, dtype: torch.dtype
+) -> tuple[str, torch.Tensor]:
+    """Let the model write its answer, then read the mask of every whole [SEG] group in it.
+
+    Returns:
+        the text, and logits float[K, H, W] in the picture's geometry; K is 0 where nothing was marked
+    """
+    sample = Sample(picture, question, None, (), 1, 1, None, None, "infer", picture.name, 0)
+    batch = Collator(model.config, tokenizer, answered=False)([sample]).to(model.device, dtype)
+    (written,) = model.generate_answers(batch, limit)
+    groups = tokenizer.seg_groups(written)
+    if not groups:
+        geometry = batch.geometries[0]
+        return tokenizer.decode(written), torch.zeros(0, geometry.height, geometry.width)
+    # A cut group at the end would be no whole group of nine: only what can be read is kept.
+    whole = written[: groups[-1][-1] + 1]
+    ids = torch.cat([batch.input_ids, torch.tensor([whole], device=model.device)], dim=1)
+    forced = replace(batch, input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool))
+    (logits,) = model(forced).mask_logits
+    return tokenizer.decode(written), frame_logits(logits.float(), batch.geometries[0], model.config)
+
+
+def describe(picture: Path, question: str, text: str, logits: torch.Tensor, union: np.ndarray) -> dict:
+    """The JSON line of one picture; boxes are [x, y, width, height] in pixels."""
+    masks = []
+    for one in logits:
+        rle = encode_mask((one > 0).cpu().numpy())
+        masks.append({"box": box_of(rle), "area": int(coco.area(rle)), "confidence": confidence(one), "rle": rle})
+    rle = encode_mask(union)
+    return {
+        "picture": str(picture),
+        "question": question,
+        "text": text,
+        "box": box_of(rle),
+        "area": int(union.sum()),
+        "area_fraction": float(union.mean()),
+        "confidence": confidence(logits.amax(dim=0)) if len(logits) else 0.0,
+        "rle": rle,
+        "masks": masks,
+    }
+
+
+def box_of(rle: dict) -> list[float] | None:
+    """[x, y, width, height] of a mask, None where it is empty."""
+    return [float(v) for v in coco.toBbox(rle)] if coco.area(rle) else None
+
+
+def distinct_names(pictures: list[Path]) -> list[str]:
+    """A file name for each picture's results: its stem, numbered where several share one."""
+    names: list[str] = []
+    for picture in pictures:
+        name, number = picture.stem, 2
+        while name in names:
+            name, number = f"{picture.stem}-{number}", number + 1
+        names.append(name)
+    return names
+
+
+if __name__ == "__main__":
+    run_main(main)
