@@ -7,6 +7,9 @@ are the same on any number of processes.
 from __future__ import annotations
 
 import logging
+import math
+import re
+import time
 from pathlib import Path
 
 import cv2
@@ -14,98 +17,123 @@ import numpy as np
 import torch
 from pycocotools import mask as coco
 
-from utils.args import EvalArgs, at_least, inference_dtype, parse
-from utils.checkpoint import load_model
+from utils.args import EvalArgs, inference_dtype, parse_eval
+from utils.checkpoint import load_model, write_beside
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample, target_masks
-from utils.distributed import pick_device, process_group
-from utils.errors import run_main
+from utils.distributed import pick_device, process_group, world
+from utils.errors import UserError, run_main
 from utils.evaluation import Prediction, evaluate, shuffle_questions
 from utils.images import read_image
-from utils.logs import start_logging
+from utils.logs import peak_memory_gib, start_logging
 from utils.metrics import breakdowns
-from utils.report import side_by_side, table, write_json, write_picture
+from utils.report import results_folder, side_by_side, table, write_json, write_picture
 
 log = logging.getLogger("eval")
 
 
 def main() -> None:
-    args = parse(EvalArgs)
+    args = parse_eval()
     start_logging()
-    at_least(args, 1, "batch_size")
-    at_least(args, 0, "workers", "overlays")
-    if args.limit is not None:
-        at_least(args, 1, "limit")
+    out = results_folder(args.out)
     device = pick_device(args.device)
     dtype = inference_dtype(args.precision, device)
+    # Sums in a matrix product are cut up by the number of threads, which a launcher sets by the number
+    # of processes; left to it, the last digits would follow.
+    torch.set_num_threads(args.threads)
     with process_group(device):
         samples = load_dataset(args.data, args.split, args.dataset, args.polygons, args.skip_bad_records)[: args.limit]
         if args.shuffle_questions is not None:
             samples = shuffle_questions(samples, args.shuffle_questions)
         model, tokenizer = load_model(args.model, device, dtype)
+        started = time.perf_counter()
         predictions = evaluate(
             model, tokenizer, samples, args.batch_size, args.workers, dtype, title=f"evaluating {args.split}"
         )
-        if predictions is not None:
-            merged = model.config.single_target
-            report(args, samples, predictions, model.config.to_diff_dict(), str(dtype), merged)
-
-
-def report(
-    args: EvalArgs, samples: list[Sample], predictions: list[Prediction], config: dict, dtype: str, merged: bool
-) -> None:
-    """Table to the terminal, files to --out. Nothing in metrics.json depends on the number of processes."""
-    out = Path(args.out)
-    scores = breakdowns([one.score for one in predictions])
-    protocol = {
-        "kind": "forced",
-        "dataset": args.dataset,
-        "split": args.split,
-        "polygons": args.polygons,
-        "shuffle_questions": args.shuffle_questions,
-        "limit": args.limit,
-        "batch_size": args.batch_size,
-        "dtype": dtype.removeprefix("torch."),
-        "opencv": cv2.__version__,
-        "torch": torch.__version__,
-    }
-    write_json(out / "metrics.json", {**scores, "protocol": protocol, "config": config})
-    by_index = {sample.index: sample for sample in samples}
-    write_json(out / "predictions.json", [record(one, by_index[one.score.index]) for one in predictions])
-    draw(args, out / "overlays", by_index, predictions, merged)
+        if predictions is None:  # not on rank 0
+            return
+        seconds = time.perf_counter() - started
+        log.info(
+            "%d records in %.1f s (%.1f a second) on %d processes; at most %.2f GiB in this one",
+            *(len(samples), seconds, len(samples) / seconds, world(), peak_memory_gib()),
+        )
+        check_finite(args, samples, predictions)
+        scores = breakdowns([one.score for one in predictions])
+        named = {"protocol": protocol(args, samples, device, dtype), "config": model.config.to_diff_dict()}
+        write_json(out / "metrics.json", {**scores, **named})
+        by_index = {sample.index: sample for sample in samples}
+        write_json(out / "predictions.json", [record(one, by_index[one.score.index]) for one in predictions])
+        if args.overlays:
+            draw(out / "overlays", args.overlays, by_index, predictions, model.config.single_target)
     print(table(scores))
     log.info("written to %s", out)
 
 
+def protocol(args: EvalArgs, samples: list[Sample], device: torch.device, dtype: torch.dtype) -> dict:
+    """What the numbers depend on; nothing in it depends on the number of processes, on paths or on time."""
+    return {
+        "kind": "forced",
+        "dataset": args.dataset,
+        "split": args.split,
+        "records": len(samples),
+        "limit": args.limit,
+        "skip_bad_records": args.skip_bad_records,
+        "polygons": args.polygons,
+        "shuffle_questions": args.shuffle_questions,
+        "batch_size": args.batch_size,
+        "device": device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": args.threads if device.type == "cpu" else None,
+        "opencv": cv2.__version__,
+        "torch": torch.__version__,
+    }
+
+
+def check_finite(args: EvalArgs, samples: list[Sample], predictions: list[Prediction]) -> None:
+    """A mask that is computed from numbers that are none would count as an empty one.
+
+    Raises:
+        UserError: naming the first such record.
+    """
+    names = {sample.index: sample.record_id for sample in samples}
+    broken = [names[one.score.index] for one in predictions if not math.isfinite(one.confidence)]
+    if broken:
+        raise UserError(
+            f"{args.model}: {len(broken)} of {len(predictions)} masks are not finite, the first that of record "
+            f"{broken[0]!r}; evaluate with --precision fp32, or train anew if that does not help"
+        )
+
+
 def record(one: Prediction, sample: Sample) -> dict:
-    """One entry of predictions.json."""
+    """One entry of predictions.json; `text` is the answer that was forced."""
+    score = one.score
     return {
         "id": sample.record_id,
-        "index": one.score.index,
-        "target": one.score.target,
+        "index": score.index,
+        "target": score.target,
         "question": sample.question,
         "text": one.text,
-        "iou": one.score.iou,
-        "intersection": one.score.intersection,
-        "union": one.score.union,
-        "confidence": one.confidence,
+        "reasoning_type": score.reasoning_type,
+        "altitude": score.altitude,
+        "iou": score.iou,
+        "intersection": score.intersection,
+        "union": score.union,
+        "score": one.confidence,
         "segmentation": one.rle,
     }
 
 
-def draw(
-    args: EvalArgs, folder: Path, samples: dict[int, Sample], predictions: list[Prediction], merged: bool
-) -> None:
-    """--overlays pictures, spread evenly over the split."""
-    count = min(args.overlays, len(predictions))
-    for place in np.linspace(0, len(predictions) - 1, count).round().astype(int) if count else []:
-        one = predictions[place]
-        sample = samples[one.score.index]
-        image = read_image(sample.image_path)
-        truth = target_masks(sample, *image.shape[:2], merge=merged)[one.score.target]
-        caption = f"{sample.question}   IoU {one.score.iou:.2f}"
-        picture = side_by_side(image, coco.decode(one.rle), truth, caption)
-        write_picture(folder / f"{one.score.index:05d}_{one.score.target}_{sample.record_id}.jpg", picture)
+def draw(folder: Path, count: int, samples: dict[int, Sample], predictions: list[Prediction], merged: bool) -> None:
+    """`count` pictures, spread evenly over the split; those of an earlier evaluation are replaced."""
+    with write_beside(folder) as beside:
+        for place in np.linspace(0, len(predictions) - 1, min(count, len(predictions))).round().astype(int):
+            one = predictions[place]
+            sample = samples[one.score.index]
+            image = read_image(sample.image_path)
+            truth = target_masks(sample, *image.shape[:2], merge=merged)[one.score.target]
+            picture = side_by_side(image, coco.decode(one.rle), truth, f"{sample.question}   IoU {one.score.iou:.2f}")
+            name = re.sub(r"[^\w.-]", "_", sample.record_id)
+            write_picture(beside / f"{one.score.index:05d}_{one.score.target}_{name}.jpg", picture)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pycocotools import mask as coco
 from tqdm import tqdm
 
 from model.pixdlm import PixDLMForCausalLM
-from utils.args import InferArgs, at_least, inference_dtype, parse_with_pictures
+from utils.args import inference_dtype, parse_infer
 from utils.checkpoint import load_model
 from utils.collate import Collator
 from utils.datasets.base import Sample
@@ -26,34 +26,33 @@ from utils.errors import UserError, run_main
 from utils.evaluation import confidence, encode_mask
 from utils.images import frame_logits, read_image
 from utils.logs import start_logging
-from utils.report import PREDICTED, paint, write_picture
+from utils.report import PREDICTED, paint, results_folder, write_picture
 from utils.tokens import PixTokenizer
 
 log = logging.getLogger("infer")
 
 
 def main() -> None:
-    args, pictures = parse_with_pictures(InferArgs)
+    args, pictures = parse_infer()
     start_logging()
-    if not args.ask.strip():
-        raise UserError('--ask is empty; give the question, e.g. --ask "Which vehicle blocks the crossing?"')
-    at_least(args, 1, "max_new_tokens")
+    out = results_folder(args.out)
     device = pick_device(args.device)
     dtype = inference_dtype(args.precision, device)
     model, tokenizer = load_model(args.model, device, dtype)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
     names = distinct_names(pictures)
     with (out / "answers.jsonl").open("a", encoding="utf-8") as answers:
         for picture, name in zip(tqdm(pictures, desc="asking", unit="picture", leave=False), names, strict=True):
             image = read_image(picture)
             text, logits = ask(model, tokenizer, picture, args.ask, args.max_new_tokens, dtype)
             union = (logits > 0).any(dim=0).cpu().numpy().astype(np.uint8)
-            if not union.any():
-                log.warning("%s: the model marked nothing; it answered %r", picture, text)
+            if not len(logits):
+                log.warning("%s: no [SEG] group in the answer, so nothing is marked; it answered %r", picture, text)
+            elif not union.any():
+                log.warning("%s: the mask is empty", picture)
             write_picture(out / f"{name}.mask.png", union * 255)
             write_picture(out / f"{name}.overlay.jpg", paint(image, union, PREDICTED))
-            line = json.dumps(describe(picture, args.ask, text, logits, union), ensure_ascii=False)
+            entry = {**describe(picture, args.ask, text, logits, union), "mask": f"{name}.mask.png"}
+            line = json.dumps(entry, ensure_ascii=False, allow_nan=False)
             answers.write(line + "\n")
             answers.flush()
             print(line)
@@ -67,7 +66,10 @@ def ask(
     """Let the model write its answer, then read the mask of every whole [SEG] group in it.
 
     Returns:
-        the text, and logits float[K, H, W] in the picture's geometry; K is 0 where nothing was marked
+        the text, and logits float[K, H, W] in the picture's geometry; K is 0 without a [SEG] group
+
+    Raises:
+        UserError: the picture or the question cannot be used, or a logit is not finite.
     """
     sample = Sample(picture, question, None, (), 1, 1, None, None, "infer", picture.name, 0)
     batch = Collator(model.config, tokenizer, answered=False)([sample]).to(model.device, dtype)
@@ -76,12 +78,19 @@ def ask(
     if not groups:
         geometry = batch.geometries[0]
         return tokenizer.decode(written), torch.zeros(0, geometry.height, geometry.width)
-    # A cut group at the end would be no whole group of nine: only what can be read is kept.
-    whole = written[: groups[-1][-1] + 1]
-    ids = torch.cat([batch.input_ids, torch.tensor([whole], device=model.device)], dim=1)
+    ids = torch.cat([batch.input_ids, torch.tensor([whole_groups(tokenizer, written)], device=model.device)], dim=1)
     forced = replace(batch, input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool))
     (logits,) = model(forced).mask_logits
+    if not torch.isfinite(logits).all():
+        raise UserError(f"{picture}: the mask's logits are not finite; use --precision fp32")
     return tokenizer.decode(written), frame_logits(logits.float(), batch.geometries[0], model.config)
+
+
+def whole_groups(tokenizer: PixTokenizer, written: list[int]) -> list[int]:
+    """An answer as it can be forced: up to its last whole [SEG] group, without [SEG] tokens of broken ones."""
+    groups = tokenizer.seg_groups(written)
+    whole = {position for group in groups for position in group}
+    return [token for i, token in enumerate(written[: max(whole) + 1]) if i in whole or token not in tokenizer.seg_ids]
 
 
 def describe(picture: Path, question: str, text: str, logits: torch.Tensor, union: np.ndarray) -> dict:

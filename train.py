@@ -29,7 +29,7 @@ from utils.distributed import free_port, pick_device, process_group, rank, world
 from utils.engine import DTYPES, gathered_state, single_process_environment, start_engine
 from utils.errors import UserError, run_main
 from utils.evaluation import evaluate
-from utils.logs import start_logging
+from utils.logs import peak_memory_gib, start_logging
 from utils.metrics import breakdowns
 from utils.report import table
 from utils.sampler import TrainSampler
@@ -195,7 +195,8 @@ def describe(args: TrainArgs, config: Any, samples: list, validation: list, trai
     log.info("%d training and %d validation records from %s", len(samples), len(validation), args.data)
     parts = ", ".join(f"{part} {count:,}" for part, count in trained.items())
     log.info("trained parameters: %s; together %s", parts, f"{sum(trained.values()):,}")
-    log.info("%d epochs of %d steps, %d records a step", args.epochs, steps, args.batch_size * args.grad_accumulation * world())
+    records = args.batch_size * args.grad_accumulation * world()
+    log.info("%d epochs of %d steps, %d records a step", args.epochs, steps, records)
 
 
 def endless(loader: DataLoader, sampler: TrainSampler) -> Any:
@@ -209,15 +210,6 @@ def value_of(output: PixDLMOutput, name: str, like: torch.Tensor) -> torch.Tenso
     """A loss as a scalar without gradient; zero where the run does not compute it."""
     value = getattr(output, name)
     return like.new_zeros(()) if value is None else value.detach().to(like.dtype)
-
-
-def peak_memory_gib() -> float:
-    """The most memory used so far: of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    import resource  # not on Windows, where DeepSpeed does not train either
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def seed_everything(seed: int) -> None:

@@ -16,6 +16,17 @@ from utils.tokens import ADDED_TOKENS, VICUNA_SYSTEM
 GEOMETRIES = ("centre_crop", "letterbox")
 PIXEL_INPUTS = ("clip_tensor", "frame")
 CLIP_POSITIONS = ("published_shift", "class_first")
+SIZES = (
+    "pixel_image_size",
+    "image_grid",
+    "mask_width",
+    "mask_heads",
+    "mask_mlp_width",
+    "mask_embed_width",
+    "pixel_embed_width",
+    "mask_size",
+    "max_sequence",
+)
 
 LLAMA_VOCABULARY = 32_000  # pieces of Vicuna's SentencePiece model; the added tokens follow
 
@@ -132,8 +143,12 @@ class PixDLMConfig(PretrainedConfig):
         ):
             if getattr(self, field) not in known:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; known are {', '.join(known)}")
-        if self.vision_config.num_hidden_layers % 4:
-            raise ValueError(f"CLIP has {self.vision_config.num_hidden_layers} layers; four equal stages need a multiple of 4")
+        for field in SIZES:
+            if type(getattr(self, field)) is not int or getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)!r}, expected a whole number above 0")
+        layers = self.vision_config.num_hidden_layers
+        if layers % 4:
+            raise ValueError(f"CLIP has {layers} layers; four equal stages need a multiple of 4")
         if self.vision_config.image_size % self.vision_config.patch_size:
             raise ValueError(
                 f"CLIP's image_size {self.vision_config.image_size} is no multiple of "

@@ -146,8 +146,8 @@ class MaskDecoder(nn.Module):
         """float[H*W, C]: at level 0 the prompt encoder's code, made at half the size and resized
         (published behaviour); at the others the decoder's own."""
         if level:
-            return to_tokens(self.positions(size)[None])[0]
-        half = self.prompt_encoder.pe_layer((size[0] // 2, size[1] // 2))
+            return to_tokens(_position_map(self.positions, size)[None])[0]
+        half = _position_map(self.prompt_encoder.pe_layer, (size[0] // 2, size[1] // 2))
         return to_tokens(_resize(half, size)[None])[0]
 
 
@@ -180,3 +180,9 @@ def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if maps.shape[-2:] == size:
         return maps
     return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def _position_map(code: PositionEmbeddingRandom, size: tuple[int, int]) -> Tensor:
+    """float32[C, H, W], also where the model's weights are half precision: SAM2 makes its grid in float32."""
+    frequencies = {name: buffer.float() for name, buffer in code.named_buffers()}
+    return torch.func.functional_call(code, frequencies, (size,))

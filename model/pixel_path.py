@@ -87,4 +87,4 @@ class PixelPath(nn.Module):
         trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.encoder.parameters())
         with torch.set_grad_enabled(trains):
             features = self.encoder(pixels)["backbone_fpn"]
-        return features[::-1]
+        return [level.to(pixels.dtype) for level in features[::-1]]  # SAM2 adds its levels up in float32

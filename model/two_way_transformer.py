@@ -42,7 +42,7 @@ class Attention(nn.Module):
         self.k_proj.weight.copy_(self.q_proj.weight)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Projected q, k and v -> what is added to the queries: float[M, Lq, A], float[M, Lk, A] twice -> float[M, Lq, C]"""
+        """What is added to the queries, from projected q float[M, Lq, A] and k, v float[M, Lk, A]: float[M, Lq, C]"""
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
         return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 

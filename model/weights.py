@@ -238,7 +238,7 @@ def load_llava(language_model: nn.Module, folder: Path) -> None:
     if problems:
         raise UserError(f"{folder} does not fit this configuration:\n  " + "\n  ".join(problems))
     log.info("Llama: %d tensors from %s", len(seen) - unused, folder)
-    log.info("%s: %d tensors not used (its projector, image_newline and CLIP): the projector starts fresh", folder, unused)
+    log.info("%s: %d tensors not used (projector, image_newline, CLIP): the projector starts fresh", folder, unused)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Optional, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers import HfArgumentParser
@@ -21,9 +21,9 @@ OFFLOADS = ("none", "optimizer", "all")
 
 def choice(default: Any, text: str) -> Any:
     """A field with a default and the line that `--help` prints."""
-    return field(default_factory=lambda: list(default), metadata={"help": text}) if isinstance(default, list) else field(
-        default=default, metadata={"help": text}
-    )
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -31,14 +31,14 @@ class TrainArgs:
     """Options of train.py. Where a named configuration prefers another default, PRESETS says so."""
 
     config: str = choice("native", "Named configuration: release, native or mini.")
-    override: list[str] = choice([], "Fields of the configuration to change, as field=value, e.g. pixel_image_size=512.")
+    override: list[str] = choice([], "Fields of the configuration to change: field=value, e.g. pixel_image_size=512.")
     data: str = choice("data/DRSeg", "Folder of the data set.")
     dataset: str = choice("drseg", "Name of the data set's format.")
     polygons: str = choice("union", "A target's polygons: their union, or only the first (published reading).")
     skip_bad_records: bool = choice(False, "Count and list records that cannot be used instead of stopping.")
     run_dir: str = choice("runs/native", "Where checkpoints, logs and TensorBoard files go.")
 
-    init_from: Optional[str] = choice(None, "Model folder of this project to start from; its configuration is used.")
+    init_from: str | None = choice(None, "Model folder of this project to start from; its configuration is used.")
     llava: str = choice("PixDLM/weights/llava", "Folder of liuhaotian/llava-v1.6-vicuna-7b (Llama and tokenizer).")
     clip: str = choice("PixDLM/weights/clip", "CLIP: a transformers folder or file, or an open_clip file.")
     sam2: str = choice("PixDLM/weights/sam2/sam2.1_hiera_large.pt", "SAM2's .pt file.")
@@ -47,7 +47,7 @@ class TrainArgs:
     train_parts: list[str] = choice([], "Parts to train beside the usual ones, e.g. clip sam2 language_model.")
 
     epochs: int = choice(10, "Passes over the training split.")
-    steps_per_epoch: Optional[int] = choice(None, "Optimiser steps that count as an epoch; default: one pass over the data.")
+    steps_per_epoch: int | None = choice(None, "Optimiser steps that count as an epoch; default: one pass.")
     batch_size: int = choice(2, "Records a process and micro-step.")
     grad_accumulation: int = choice(10, "Micro-steps an optimiser step.")
     lr: float = choice(3e-4, "Peak learning rate.")
@@ -108,15 +108,16 @@ def parse(kind: type[T], argv: list[str] | None = None, presets: dict[str, Any] 
     """Options into a dataclass; an unknown or malformed option ends with argparse's message, status 2."""
     parser = HfArgumentParser(kind)
     parser.set_defaults(**(presets or {}))
-    (args,) = parser.parse_args_into_dataclasses(args=sys.argv[1:] if argv is None else argv)
-    return args
+    # not parse_args_into_dataclasses, which meets an unknown option with a traceback
+    return kind(**vars(parser.parse_args(sys.argv[1:] if argv is None else argv)))
 
 
 def parse_with_pictures(kind: type[T], argv: list[str] | None = None) -> tuple[T, list[Path]]:
     """Options and, among them, the pictures that were named."""
     parser = HfArgumentParser(kind)
     parser.add_argument("pictures", nargs="+", type=Path, help="Photographs to ask about.")
-    parsed = vars(parser.parse_args(sys.argv[1:] if argv is None else argv))
+    # intermixed: pictures may stand before, between and after the options
+    parsed = vars(parser.parse_intermixed_args(sys.argv[1:] if argv is None else argv))
     pictures = parsed.pop("pictures")
     return kind(**parsed), pictures
 
@@ -195,13 +196,14 @@ class EvalArgs:
     dataset: str = choice("drseg", "Name of the data set's format.")
     polygons: str = choice("union", "A target's polygons: their union, or only the first (published reading).")
     skip_bad_records: bool = choice(False, "Count and list records that cannot be used instead of stopping.")
-    shuffle_questions: Optional[int] = choice(None, "Control: swap the questions between records, with this seed.")
+    shuffle_questions: int | None = choice(None, "Control: swap the questions between records, with this seed.")
     overlays: int = choice(0, "How many pictures of frame, prediction and ground truth to draw.")
-    limit: Optional[int] = choice(None, "Evaluate the first N records only; named in the results.")
-    batch_size: int = choice(8, "Records a batch.")
+    limit: int | None = choice(None, "Evaluate the first N records only; named in the results.")
+    batch_size: int = choice(8, "Records a batch; records of one picture stay together.")
     device: str = choice("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = choice("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
-    workers: int = choice(2, "Processes that decode pictures.")
+    workers: int = choice(2, "Processes that decode pictures, for each evaluating process.")
+    threads: int = choice(1, "CPU threads of a process; another number may change last digits. NPROC is faster.")
 
 
 @dataclass
@@ -214,6 +216,33 @@ class InferArgs:
     max_new_tokens: int = choice(64, "The answer is cut after so many tokens.")
     device: str = choice("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = choice("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
+
+
+def parse_eval(argv: list[str] | None = None) -> EvalArgs:
+    """eval.py's options, checked.
+
+    Raises:
+        UserError: an option has a value that cannot be.
+    """
+    args = parse(EvalArgs, argv)
+    at_least(args, 1, "batch_size", "threads")
+    at_least(args, 0, "workers", "overlays")
+    if args.limit is not None:
+        at_least(args, 1, "limit")
+    return args
+
+
+def parse_infer(argv: list[str] | None = None) -> tuple[InferArgs, list[Path]]:
+    """infer.py's options, checked, and the pictures.
+
+    Raises:
+        UserError: an option has a value that cannot be.
+    """
+    args, pictures = parse_with_pictures(InferArgs, argv)
+    if not args.ask.strip():
+        raise UserError('--ask is empty; give the question, e.g. --ask "Which vehicle blocks the crossing?"')
+    at_least(args, 1, "max_new_tokens")
+    return args, pictures
 
 
 def inference_dtype(precision: str, device: torch.device) -> torch.dtype:

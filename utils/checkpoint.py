@@ -38,10 +38,15 @@ def write_beside(target: Path) -> Iterator[Path]:
     beside.mkdir()
     try:
         yield beside
+        shutil.rmtree(old, ignore_errors=True)
         if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
-        beside.rename(target)
+        try:
+            beside.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -5,6 +5,7 @@ Shape legend: I pictures, Q questions, L prompt tokens, T question tokens, K tar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -52,26 +53,35 @@ class Batch:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
         """A copy on `device`; with `dtype` the pixels take that type."""
-        moved = {f.name: _move(getattr(self, f.name), device) for f in fields(self)}
+        moved = self._each(lambda tensor: tensor.to(device, non_blocking=True))
         if dtype is not None:
-            moved["clip_pixels"] = moved["clip_pixels"].to(dtype)
-            moved["sam_pixels"] = None if self.sam_pixels is None else moved["sam_pixels"].to(dtype)
-        return replace(self, **moved)
+            moved.clip_pixels = moved.clip_pixels.to(dtype)
+            moved.sam_pixels = None if moved.sam_pixels is None else moved.sam_pixels.to(dtype)
+        return moved
 
     def pin_memory(self) -> Batch:
         """A copy in page-locked memory, which a DataLoader with `pin_memory` asks for."""
-        return replace(
-            self,
-            **{f.name: value.pin_memory() for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)},
-        )
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """A copy with `change` done to every tensor."""
+        changed: dict[str, Tensor | list[Tensor]] = {"masks": [change(mask) for mask in self.masks]}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                changed[field.name] = change(value)
+        return replace(self, **changed)
 
 
-def _move(value: object, device: torch.device | str) -> object:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, list) and value and isinstance(value[0], Tensor):
-        return [one.to(device, non_blocking=True) for one in value]
-    return value
+class BadSample(UserError):
+    """A sample that no batch can be made of.
+
+    A DataLoader raises a worker's error anew in the main process, with the worker's traceback for its
+    message; of that only the message itself is kept, so that the user reads the same line either way.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{__name__}.{type(self).__name__}: ")[2].strip())
 
 
 class Collator:
@@ -81,13 +91,27 @@ class Collator:
         config: tells geometry, sizes and the longest sequence.
         tokenizer: of the model.
         answered: prompts with the answer (training, forced evaluation) or ending where it begins.
+        cut: cut prompts to `max_sequence`, as training does; else only the language model sets a limit.
     """
 
-    def __init__(self, config: PixDLMConfig, tokenizer: PixTokenizer, answered: bool = True) -> None:
+    def __init__(self, config: PixDLMConfig, tokenizer: PixTokenizer, answered: bool = True, cut: bool = False) -> None:
         self.config, self.tokenizer, self.answered = config, tokenizer, answered
+        longest = config.max_sequence if cut else config.text_config.max_position_embeddings
+        self.room = longest - (config.image_tokens - 1)  # the placeholder makes way for the image tokens
 
     def __call__(self, samples: list[Sample]) -> Batch:
-        """Raises UserError for a picture that cannot be decoded and a question that is too long."""
+        """The batch of `samples`, in their order.
+
+        Raises:
+            BadSample: a picture that cannot be decoded, or a question that cannot be asked.
+        """
+        try:
+            return self.collate(samples)
+        except UserError as error:
+            raise BadSample(str(error)) from error
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        """What a call does, with the errors as they come."""
         paths = list(dict.fromkeys(sample.image_path for sample in samples))
         images = [read_image(path) for path in paths]
         index = [paths.index(sample.image_path) for sample in samples]
@@ -116,7 +140,7 @@ class Collator:
         return torch.from_numpy(target_masks(sample, *size, merge=self.config.single_target))
 
     def prompt(self, sample: Sample, targets: int) -> Prompt:
-        """The sample's conversation, cut to what a training sequence may be long.
+        """The sample's conversation, cut where there is no more room.
 
         Raises:
             UserError: the question has a special token in it, or is so long that the cut takes a
@@ -127,11 +151,14 @@ class Collator:
             prompt = self.tokenizer.prompt(sample.question, targets, self.answered)
         except ValueError as error:
             raise UserError(f"{where}: {error}") from error
-        room = self.config.max_sequence - (self.config.image_tokens - 1)
-        # Of an answer that just does not fit only `</s>` may go; the published code cuts in silence.
-        if len(prompt.ids) > room + (1 if self.answered else 0):
-            raise UserError(f"{where}: its prompt has {len(prompt.ids)} tokens, {room} fit; shorten the question")
-        return Prompt(prompt.ids[:room], prompt.labels[:room])
+        # Of an answer only `</s>` may go: without a [SEG] token the masks after it mean the wrong
+        # targets. The published code cuts in silence.
+        needed = len(prompt.ids) - (1 if self.answered else 0)
+        if needed > self.room:
+            raise UserError(
+                f"{where}: its prompt has {needed} tokens, {self.room} fit beside the image; shorten the question"
+            )
+        return Prompt(prompt.ids[: self.room], prompt.labels[: self.room])
 
 
 def pad(rows: list[list[int]], value: int) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,18 +38,21 @@ def free_port() -> int:
 def pick_device(name: str = "auto") -> torch.device:
     """This process's device: its own GPU where there are any, else the CPU.
 
+    Args:
+        name: "auto", "cpu", "cuda" (the GPU of this process's local rank) or "cuda:N" (one process only).
+
     Raises:
-        UserError: a device that is not known or not there.
+        UserError: a device that is not known or not there, or one GPU for several processes.
     """
-    local = int(os.environ.get("LOCAL_RANK", "0"))
     if name == "auto":
-        name = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N") from error
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N")
+    if ":" in name and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"--device {name} is one GPU, which several processes cannot share; use cuda or NPROC=1")
+    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"device {name} is not there; PyTorch finds {torch.cuda.device_count()} GPUs")
+        raise UserError(f"device {device} is not there; PyTorch finds {torch.cuda.device_count()} GPUs")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device

@@ -148,7 +148,7 @@ def score_batch(
     predictions = []
     for i, (sample, small, truth) in enumerate(zip(batch.samples, mask_logits, batch.masks, strict=True)):
         logits = frame_logits(small.float(), batch.geometries[int(batch.image_index[i])], model.config)
-        ids = [token for token, scored in zip(batch.input_ids[i].tolist(), batch.labels[i].tolist()) if scored >= 0]
+        ids = batch.input_ids[i][batch.labels[i] >= 0].tolist()
         for k, (one, target) in enumerate(zip(logits, truth, strict=True)):
             mask, target = (one > 0).cpu().numpy(), target.cpu().numpy()
             intersection, union = mask_counts(mask, target)

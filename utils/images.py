@@ -30,16 +30,20 @@ cv2.setNumThreads(0)
 def read_image(path: Path | str) -> np.ndarray:
     """A picture as uint8[H, W, 3], RGB, in the pixel order of the file.
 
-    An orientation tag is not applied: DRSeg's polygons are drawn on the pixels as they are stored.
+    An orientation tag is not applied: labels, the size in the header and masks all mean the pixels as
+    they are stored, and a tag that one tool obeys and the next ignores would turn them against each
+    other. Decoded by PIL, since OpenCV fills what a cut-off file lacks with grey and says nothing.
 
     Raises:
-        UserError: the file is missing, cut off or no picture.
+        UserError: the file is missing, cut off, no picture, or too large to decode at once.
     """
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such picture") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: too large to decode at once ({error}); cut it into tiles") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: damaged or no picture ({error}); replace the file") from error
 
@@ -105,6 +109,9 @@ def frame_logits(logits: Tensor, geometry: Geometry, config: PixDLMConfig) -> Te
 def network_mask(mask: np.ndarray, geometry: Geometry, size: int) -> np.ndarray:
     """A frame's mask on the canvas: uint8[H, W] -> uint8[size, size], zero beyond the frame.
 
+    `frame_logits` leads back: to the very same mask where the canvas has the frame's size or at least
+    twice that, to one that differs in single pixels along the border elsewhere.
+
     Raises:
         ValueError: for "centre_crop", whose way back is not its inverse.
     """
@@ -119,7 +126,8 @@ def network_mask(mask: np.ndarray, geometry: Geometry, size: int) -> np.ndarray:
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(maps.shape[-2:]) == size:
         return maps
-    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
+    # The maps take the batch's place, which may be empty: a question without targets has none.
+    return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def _letterbox(image: np.ndarray, geometry: Geometry, size: int, mean: tuple, std: tuple) -> Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import resource
 import sys
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from utils.distributed import rank
@@ -27,7 +29,9 @@ def start_logging(file: Path | None = None) -> None:
         file: where the lines go as well, appended.
     """
     root = logging.getLogger()
-    root.handlers.clear()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
     root.setLevel(logging.INFO if rank() == 0 else logging.ERROR)
     line = logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S")
     handlers: list[logging.Handler] = [TqdmHandler()]
@@ -38,4 +42,15 @@ def start_logging(file: Path | None = None) -> None:
         handler.setFormatter(line)
         root.addHandler(handler)
     for name in NOISY:
-        logging.getLogger(name).setLevel(logging.WARNING)
+        library = logging.getLogger(name)
+        library.setLevel(logging.WARNING)
+        # DeepSpeed and transformers bring handlers of their own, which would write through the bars.
+        library.handlers.clear()
+        library.propagate = True
+
+
+def peak_memory_gib() -> float:
+    """The most memory used so far: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +57,12 @@ def mask_counts(prediction: np.ndarray, target: np.ndarray) -> tuple[int, int]:
     Args:
         prediction: bool or uint8[H, W], foreground where not zero.
         target: uint8[H, W], foreground 1; pixels of IGNORE_LABEL count on neither side.
+
+    Raises:
+        ValueError: the two have different sizes.
     """
+    if prediction.shape != target.shape:
+        raise ValueError(f"a prediction of {prediction.shape} does not lie on a target of {target.shape}")
     counted = target != IGNORE_LABEL
     foreground = (prediction != 0) & counted
     truth = (target == 1) & counted
@@ -65,15 +72,16 @@ def mask_counts(prediction: np.ndarray, target: np.ndarray) -> tuple[int, int]:
 def summarise(scores: Iterable[MaskScore]) -> dict[str, float | int]:
     """`count`, `giou` (mean over masks) and `ciou` (sum of intersections over sum of unions).
 
-    The order of the scores is fixed first, so that the sum does not depend on who computed them.
+    Pixels are summed as integers and IoUs by an exactly rounded sum, so neither the order of the
+    scores nor who computed them shows in the last digit.
     """
-    scores = sorted(scores, key=lambda score: (score.index, score.target))
+    scores = list(scores)
     if not scores:
         return {"count": 0, "giou": 0.0, "ciou": 0.0}
     union = sum(score.union for score in scores)
     return {
         "count": len(scores),
-        "giou": sum(score.iou for score in scores) / len(scores),
+        "giou": math.fsum(score.iou for score in scores) / len(scores),
         "ciou": sum(score.intersection for score in scores) / union if union else 1.0,
     }
 
@@ -82,12 +90,17 @@ def breakdowns(scores: list[MaskScore]) -> dict[str, dict]:
     """`overall`, and by reasoning type, target size and altitude what is known of them."""
     return {
         "overall": summarise(scores),
-        "by_reasoning_type": _by(scores, lambda score: score.reasoning_type, ["attribute", "scene", "spatial"]),
-        "by_target_size": _by(scores, lambda score: score.size_class, list(SIZE_CLASSES)),
-        "by_altitude": _by(scores, lambda score: score.altitude, sorted({s.altitude for s in scores if s.altitude})),
+        "by_reasoning_type": _by(scores, lambda score: score.reasoning_type),
+        "by_target_size": _by(scores, lambda score: score.size_class, SIZE_CLASSES.index),
+        "by_altitude": _by(scores, lambda score: score.altitude),
     }
 
 
-def _by(scores: list[MaskScore], key: Callable[[MaskScore], object], values: list) -> dict[str, dict]:
-    groups = {value: [score for score in scores if key(score) == value] for value in values}
-    return {str(value): summarise(group) for value, group in groups.items() if group}
+def _by(
+    scores: list[MaskScore], key: Callable[[MaskScore], Any], order: Callable[[Any], Any] | None = None
+) -> dict[str, dict]:
+    """A summary for each value of `key` that occurs; scores for which it is None belong to no group."""
+    groups: dict[Any, list[MaskScore]] = {}
+    for score in scores:
+        groups.setdefault(key(score), []).append(score)
+    return {str(value): summarise(groups[value]) for value in sorted(groups.keys() - {None}, key=order)}

@@ -38,9 +38,7 @@ JPEG_QUALITY = (84, 92)
 logger = logging.getLogger(__name__)
 
 
-def generate(
-    out: Path, counts: dict[str, int], seed: int = 0, workers: int = 2, overwrite: bool = False
-) -> None:
+def generate(out: Path, counts: dict[str, int], seed: int = 0, workers: int = 2, overwrite: bool = False) -> None:
     """Write the data set to `out`, whole or not at all.
 
     Args:
@@ -132,9 +130,7 @@ def _write_group(group: tuple[int, int], images: Path, split: str, seed: int) ->
     return [_record(name, camera, *question) for question in questions[:size]]
 
 
-def draw_group(
-    seed: int, split: str, number: int
-) -> tuple[np.ndarray, Camera, list[tuple[str, Candidate, str]], int]:
+def draw_group(seed: int, split: str, number: int) -> tuple[np.ndarray, Camera, list[tuple[str, Candidate, str]], int]:
     """Draw the picture `number` of a split and its questions.
 
     Returns:

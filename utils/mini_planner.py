@@ -142,9 +142,7 @@ class Planner:
         for _ in range(TRIES):
             size = (float(rng.uniform(2.5, 6)), float(rng.uniform(1.8, 4)), 0.0)
             colour = str(rng.choice(CLUTTER_COLOURS))
-            patch = self._thing(
-                "patch", colour, self._point(0.0), self._aligned_heading(), size=size
-            )
+            patch = self._thing("patch", colour, self._point(0.0), self._aligned_heading(), size=size)
             cells = self._cells(patch.footprint(0.3))
             if not (self.occupied[cells].any() or self.paved[cells].any()):
                 self.occupied[cells] = True
@@ -174,9 +172,7 @@ class Planner:
         at = crossing.centre + road.across * side * road.width / 4
         at = at + road.along * rng.uniform(-0.4, 0.4)
         heading = road.heading + (np.pi if side > 0 else 0) + rng.normal(0, 0.04)
-        thing = self._thing(
-            kind, self.vehicle_colour(), at, heading, tags=frozenset({"on_crossing"})
-        )
+        thing = self._thing(kind, self.vehicle_colour(), at, heading, tags=frozenset({"on_crossing"}))
         self.occupied[self._cells(thing.footprint(0.4))] = True
         self.scene.things.append(thing)
 
@@ -187,9 +183,7 @@ class Planner:
             u = float((self._point(0.12) - road.origin) @ road.along)
             at = road.point(u, rng.uniform(-0.8, 0.8))
             heading = road.heading + np.pi / 2 * rng.choice([-1, 1]) + rng.normal(0, 0.15)
-            thing = self._thing(
-                "car", self.vehicle_colour(), at, heading, tags=frozenset({"across"})
-            )
+            thing = self._thing("car", self.vehicle_colour(), at, heading, tags=frozenset({"across"}))
             if not self.scene.camera.shows(at, 0.08) or self._on_junction(thing):
                 continue
             if self._claim(thing, off_road=False, margin=0.5):
@@ -251,9 +245,6 @@ class Planner:
         u = float((self._point() - road.origin) @ road.along)
         at = road.point(u, rng.choice([-1, 1]) * (road.width / 2 + road.pavement / 2))
         self._claim(self._thing("person", colour, at, rng.uniform(0, 6.28)), False, 0.05)
-
-
-
 
 
 def _count(rng: np.random.Generator, low: int, high: int) -> int:

@@ -88,9 +88,7 @@ def see(scene: Scene, picture: Picture) -> list[Seen]:
 
 def shows_well(outline: np.ndarray, area: int, camera: Camera) -> bool:
     """Whether `area` visible pixels of a thing with this whole outline make a fair target."""
-    frame = np.array(
-        [[0, 0], [camera.width, 0], [camera.width, camera.height], [0, camera.height]], np.float32
-    )
+    frame = np.array([[0, 0], [camera.width, 0], [camera.width, camera.height], [0, camera.height]], np.float32)
     whole = cv2.contourArea(outline)
     inside, _ = cv2.intersectConvexConvex(cv2.convexHull(outline), frame)
     share = area / (camera.width * camera.height)
@@ -203,10 +201,7 @@ def attribute_questions(seen: list[Seen], camera: Camera) -> Iterator[Candidate]
 
 def _is_only(colour: str, others: list[Seen]) -> bool:
     """Whether no other thing has this colour or one that light could turn into it."""
-    return not any(
-        s.thing.colour == colour or frozenset((s.thing.colour, colour)) in CONFUSABLE
-        for s in others
-    )
+    return not any(s.thing.colour == colour or frozenset((s.thing.colour, colour)) in CONFUSABLE for s in others)
 
 
 def _size_questions(target: Seen, others: list[Seen]) -> Iterator[Candidate]:
@@ -217,7 +212,7 @@ def _size_questions(target: Seen, others: list[Seen]) -> Iterator[Candidate]:
     for word, sign in (("largest", 1), ("smallest", -1)):
         if not all(s.is_target for s in others):
             continue  # one that is cut off could be larger than it looks
-        if all((a / b) ** sign > 1.5 for s in others for a, b in zip(size(target), size(s))):
+        if all((a / b) ** sign > 1.5 for s in others for a, b in zip(size(target), size(s), strict=True)):
             think = f"{_there_are(len(others) + 1, kind)} One is clearly the {word}."
             texts = tuple(t.format(k=kind) for t in SIZE_QUESTIONS[word])
             yield Candidate(target, f"{kind} size", texts, think, f"The {word} {kind}.")
@@ -291,9 +286,7 @@ def _reach(s: Seen, axis: int, sign: int) -> float:
     return s.box[axis] if sign > 0 else -s.box[axis + 2]
 
 
-def _distance_questions(
-    group: str, members: list[Seen], anchor: Seen, camera: Camera
-) -> Iterator[Candidate]:
+def _distance_questions(group: str, members: list[Seen], anchor: Seen, camera: Camera) -> Iterator[Candidate]:
     """Nearest and farthest by distance in the picture and on the ground alike."""
     apart = [float(np.linalg.norm(s.centre - anchor.centre)) for s in members]
     ground = [_ground_gap(s.thing, anchor.thing) for s in members]
@@ -321,7 +314,7 @@ def _ground_gap(a: Thing, b: Thing) -> float:
     rims = []
     for thing in (a, b):
         quad = thing.footprint()
-        rims.append(np.concatenate([p + steps * (q - p) for p, q in zip(quad, np.roll(quad, -1, 0))]))
+        rims.append(np.concatenate([p + steps * (q - p) for p, q in zip(quad, np.roll(quad, -1, 0), strict=True)]))
     return float(np.linalg.norm(rims[0][:, None] - rims[1][None], axis=2).min())
 
 
@@ -457,9 +450,7 @@ def choose_questions(
     return None
 
 
-def _in_order(
-    candidates: list[Candidate], camera: Camera, small: bool, rng: np.random.Generator
-) -> list[Candidate]:
+def _in_order(candidates: list[Candidate], camera: Camera, small: bool, rng: np.random.Generator) -> list[Candidate]:
     """Candidates of the wanted size first, families in random order, then the rest."""
     families = sorted({c.family for c in candidates})
     rank = dict(zip(families, rng.permutation(len(families)), strict=True))

@@ -96,9 +96,7 @@ def _paint_ground(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     return canvas
 
 
-def _paint_roads(
-    canvas: np.ndarray, material: np.ndarray, scene: Scene, rng: np.random.Generator
-) -> None:
+def _paint_roads(canvas: np.ndarray, material: np.ndarray, scene: Scene, rng: np.random.Generator) -> None:
     """Pavements first, then asphalt over them, so that junctions stay open."""
     camera, reach = scene.camera, scene.reach * 1.5
     asphalt = _jitter(ASPHALT, rng, 0.15)
@@ -153,9 +151,7 @@ def _paint_bays(canvas: np.ndarray, camera: Camera, lot: Thing) -> None:
         _fill(canvas, camera.project_ground(lot.to_world(line)), MARKING)
 
 
-def _paint_flat(
-    canvas: np.ndarray, ids: np.ndarray, scene: Scene, thing: Thing, number: int
-) -> np.ndarray:
+def _paint_flat(canvas: np.ndarray, ids: np.ndarray, scene: Scene, thing: Thing, number: int) -> np.ndarray:
     """Paint a pool or a crossing; gives its outline, float32[N, 2] pixels."""
     paint = _paint_pool if thing.kind == "pool" else _paint_crossing
     outline = paint(canvas, scene, thing)
@@ -194,9 +190,7 @@ def _paint_crossing(canvas: np.ndarray, scene: Scene, thing: Thing) -> np.ndarra
     return camera.project_ground(thing.footprint())
 
 
-def _paint_parts(
-    canvas: np.ndarray, ids: np.ndarray, camera: Camera, parts: list[Face | Blob], number: int
-) -> None:
+def _paint_parts(canvas: np.ndarray, ids: np.ndarray, camera: Camera, parts: list[Face | Blob], number: int) -> None:
     """Paint a thing's faces and blobs on the picture and on the numbers."""
     for part in parts:
         if isinstance(part, Blob):
@@ -217,9 +211,7 @@ def _model_in_light(scene: Scene, index: int) -> list[Face | Blob]:
     thing = scene.things[index]
     taller = (t for t in scene.things if t.height > thing.height + 0.5 and t is not thing)
     point = (float(thing.x), float(thing.y))
-    dim = any(
-        cv2.pointPolygonTest(_shadow(scene, t).astype(np.float32), point, False) > 0 for t in taller
-    )
+    dim = any(cv2.pointPolygonTest(_shadow(scene, t).astype(np.float32), point, False) > 0 for t in taller)
     return model(thing, scene.camera, scene.light, 0.68 if dim else 1.0)
 
 
@@ -333,9 +325,7 @@ def noise(seed: int) -> np.ndarray:
     return (total - total.mean()) / total.std()
 
 
-def _texture(
-    canvas: np.ndarray, material: np.ndarray, camera: Camera, rng: np.random.Generator
-) -> np.ndarray:
+def _texture(canvas: np.ndarray, material: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.ndarray:
     """Noise fixed to the ground, by material; bare earth shows through the grass."""
     y, x = np.mgrid[: camera.height, : camera.width].astype(np.float32) + 0.5
     ground = camera.ground(np.stack([x, y], axis=-1)).astype(np.float32)

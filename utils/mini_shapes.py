@@ -53,9 +53,7 @@ class Modeller:
         """Add a face, float[N, 3] local metres, counter-clockwise seen from outside."""
         points = self.thing.to_world(np.asarray(local, float))
         a, b = points[1] - points[0], points[2] - points[1]
-        normal = np.array(
-            [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
-        )
+        normal = np.array([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
         if normal @ (self.camera.position - points[0]) <= 0:
             return
         normal /= np.sqrt(normal @ normal) + 1e-9
@@ -82,9 +80,7 @@ class Modeller:
         if top is not None:
             self.face([(*p, z1) for p in cap], top)
 
-    def box(
-        self, x0: float, x1: float, y0: float, y1: float, z0: float, z1: float, c: RGB
-    ) -> None:
+    def box(self, x0: float, x1: float, y0: float, y1: float, z0: float, z1: float, c: RGB) -> None:
         """Add an upright box of one colour."""
         base = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
         self.prism(base, z0, z1, c, c)

@@ -9,6 +9,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from utils.errors import UserError
 
 TITLES = {
     "overall": "",
@@ -16,8 +19,9 @@ TITLES = {
     "by_target_size": "target size",
     "by_altitude": "altitude (m)",
 }
-PREDICTED, ANNOTATED = (255, 64, 64), (64, 220, 96)  # RGB
-CAPTION_HEIGHT = 28
+PREDICTED, ANNOTATED = (255, 32, 208), (0, 216, 255)  # magenta, cyan: not the colour of roofs, cars or trees
+PANEL_WIDTHS = (360, 640)  # least and most pixels of a picture beside others
+FONT_SIZE, MARGIN = 15, 6
 
 
 def table(scores: dict[str, dict]) -> str:
@@ -33,12 +37,30 @@ def table(scores: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def results_folder(path: Path | str) -> Path:
+    """The folder that results go to, made where it is missing; called before the work, not after it.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {path}: cannot be made a folder ({error.strerror}); name another") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f"--out {path}: cannot be written to; name another folder")
+    return path
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write beside the target and rename, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.writing")
-    beside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    """Write a file beside the target and rename it, so that a reader never sees half of one.
+
+    Raises:
+        ValueError: a number in `value` is not finite, which JSON cannot hold.
+    """
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    _write_beside(path, f"{text}\n".encode())
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:
@@ -47,42 +69,103 @@ def write_picture(path: Path, image: np.ndarray) -> None:
     Raises:
         OSError: the picture could not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     done, data = cv2.imencode(path.suffix, pixels)
     if not done:
         raise OSError(f"{path}: OpenCV cannot encode this picture")
+    _write_beside(path, data.tobytes())
+
+
+def _write_beside(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.writing")
-    beside.write_bytes(data.tobytes())
-    os.replace(beside, path)
+    try:
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def paint(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """A copy of uint8[H, W, 3] with the mask (uint8[H, W]) tinted and outlined."""
+    """A copy of uint8[H, W, 3] with the mask (bool or uint8[H, W]) tinted and outlined, holes included."""
     painted = image.copy()
     inside = mask.astype(bool)
     painted[inside] = (0.55 * painted[inside] + 0.45 * np.array(colour)).astype(np.uint8)
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    thickness = max(1, round(max(mask.shape) / 500))
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    thickness = max(1, round(max(mask.shape) / 300))
     return cv2.drawContours(np.ascontiguousarray(painted), outlines, -1, colour, thickness)
 
 
 def side_by_side(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray, caption: str) -> np.ndarray:
-    """Frame, prediction (red) and ground truth (green) beside each other under the question.
+    """Frame, prediction (magenta) and ground truth (cyan) beside each other under the question.
 
     Args:
         image: uint8[H, W, 3], RGB.
         prediction: uint8[H, W]
         truth: uint8[H, W]
-        caption: what is written above.
+        caption: what is written above, in as many lines as it needs.
 
     Returns:
-        uint8[h, w, 3]; each part is at most 640 pixels wide
+        uint8[h, w, 3]; each of the three parts is PANEL_WIDTHS wide
     """
-    parts = [image, paint(image, prediction, PREDICTED), paint(image, truth == 1, ANNOTATED)]
-    width = min(640, image.shape[1])
-    height = round(image.shape[0] * width / image.shape[1])
-    row = np.hstack([cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA) for part in parts])
-    head = np.full((CAPTION_HEIGHT, row.shape[1], 3), 255, np.uint8)
-    cv2.putText(head, caption.encode("ascii", "replace").decode(), (6, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.vstack([head, row])
+    least, most = PANEL_WIDTHS
+    width = min(max(image.shape[1], least), most)
+    size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
+    frame = cv2.resize(image, size, interpolation=cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_CUBIC)
+    # Painted at the size it is shown at, or the outline of a small target would be scaled away.
+    predicted = paint(frame, _scale_mask(prediction == 1, size), PREDICTED)
+    annotated = paint(frame, _scale_mask(truth == 1, size), ANNOTATED)
+    titled = [
+        np.vstack([_text(title, width, colour), panel])
+        for title, colour, panel in (
+            ("frame", (0, 0, 0), frame),
+            ("prediction", (176, 0, 144), predicted),
+            ("ground truth", (0, 112, 144), annotated),
+        )
+    ]
+    row = np.hstack(titled)
+    return np.vstack([_text(caption, row.shape[1]), row])
+
+
+def _scale_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """bool[H, W] -> bool[h, w] for size (w, h); a mask that is shrunk keeps every pixel it touches."""
+    shrinks = size[0] < mask.shape[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST
+    return cv2.resize(mask.astype(np.float32), size, interpolation=how) > 0
+
+
+def _text(text: str, width: int, colour: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
+    """Text on white, wrapped at `width` pixels: uint8[h, width, 3]."""
+    font = _font()
+    lines = _wrapped(text, width - 2 * MARGIN, font.getlength)
+    step = FONT_SIZE + 5
+    picture = Image.new("RGB", (width, step * len(lines) + MARGIN), (255, 255, 255))
+    draw = ImageDraw.Draw(picture)
+    for i, line in enumerate(lines):
+        draw.text((MARGIN, MARGIN // 2 + i * step), line, fill=colour, font=font)
+    return np.asarray(picture)
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The system's DejaVu, which has most scripts; without it Pillow's own, which has ASCII."""
+    try:
+        return ImageFont.truetype("DejaVuSans.ttf", FONT_SIZE)
+    except OSError:
+        return ImageFont.load_default(FONT_SIZE)
+
+
+def _wrapped(text: str, width: float, length: Any) -> list[str]:
+    """Lines of at most `width` by `length`, cut between words, within a word only where it alone is wider."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if length(joined) <= width:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and length(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines

@@ -18,6 +18,7 @@ from utils.tokens import ADDED_TOKENS, PixTokenizer
 
 log = logging.getLogger(__name__)
 
+
 def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, int]]:
     """The model to train, its tokenizer, and the trained parameters by part.
 
@@ -32,7 +33,7 @@ def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, i
         fresh: set[str] = set()
     else:
         config, tokenizer = configure(args)
-        model = PixDLMForCausalLM(config)
+        model = build(config)
         fresh = set(PARTS) if args.from_scratch else load_published(model, args)
         log.info("starts fresh: %s", ", ".join(part for part in PARTS if part in fresh))
     model.train()
@@ -43,6 +44,18 @@ def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, i
     if not trained:
         raise UserError("nothing trains; name parts with --train-parts")
     return model, tokenizer, trained
+
+
+def build(config: PixDLMConfig) -> PixDLMForCausalLM:
+    """A fresh model.
+
+    Raises:
+        UserError: values of the configuration do not fit each other.
+    """
+    try:
+        return PixDLMForCausalLM(config)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"--override or --lora-targets: no model can be built like this: {error}") from error
 
 
 def parts_to_train(config: PixDLMConfig, more: set[str]) -> set[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco
 
@@ -60,24 +61,42 @@ def target_masks(sample: Sample, height: int, width: int, merge: bool = False) -
         merge: one mask, the union of all targets.
 
     Returns:
-        uint8[K, height, width] of 0 and 1, K = 1 with `merge`
+        uint8[K, height, width] of 0 and 1, K = 1 with `merge`; K is 0 where there are no targets
+
+    Raises:
+        BadRecord: an RLE was made for another frame than the sample names.
     """
-    masks = [_draw(target, sample.height, sample.width, height, width) for target in sample.targets]
+    masks = [_draw(sample, target, height, width) for target in sample.targets]
     if not masks:
         return np.zeros((0, height, width), np.uint8)
     stacked = np.stack(masks)
     return stacked.max(axis=0, keepdims=True) if merge else stacked
 
 
-def _draw(target: Target, from_height: int, from_width: int, height: int, width: int) -> np.ndarray:
-    if isinstance(target, dict):
-        mask = coco.decode(target)
-        if mask.shape != (height, width):
-            raise UserError(f"an RLE of {mask.shape[0]}x{mask.shape[1]} cannot be laid on a picture of {height}x{width}")
-        return mask
-    scale = (width / from_width, height / from_height)
-    polygons = [[v * scale[i % 2] for i, v in enumerate(polygon)] for polygon in target]
-    return coco.decode(coco.merge(coco.frPyObjects(polygons, height, width)))
+def _draw(sample: Sample, target: Target, height: int, width: int) -> np.ndarray:
+    if not isinstance(target, dict):
+        return coco.decode(polygons_rle(target, (sample.height, sample.width), (height, width)))
+    if tuple(target["size"]) != (sample.height, sample.width):
+        made, named = target["size"], (sample.height, sample.width)
+        raise BadRecord(
+            f"{sample.dataset} record {sample.record_id!r}: an RLE of {made[1]}x{made[0]} pixels in labels "
+            f"of a frame of {named[1]}x{named[0]}"
+        )
+    # Nearest keeps 0 and 1, and leaves a mask of the right size as it is.
+    return cv2.resize(coco.decode(target), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def polygons_rle(polygons: tuple[Polygon, ...], frame: tuple[int, int], picture: tuple[int, int]) -> dict[str, Any]:
+    """The union of polygons as a COCO RLE; what overhangs is cut off.
+
+    Args:
+        polygons: in pixels of `frame`, each of 3 points or more.
+        frame: (height, width) that the polygons were drawn on.
+        picture: (height, width) of the result.
+    """
+    scale = (picture[1] / frame[1], picture[0] / frame[0])
+    scaled = [[v * scale[i % 2] for i, v in enumerate(polygon)] for polygon in polygons]
+    return coco.merge(coco.frPyObjects(scaled, *picture))
 
 
 def image_groups(samples: list[Sample]) -> list[list[int]]:

@@ -4,20 +4,23 @@
     ROOT/CODrone/DR{train,val,test}/{id}.jpg
 
 A record is `{id, height, width, ann_list: [{segmentation}], questions, answers, reasoning_types}` with
-an optional `altitude` in metres; a segmentation is one polygon `[x, y, …]` or a list of them.
+an optional `altitude` in metres; a segmentation is one polygon `[x, y, …]` or a list of them. Answers
+and reasoning types stand in the order of the questions; null is none.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+import math
+import os
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
+from pycocotools import mask as coco
 
-from utils.datasets.base import BadRecord, Polygon, Sample
+from utils.datasets.base import BadRecord, Polygon, Sample, polygons_rle
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -25,8 +28,17 @@ log = logging.getLogger(__name__)
 NAME = "drseg"
 POLYGON_RULES = ("union", "first")
 REASONING_TYPES = ("spatial", "attribute", "scene")
-REQUIRED = {"id": (str, int), "height": int, "width": int, "ann_list": list, "questions": list}
+REQUIRED: dict[str, tuple[tuple[type, ...], str]] = {
+    "id": ((str, int), "a text or a number"),
+    "height": ((int,), "whole pixels"),
+    "width": ((int,), "whole pixels"),
+    "ann_list": ((list,), "a list"),
+    "questions": ((list,), "a list"),
+    "answers": ((list,), "a list, null where there is no answer"),
+    "reasoning_types": ((list,), "a list, null where the type is not known"),
+}
 PROPORTION_TOLERANCE = 0.01  # rounding when pictures are resized, no more
+FARTHEST = 1e6  # a coordinate beyond is no pixel of any photograph, and pycocotools would draw all the way
 
 
 def load_drseg(root: Path, split: str, polygons: str = "union", skip_bad_records: bool = False) -> list[Sample]:
@@ -48,19 +60,23 @@ def load_drseg(root: Path, split: str, polygons: str = "union", skip_bad_records
     reader = _Reader(root, split, file, polygons)
     samples: list[Sample] = []
     bad: list[str] = []
+    rescaled = 0
     for position, record in enumerate(read_records(file)):
         try:
-            samples.extend(reader.samples(position, record, len(samples)))
+            found, scaled = reader.samples(position, record, len(samples))
         except BadRecord as error:
             if not skip_bad_records:
-                raise
-            bad.append(str(error))
+                raise BadRecord(f"{error}; mend it, or pass --skip-bad-records to go on without it") from error
+            bad.append(str(error).removeprefix(f"{file}: "))
+            continue
+        samples.extend(found)
+        rescaled += scaled
     if bad:
         log.warning("%s: %d bad records skipped:\n  %s", file, len(bad), "\n  ".join(bad))
-    if reader.rescaled:
-        log.warning("%s: %d records have pictures of another size; their polygons are scaled", file, reader.rescaled)
+    if rescaled:
+        log.warning("%s: %d records have pictures of another size; their polygons are scaled", file, rescaled)
     if not samples:
-        raise UserError(f"{file}: no usable record in it")
+        raise UserError(f"{file}: no usable record in it; fetch or make the data again (data/README.md)")
     return samples
 
 
@@ -104,117 +120,169 @@ class _Reader:
         self.images = root / "CODrone" / f"DR{split}"
         self.file, self.polygons = file, polygons
         self.sizes: dict[Path, tuple[int, int]] = {}
-        self.rescaled = 0
 
-    def samples(self, position: int, record: Any, first_index: int) -> Iterator[Sample]:
+    def samples(self, position: int, record: Any, first_index: int) -> tuple[list[Sample], bool]:
+        """One sample a question, and whether the picture has another size than the labels' frame."""
         where = f"{self.file}: record {position}"
-        if not isinstance(record, dict):
-            raise BadRecord(f"{where} is a {type(record).__name__}, expected an object")
-        where += f" (id {record.get('id')!r})"
-        for field, kind in REQUIRED.items():
-            if field not in record:
-                raise BadRecord(f"{where} lacks the field {field!r}")
-            if not isinstance(record[field], kind) or isinstance(record[field], bool):
-                raise BadRecord(f"{where}: {field} is {record[field]!r}, of the wrong type")
-        height, width = record["height"], record["width"]
-        if height < 1 or width < 1:
-            raise BadRecord(f"{where}: its frame is {width}x{height} pixels")
-        path = self.images / f"{record['id']}.jpg"
-        self._check_picture(where, path, height, width)
-        targets = tuple(self._target(where, i, one, height, width) for i, one in enumerate(record["ann_list"]))
-        if not targets:
+        check_fields(where, record)
+        where += f" (id {record['id']!r})"
+        frame = (record["height"], record["width"])
+        path = self._picture(where, record["id"])
+        picture = self._picture_fitting(where, path, frame)
+        if not record["ann_list"]:
             raise BadRecord(f"{where} has no target (ann_list is empty)")
-        questions = record["questions"]
-        if not questions:
-            raise BadRecord(f"{where} has no question")
-        answers = _matching(where, record, "answers", len(questions))
-        types = _matching(where, record, "reasoning_types", len(questions))
-        altitude = record.get("altitude")
-        if altitude is not None and not isinstance(altitude, int):
-            raise BadRecord(f"{where}: altitude is {altitude!r}, expected whole metres")
-        for i, question in enumerate(questions):
-            if not isinstance(question, str) or not question.strip():
-                raise BadRecord(f"{where}: question {i} is empty or no text")
-            if types[i] is not None and types[i] not in REASONING_TYPES:
-                raise BadRecord(f"{where}: reasoning type {types[i]!r}; known are {', '.join(REASONING_TYPES)}")
-            yield Sample(
+        targets = tuple(
+            self._target(f"{where}, target {i}", annotation, frame, picture)
+            for i, annotation in enumerate(record["ann_list"])
+        )
+        samples = [
+            Sample(
                 image_path=path,
-                question=question.strip(),
-                answer=answers[i],
+                question=question,
+                answer=answer,
                 targets=targets,
-                height=height,
-                width=width,
-                reasoning_type=types[i],
-                altitude=altitude,
+                height=frame[0],
+                width=frame[1],
+                reasoning_type=kind,
+                altitude=record.get("altitude"),
                 dataset=NAME,
                 record_id=str(record["id"]),
                 index=first_index + i,
             )
+            for i, (question, answer, kind) in enumerate(checked_questions(where, record))
+        ]
+        return samples, picture != frame
 
-    def _check_picture(self, where: str, path: Path, height: int, width: int) -> None:
+    def _picture(self, where: str, name: str | int) -> Path:
+        path = self.images / f"{name}.jpg"
+        if not os.path.normpath(path).startswith(os.path.normpath(self.images) + os.sep):
+            raise BadRecord(f"{where}: its picture would lie outside {self.images}")
+        return path
+
+    def _picture_fitting(self, where: str, path: Path, frame: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the picture, which has the proportions of the labels' frame."""
         if path not in self.sizes:
             self.sizes[path] = picture_size(where, path)
-        seen_width, seen_height = self.sizes[path]
-        if (seen_width, seen_height) == (width, height):
-            return
-        if abs(seen_width * height / (seen_height * width) - 1) > PROPORTION_TOLERANCE:
+        (height, width), (frame_height, frame_width) = self.sizes[path], frame
+        if not same_proportions((height, width), frame):
+            turned = same_proportions((width, height), frame)
             raise BadRecord(
-                f"{where}: {path} is {seen_width}x{seen_height}, but the labels were drawn on {width}x{height}; "
-                "the proportions contradict each other"
+                f"{where}: {path} is {width}x{height} pixels, but the labels were drawn on "
+                f"{frame_width}x{frame_height}; the proportions contradict each other"
+                + (" (its pixels may need the turn that its orientation tag asks for)" if turned else "")
             )
-        self.rescaled += 1
+        return height, width
 
-    def _target(self, where: str, number: int, annotation: Any, height: int, width: int) -> tuple[Polygon, ...]:
-        where = f"{where}, target {number}"
+    def _target(
+        self, where: str, annotation: Any, frame: tuple[int, int], picture: tuple[int, int]
+    ) -> tuple[Polygon, ...]:
         if not isinstance(annotation, dict) or "segmentation" not in annotation:
             raise BadRecord(f"{where} lacks the field 'segmentation'")
         segmentation = annotation["segmentation"]
         if not isinstance(segmentation, list) or not segmentation:
             raise BadRecord(f"{where}: segmentation is empty or no list")
-        polygons = segmentation if isinstance(segmentation[0], list) else [segmentation]
+        lists = segmentation if isinstance(segmentation[0], list) else [segmentation]
         if self.polygons == "first":
-            polygons = polygons[:1]
-        return tuple(checked_polygon(f"{where}, polygon {i}", one, height, width) for i, one in enumerate(polygons))
+            lists = lists[:1]
+        polygons = tuple(checked_polygon(f"{where}, polygon {i}", one, frame) for i, one in enumerate(lists))
+        if not coco.area(polygons_rle(polygons, frame, picture)):
+            raise BadRecord(f"{where} covers no pixel of the picture")
+        return polygons
+
+
+def check_fields(where: str, record: Any) -> None:
+    """Whether a record has what every record has.
+
+    Raises:
+        BadRecord: it is no object, or a field is missing or of the wrong kind.
+    """
+    if not isinstance(record, dict):
+        raise BadRecord(f"{where} is a {type(record).__name__}, expected an object")
+    where += f" (id {record.get('id')!r})"
+    for field, (kinds, expected) in REQUIRED.items():
+        if field not in record:
+            raise BadRecord(f"{where} lacks the field {field!r}")
+        if type(record[field]) not in kinds:  # isinstance would let true pass for 1
+            raise BadRecord(f"{where}: {field} is {shown(record[field])}, expected {expected}")
+    if record["height"] < 1 or record["width"] < 1:
+        raise BadRecord(f"{where}: its frame is {record['width']}x{record['height']} pixels")
+    altitude = record.get("altitude")
+    if altitude is not None and type(altitude) is not int:
+        raise BadRecord(f"{where}: altitude is {shown(altitude)}, expected whole metres")
+
+
+def checked_questions(where: str, record: dict[str, Any]) -> list[tuple[str, str | None, str | None]]:
+    """Question, answer and reasoning type of every question of a record.
+
+    Raises:
+        BadRecord: no question, an empty one, or lists whose lengths differ or that hold something else.
+    """
+    questions = record["questions"]
+    if not questions:
+        raise BadRecord(f"{where} has no question")
+    for field in ("answers", "reasoning_types"):
+        if len(record[field]) != len(questions):
+            raise BadRecord(f"{where} has {len(questions)} questions, but {len(record[field])} {field}")
+    rows = list(zip(questions, record["answers"], record["reasoning_types"], strict=True))
+    for i, (question, answer, kind) in enumerate(rows):
+        if not isinstance(question, str) or not question.strip():
+            raise BadRecord(f"{where}: question {i} is {shown(question)}, expected a text")
+        if answer is not None and not isinstance(answer, str):
+            raise BadRecord(f"{where}: answer {i} is {shown(answer)}, expected a text or null")
+        if kind is not None and kind not in REASONING_TYPES:
+            raise BadRecord(
+                f"{where}: reasoning type {i} is {shown(kind)}; known are {', '.join(REASONING_TYPES)} and null"
+            )
+    return [(question.strip(), answer, kind) for question, answer, kind in rows]
+
+
+def shown(value: Any) -> str:
+    """A value in a message, shortened."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def same_proportions(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Whether two sizes (height, width) differ by scale alone."""
+    return abs(first[0] * second[1] / (first[1] * second[0]) - 1) <= PROPORTION_TOLERANCE
 
 
 def picture_size(where: str, path: Path) -> tuple[int, int]:
-    """(width, height) from the picture's header alone.
+    """(height, width) of the pixels as they are stored, from the picture's header alone.
 
     Raises:
-        BadRecord: the picture is missing or no picture.
+        BadRecord: the picture is missing, no picture, or too large to decode.
     """
     try:
         with Image.open(path) as picture:
-            return picture.size
+            return picture.height, picture.width
     except FileNotFoundError as error:
         raise BadRecord(f"{where}: its picture {path} is missing") from error
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadRecord(f"{where}: {path} cannot be read as a picture ({error})") from error
 
 
-def checked_polygon(where: str, values: Any, height: int, width: int) -> Polygon:
+def checked_polygon(where: str, values: Any, frame: tuple[int, int]) -> Polygon:
     """A polygon's coordinates; what overhangs the frame is cut off when the mask is drawn.
 
     Raises:
-        BadRecord: fewer than 3 points, not numbers, outside the frame, or without area.
+        BadRecord: fewer than 3 points, no numbers, wholly outside the frame, or without area.
     """
-    if not isinstance(values, list) or not all(isinstance(v, (int, float)) for v in values) or len(values) % 2:
-        raise BadRecord(f"{where}: expected a list of x, y numbers")
+    if not isinstance(values, list) or len(values) % 2 or not all(type(v) in (int, float) for v in values):
+        raise BadRecord(f"{where} is {shown(values)}, expected a list of numbers x, y, x, y, …")
+    if not all(math.isfinite(v) and abs(v) <= FARTHEST for v in values):
+        raise BadRecord(f"{where} has a coordinate that is no pixel's")
     if len(values) < 6:
         raise BadRecord(f"{where} has {len(values) // 2} points; a polygon needs 3")
     xs, ys = values[0::2], values[1::2]
-    if max(xs) <= 0 or max(ys) <= 0 or min(xs) >= width or min(ys) >= height:
-        raise BadRecord(f"{where} lies wholly outside the frame of {width}x{height}")
-    doubled = sum(x * ys[i - 1] - xs[i - 1] * y for i, (x, y) in enumerate(zip(xs, ys, strict=True)))
-    if doubled == 0:
+    if max(xs) <= 0 or max(ys) <= 0 or min(xs) >= frame[1] or min(ys) >= frame[0]:
+        raise BadRecord(f"{where} lies wholly outside the frame of {frame[1]}x{frame[0]}")
+    if abs(signed_area(values)) < 1e-6:
         raise BadRecord(f"{where} has no area")
     return tuple(float(value) for value in values)
 
 
-def _matching(where: str, record: dict[str, Any], field: str, count: int) -> list[Any]:
-    values = record.get(field)
-    if values is None:
-        return [None] * count
-    if not isinstance(values, list) or len(values) != count:
-        raise BadRecord(f"{where}: {field} has not one entry for each of the {count} questions")
-    return values
+def signed_area(polygon: list[float]) -> float:
+    """The area that a polygon encloses, negative where its points run the other way round."""
+    xs, ys = polygon[0::2], polygon[1::2]
+    return sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs))) / 2

@@ -1,0 +1,169 @@
+"""Shared fixtures: small DRSeg folders, a small tokenizer and a small model, all made on the spot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sentencepiece
+import torch
+from PIL import Image
+from transformers import CLIPVisionConfig, LlamaConfig
+
+from model.config import PixDLMConfig
+from model.pixdlm import PixDLMForCausalLM
+from utils.tokens import PixTokenizer
+
+SENTENCES = (
+    "Which vehicle is parked closest to the building entrance?",
+    "Identify the red car beside the crossing of the two roads.",
+    "Show the tree farthest from the building.",
+    "Which of the people on the road could block the emergency lane?",
+    "USER: the question about the drone picture ASSISTANT: the answer",
+)
+# Llama's vocabulary in small: BPE, <unk> <s> </s> first, a leading blank, bytes for what it does not know.
+LLAMA_LIKE = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"}
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SentencePiece model of 320 pieces in the manner of Llama's."""
+    prefix = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES), model_prefix=str(prefix), vocab_size=320, minloglevel=2, **LLAMA_LIKE
+    )
+    return prefix.with_suffix(".model")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_file: Path) -> PixTokenizer:
+    """It, with the added tokens (335 in all) and a short system sentence."""
+    return PixTokenizer(tokenizer_file, system="Drone pictures.")
+
+
+@pytest.fixture
+def make_record() -> Callable[..., dict[str, Any]]:
+    """Makes a record as DRSeg publishes them; keywords replace its fields."""
+
+    def make(name: str = "a", **fields: Any) -> dict[str, Any]:
+        record = {
+            "id": name,
+            "height": 60,
+            "width": 80,
+            "ann_list": [{"segmentation": [[10, 10, 30, 10, 30, 20, 10, 20]]}],
+            "questions": ["Which car is red?"],
+            "answers": ["<think>One is.</think><answer>That one.</answer>"],
+            "reasoning_types": ["attribute"],
+        }
+        return {**record, **fields}
+
+    return make
+
+
+@pytest.fixture
+def make_drseg(tmp_path: Path, make_record: Callable[..., dict[str, Any]]) -> Callable[..., Path]:
+    """Writes a split in DRSeg's layout and gives the data folder.
+
+    `sizes` names pictures (height, width) that differ from their labels' frame; None leaves one out.
+    """
+
+    def make(
+        records: list[Any] | None = None, split: str = "test", sizes: dict[str, tuple[int, int] | None] | None = None
+    ) -> Path:
+        records = [make_record()] if records is None else records
+        root = tmp_path / "DRSeg"
+        (root / "labels").mkdir(parents=True, exist_ok=True)
+        (root / "CODrone" / f"DR{split}").mkdir(parents=True, exist_ok=True)
+        (root / "labels" / f"DRSeg_{split}.json").write_text(json.dumps(records))
+        for number, record in enumerate(records):
+            if not isinstance(record, dict) or not {"id", "height", "width"} <= set(record):
+                continue
+            size = (sizes or {}).get(record["id"], (record["height"], record["width"]))
+            if size is not None:
+                noise = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+                Image.fromarray(noise).save(root / "CODrone" / f"DR{split}" / f"{record['id']}.jpg")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def tiny_drseg(make_drseg: Callable[..., Path], make_record: Callable[..., dict[str, Any]]) -> Path:
+    """A folder whose splits have everything at once: eleven questions about four pictures.
+
+    `wide` is asked three things, `parted` is one target of two polygons, `two` has two targets and two
+    records, `tall` a picture of twice its labels' frame.
+    """
+    types = ["spatial", "attribute", "scene"]
+    square, second = [10, 10, 30, 10, 30, 20, 10, 20], [40, 25, 60, 25, 60, 45, 40, 45]
+
+    def asked(count: int) -> dict[str, Any]:
+        return {"answers": ["<answer>It.</answer>"] * count, "reasoning_types": types[:count]}
+
+    records = [
+        make_record("wide", questions=["Which car?", "Where is it?", "What is it?"], **asked(3), altitude=30),
+        make_record("parted", ann_list=[{"segmentation": [square, second]}], questions=["Which truck is hidden?"]),
+        make_record("two", ann_list=[{"segmentation": [square]}, {"segmentation": second}], **asked(1), altitude=100),
+        make_record("two", ann_list=[{"segmentation": second}], questions=["Which bus?", "Which van?"], **asked(2)),
+        make_record("tall", height=90, width=60, questions=["Which tree?"], altitude=60),
+        make_record("tall", height=90, width=60, questions=["Where?", "Who?", "Why?"], **asked(3)),
+    ]
+    for split in ("train", "val", "test"):
+        root = make_drseg(records, split, {"tall": (180, 120)})
+    return root
+
+
+@pytest.fixture
+def tiny_config(tokenizer: PixTokenizer) -> PixDLMConfig:
+    """Everything `native` in 0.2 M parameters; 64 pixels a side."""
+    return PixDLMConfig(
+        text_config=LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=256,
+            pad_token_id=0,
+        ),
+        vision_config=CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            image_size=64,
+            patch_size=16,
+        ),
+        pixel_encoder={
+            "trunk": {
+                "embed_dim": 8,
+                "num_heads": 1,
+                "stages": [1, 1, 2, 1],
+                "global_att_blocks": [3],
+                "window_pos_embed_bkg_spatial_size": [4, 4],
+                "window_spec": [8, 4, 4, 2],
+            },
+            "neck": {"d_model": 16},
+        },
+        pixel_image_size=64,
+        image_grid=4,
+        mask_width=16,
+        mask_heads=2,
+        mask_mlp_width=32,
+        mask_embed_width=8,
+        pixel_embed_width=16,
+        mask_size=32,
+        system_prompt=tokenizer.system,
+        max_sequence=160,
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_config: PixDLMConfig) -> PixDLMForCausalLM:
+    """A fresh model of it, in evaluation mode; the same weights every time."""
+    torch.manual_seed(0)
+    return PixDLMForCausalLM(tiny_config).eval()

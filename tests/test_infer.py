@@ -1,0 +1,273 @@
+"""infer.py end to end: a small model whose language model is set so that it really writes [SEG] groups."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco
+
+import infer as script
+from model.config import mini_config
+from model.pixdlm import PixDLMForCausalLM
+from utils.checkpoint import load_model, save_model
+from utils.collate import Collator
+from utils.datasets.base import Sample
+from utils.errors import run_main
+from utils.images import frame_logits, read_image
+from utils.tokens import EOS_ID, SEG_TOKENS, PixTokenizer
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+QUESTION = "Which car is red?"
+GROUP = " ".join(SEG_TOKENS)
+
+
+def say(model: PixDLMForCausalLM, chain: list[int]) -> None:
+    """Set embeddings and output so that each token of the chain is followed by the next one, for certain.
+
+    The layers add nothing, so that a position knows its own token alone.
+    """
+    llama = model.language_model
+    with torch.no_grad():
+        for layer in llama.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        llama.lm_head.weight.zero_()
+        for place, (token, following) in enumerate(zip(chain, chain[1:], strict=False)):
+            llama.model.embed_tokens.weight[token] = torch.eye(llama.config.hidden_size)[place]
+            llama.lm_head.weight[following] += 10 * torch.eye(llama.config.hidden_size)[place]
+
+
+@pytest.fixture(scope="module")
+def make_model(tokenizer_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
+    """Writes a model folder that answers with one group and stops, or with groups without end."""
+
+    def make(endless: bool = False) -> Path:
+        tokenizer = PixTokenizer(tokenizer_file, system="")
+        torch.manual_seed(1)  # with this seed its masks cover a part of a frame
+        model = PixDLMForCausalLM(mini_config(tokenizer.pieces.vocab_size()))
+        asked = tokenizer.prompt(QUESTION, answered=False).ids[-1]
+        say(model, [asked, *tokenizer.seg_ids, tokenizer.seg_ids[0] if endless else EOS_ID])
+        folder = tmp_path_factory.mktemp("model") / "best"
+        save_model(folder, model, tokenizer, model.state_dict(), {})
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def model(make_model: Callable[..., Path]) -> Path:
+    """A model folder; its answer to everything is one [SEG] group."""
+    return make_model()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """Two pictures of the same stem: a wide JPEG, and a tall grey PNG with transparency."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 60, 3), dtype=np.uint8)
+    for folder in ("a", "b c"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(noise).resize((120, 80)).save(tmp_path / "a/x.jpg")
+    Image.fromarray(noise[..., :2], mode="LA").save(tmp_path / "b c/x.png")
+    return [tmp_path / "a/x.jpg", tmp_path / "b c/x.png"]
+
+
+@pytest.fixture(autouse=True)
+def left_as_found() -> Iterator[None]:
+    """The script sets up the root logger, which here it shares with the other tests; one thread is enough."""
+    root, threads = logging.getLogger(), torch.get_num_threads()
+    handlers, level = list(root.handlers), root.level
+    torch.set_num_threads(1)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def ask(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs infer.py in this process on the CPU; gives status, stdout and stderr."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        given = ["--model", model, "--out", tmp_path / "out", "--device", "cpu", "--ask", QUESTION]
+        monkeypatch.setattr(sys, "argv", ["infer.py", *map(str, given), *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            run_main(script.main)
+        return (ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+def answers(tmp_path: Path) -> list[dict]:
+    return [json.loads(line) for line in (tmp_path / "out/answers.jsonl").read_text().splitlines()]
+
+
+def written(monkeypatch: pytest.MonkeyPatch, make: Callable[[PixTokenizer], list[int]], model: Path) -> None:
+    """Let the model have written what `make` gives."""
+    ids = make(load_model(model)[1])
+    monkeypatch.setattr(PixDLMForCausalLM, "generate_answers", lambda self, batch, limit: [ids])
+
+
+def test_each_picture_gets_a_mask_an_overlay_and_a_line(model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    # as in the README: pictures before and after options, in a process of its own
+    command = [sys.executable, "infer.py", "--model", model, pictures[0], "--ask", QUESTION, "--out", tmp_path / "out"]
+    environ = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(
+        [*map(str, command), str(pictures[1])], cwd=CHECKOUT, env=environ, capture_output=True, text=True, timeout=240
+    )
+    assert ended.returncode == 0, ended.stderr
+    lines = answers(tmp_path)
+    assert [json.loads(line) for line in ended.stdout.splitlines()] == lines
+    assert [line["picture"] for line in lines] == [str(path) for path in pictures]
+    assert [line["mask"] for line in lines] == ["x.mask.png", "x-2.mask.png"]
+    found = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert found == ["answers.jsonl", "x-2.mask.png", "x-2.overlay.jpg", "x.mask.png", "x.overlay.jpg"]
+    for line, picture in zip(lines, pictures, strict=True):
+        frame = read_image(picture)
+        with Image.open(tmp_path / "out" / line["mask"]) as stored:
+            assert stored.mode == "L"
+            mask = np.asarray(stored)
+        assert mask.shape == frame.shape[:2] and set(np.unique(mask)) == {0, 255}
+        assert (coco.decode(line["rle"]) * 255 == mask).all()
+        overlay = read_image(tmp_path / "out" / line["mask"].replace("mask.png", "overlay.jpg"))
+        change = np.abs(overlay.astype(int) - frame).mean(axis=-1)
+        assert overlay.shape == frame.shape and change[mask > 0].mean() > 2 * change[mask == 0].mean()
+        rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+        size = [columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
+        assert line["box"] == [columns[0], rows[0], *size]
+        assert line["area"] == (mask > 0).sum() and line["area_fraction"] == pytest.approx((mask > 0).mean())
+        assert line["question"] == QUESTION and line["text"] == GROUP
+        assert 0.5 < line["confidence"] < 1
+        (only,) = line["masks"]
+        assert only == {key: line[key] for key in ("box", "area", "confidence", "rle")}
+
+
+def test_the_mask_is_that_of_the_forced_answer(
+    ask: Callable, model: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    assert ask(pictures[0])[0] == 0
+    loaded, tokenizer = load_model(model)
+    height, width = read_image(pictures[0]).shape[:2]
+    target = ((0.0, 0.0, 9.0, 0.0, 9.0, 9.0),)
+    sample = Sample(pictures[0], QUESTION, None, (target,), height, width, None, None, "test", "x", 0)
+    batch = Collator(loaded.config, tokenizer)([sample])
+    with torch.inference_mode():
+        (logits,) = loaded(batch).mask_logits
+    forced = (frame_logits(logits, batch.geometries[0], loaded.config)[0] > 0).numpy()
+    (line,) = answers(tmp_path)
+    assert (coco.decode(line["rle"]) == forced).all() and 0 < forced.mean() < 1
+
+
+def test_groups_without_end_are_cut_and_a_broken_one_is_left_out(
+    ask: Callable, make_model: Callable[..., Path], pictures: list[Path], tmp_path: Path
+) -> None:
+    assert ask(pictures[0], "--model", make_model(endless=True), "--max-new-tokens", "20")[0] == 0
+    (line,) = answers(tmp_path)
+    assert line["text"] == f"{GROUP} {GROUP} [SEG0] [SEG1]"
+    assert len(line["masks"]) == 2
+    union = np.maximum(*(coco.decode(one["rle"]) for one in line["masks"]))
+    assert (coco.decode(line["rle"]) == union).all() and line["area"] == union.sum()
+
+
+def test_only_whole_groups_are_read_wherever_they_stand(
+    ask: Callable, model: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(tokenizer: PixTokenizer) -> list[int]:
+        seg, word = tokenizer.seg_ids, tokenizer.pieces.encode("car")
+        return [*seg[:2], *word, *seg, *seg[3:5], *word, *seg, seg[0]]
+
+    written(monkeypatch, broken, model)
+    tokenizer = load_model(model)[1]
+    seg, word = tokenizer.seg_ids, tokenizer.pieces.encode("car")
+    assert script.whole_groups(tokenizer, broken(tokenizer)) == [*word, *seg, *word, *seg]
+    assert ask(pictures[0])[0] == 0
+    (line,) = answers(tmp_path)
+    assert len(line["masks"]) == 2 and line["text"].startswith("[SEG0] [SEG1] car [SEG0]")
+
+
+def test_an_answer_without_a_group_is_an_empty_mask_and_a_warning(
+    ask: Callable, model: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(monkeypatch, lambda tokenizer: tokenizer.pieces.encode("the red car"), model)
+    status, _, stderr = ask(pictures[1])
+    assert status == 0 and f"{pictures[1]}: no [SEG] group in the answer" in stderr and "'the red car'" in stderr
+    (line,) = answers(tmp_path)
+    expected = {"masks": [], "box": None, "area": 0, "area_fraction": 0.0, "confidence": 0.0, "text": "the red car"}
+    assert expected.items() <= line.items() and not coco.decode(line["rle"]).any()
+    mask = np.asarray(Image.open(tmp_path / "out/x.mask.png"))
+    assert mask.shape == (90, 60) and not mask.any()
+
+
+def test_lines_are_appended_to_those_of_earlier_runs(ask: Callable, pictures: list[Path], tmp_path: Path) -> None:
+    for question in ("One?", "Two?"):
+        assert ask(pictures[0], "--ask", question)[0] == 0
+    assert [line["question"] for line in answers(tmp_path)] == ["One?", "Two?"]
+
+
+@pytest.mark.parametrize("fault", ["missing", "truncated", "text"])
+def test_a_picture_that_cannot_be_read_is_named_and_the_ones_before_it_stay(
+    ask: Callable, pictures: list[Path], tmp_path: Path, fault: str
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    if fault != "missing":
+        bad.write_bytes(b"no picture" if fault == "text" else pictures[0].read_bytes()[:-300])
+    status, _, stderr = ask(pictures[0], bad, pictures[1])
+    assert status == 2 and f"error: {bad}: " in stderr and "Traceback" not in stderr
+    assert [line["picture"] for line in answers(tmp_path)] == [str(pictures[0])]
+    assert (tmp_path / "out/x.mask.png").exists() and not list((tmp_path / "out").glob("bad*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ask", "  "], "--ask is empty"),
+        (["--ask", "the [SEG0] car"], "the question contains the special token '[SEG0]'"),
+        (["--ask", "car " * 2000], "shorten the question"),
+        (["--max-new-tokens", "0"], "--max-new-tokens is 0"),
+        (["--device", "gpu"], "unknown device 'gpu'"),
+        (["--precision", "int8"], "--precision is 'int8'"),
+        (["--model", "/no/model"], "/no/model: no such model folder"),
+    ],
+)
+def test_mistakes_are_told(ask: Callable, pictures: list[Path], arguments: list[str], message: str) -> None:
+    status, stdout, stderr = ask(pictures[0], *arguments)
+    assert status == 2 and message in stderr and "Traceback" not in stderr and stdout == ""
+
+
+def test_without_pictures_or_a_folder_to_write_to(ask: Callable, pictures: list[Path]) -> None:
+    status, _, stderr = ask()
+    assert status == 2 and "pictures" in stderr
+    status, _, stderr = ask(pictures[0], "--out", pictures[0])
+    assert status == 2 and f"--out {pictures[0]}: cannot be made a folder" in stderr
+
+
+def test_logits_that_are_no_numbers_are_told(
+    ask: Callable, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = PixDLMForCausalLM.forward
+
+    def spoilt(self: PixDLMForCausalLM, batch: object) -> object:
+        output = forward(self, batch)
+        output.mask_logits[0][0, 0, 0] = float("nan")
+        return output
+
+    monkeypatch.setattr(PixDLMForCausalLM, "forward", spoilt)
+    status, _, stderr = ask(pictures[0])
+    assert status == 2 and f"{pictures[0]}: the mask's logits are not finite" in stderr
+    assert answers(tmp_path) == []
+
+
+def test_names_are_distinct_even_from_a_number_that_is_already_one() -> None:
+    paths = [Path(name) for name in ("x.jpg", "x-2.jpg", "b/x.png", "c/x.png", "y.jpg")]
+    assert script.distinct_names(paths) == ["x", "x-2", "x-3", "x-4", "y"]
