@@ -18,12 +18,13 @@ import torch
 from pycocotools import mask as coco
 
 from utils.args import EvalArgs, inference_dtype, parse_eval
-from utils.checkpoint import load_model, write_beside
+from utils.checkpoint import load_model
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample, target_masks
 from utils.distributed import pick_device, process_group, world
 from utils.errors import UserError, run_main
 from utils.evaluation import Prediction, evaluate, shuffle_questions
+from utils.files import write_beside
 from utils.images import read_image
 from utils.logs import peak_memory_gib, start_logging
 from utils.metrics import breakdowns

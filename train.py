@@ -25,7 +25,7 @@ from utils.args import TrainArgs, as_dict, parse_train
 from utils.checkpoint import save_model
 from utils.collate import Batch, Collator
 from utils.datasets import load_dataset
-from utils.distributed import free_port, pick_device, process_group, rank, world
+from utils.distributed import free_port, mean_over_processes, pick_device, process_group, rank, world
 from utils.engine import DTYPES, gathered_state, single_process_environment, start_engine
 from utils.errors import UserError, run_main
 from utils.evaluation import evaluate
@@ -78,6 +78,7 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
         collate_fn=Collator(model.config, tokenizer),
         num_workers=args.workers,
         persistent_workers=args.workers > 0,
+        generator=torch.Generator().manual_seed(args.seed),  # or workers would draw from dropout's
         pin_memory=device.type == "cuda",
     )
     run = Run(args, engine, schedule, tokenizer, run_dir, steps)
@@ -112,6 +113,7 @@ class Run:
         sums = torch.zeros(len(LOSSES), device=self.engine.device)
         records, since = 0, time.perf_counter()
         for step in range(self.steps):
+            rate = self.schedule.get_last_lr()[0]  # of this step; the engine moves the schedule on
             for _ in range(self.args.grad_accumulation):
                 batch = next(batches).to(self.engine.device, self.dtype)
                 output = self.engine(batch, self.weights)
@@ -124,7 +126,8 @@ class Run:
             bar.update()
             if (step + 1) % self.args.log_every == 0 or step + 1 == self.steps:
                 micro = ((step % self.args.log_every) + 1) * self.args.grad_accumulation
-                self.log_step(sums / micro, records / (time.perf_counter() - since), bar)
+                losses = mean_over_processes(sums / micro)
+                self.log_step(losses, rate, records / (time.perf_counter() - since), bar)
                 sums.zero_()
                 records, since = 0, time.perf_counter()
         bar.close()
@@ -141,11 +144,11 @@ class Run:
         records = ", ".join(f"{sample.record_id} ({sample.question!r})" for sample in batch.samples)
         raise UserError(f"the loss at step {self.step} is not finite: {losses}; the batch holds {records}")
 
-    def log_step(self, losses: torch.Tensor, rate: float, bar: tqdm) -> None:
+    def log_step(self, losses: torch.Tensor, rate: float, speed: float, bar: tqdm) -> None:
         """Losses, learning rate, speed and memory to TensorBoard, the log and the bar."""
         values = dict(zip(LOSSES, losses.tolist(), strict=True))
-        values["lr"] = self.schedule.get_last_lr()[0]
-        values["samples_per_second"] = rate
+        values["lr"] = rate
+        values["samples_per_second"] = speed
         values["memory_gib"] = peak_memory_gib()
         if self.writer is None:
             return

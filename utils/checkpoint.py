@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,39 +15,13 @@ from model.config import PixDLMConfig
 from model.pixdlm import PixDLMForCausalLM
 from model.weights import load_strict, read_folder
 from utils.errors import UserError
+from utils.files import write_beside
 from utils.tokens import TOKENIZER_FILE, PixTokenizer
 
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 SHARD_SIZE = "5GB"
-
-
-@contextmanager
-def write_beside(target: Path) -> Iterator[Path]:
-    """A folder to write into that takes the place of `target` once the block has ended well.
-
-    After an error `target` is as it was and nothing half-written remains.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.writing")
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    try:
-        yield beside
-        shutil.rmtree(old, ignore_errors=True)
-        if target.exists():
-            target.rename(old)
-        try:
-            beside.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def save_model(

@@ -79,6 +79,13 @@ def gather_lists(items: list[Any]) -> list[Any] | None:
     return None if gathered is None else [item for part in gathered for item in part]
 
 
+def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """The mean of a float tensor over all processes, on each of them."""
+    if world() > 1:
+        dist.all_reduce(values)
+    return values / world()
+
+
 def barrier() -> None:
     """Wait for all processes."""
     if dist.is_initialized() and world() > 1:

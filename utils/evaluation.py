@@ -114,18 +114,23 @@ def evaluate(
         all predictions in the order of samples and targets on rank 0, None elsewhere
     """
     batches = fixed_batches(samples, batch_size)
+    mine = batches[rank() :: world()]
+    # Shards are gathered from every process at every forward pass, so all of them run as many; what
+    # only keeps the others company is not scored.
+    company = -(-len(batches) // world()) - len(mine) if runner else 0
     loader = DataLoader(
         samples,
-        batch_sampler=batches[rank() :: world()],
+        batch_sampler=mine + batches[:1] * company,
         collate_fn=Collator(model.config, tokenizer),
         num_workers=workers,
     )
     own: list[Prediction] = []
     with full_precision_matmul():
-        for batch in tqdm(loader, desc=title, unit="batch", disable=rank() != 0, leave=False):
+        for i, batch in enumerate(tqdm(loader, desc=title, unit="batch", disable=rank() != 0, leave=False)):
             batch = batch.to(model.device, dtype)
             output = (runner or model)(batch)
-            own.extend(score_batch(model, tokenizer, batch, output.mask_logits))
+            if i < len(mine):
+                own.extend(score_batch(model, tokenizer, batch, output.mask_logits))
     gathered = gather_lists(own)
     return gathered and sorted(gathered, key=lambda one: (one.score.index, one.score.target))
 

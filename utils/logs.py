@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from utils.distributed import rank
 
-NOISY = ("DeepSpeed", "transformers", "httpx", "PIL", "deepspeed", "torch.distributed")
+NOISY = ("DeepSpeed", "transformers", "httpx", "huggingface_hub", "PIL", "deepspeed", "torch.distributed")
 
 
 class TqdmHandler(logging.Handler):

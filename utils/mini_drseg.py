@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import shutil
-import tempfile
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.errors import UserError, run_main
+from utils.files import write_beside
 from utils.mini_planner import plan_scene
 from utils.mini_questions import REASONING_TYPES, Candidate, choose_questions, see
 from utils.mini_render import render
@@ -49,19 +48,14 @@ def generate(out: Path, counts: dict[str, int], seed: int = 0, workers: int = 2,
         UserError: `out` has content and `overwrite` is off, or a setting is out of range.
     """
     _check(out, counts, seed, workers, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        scratch.chmod(0o755)
-        for split in SPLITS:
-            _write_split(scratch, split, counts.get(split, 0), seed, workers)
-        settings = json.dumps(describe(counts, seed), indent=1)
-        (scratch / "dataset.json").write_text(settings + "\n")
-        if out.exists():
-            shutil.rmtree(out)
-        scratch.rename(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with write_beside(out) as scratch:
+            for split in SPLITS:
+                _write_split(scratch, split, counts.get(split, 0), seed, workers)
+            settings = json.dumps(describe(counts, seed), indent=1)
+            (scratch / "dataset.json").write_text(settings + "\n")
+    except OSError as error:
+        raise UserError(f"{out}: the data set cannot be written there ({error}); name another folder") from error
 
 
 def describe(counts: dict[str, int], seed: int) -> dict:
@@ -80,6 +74,8 @@ def _check(out: Path, counts: dict[str, int], seed: int, workers: int, overwrite
             raise UserError(f"unknown split {split!r}; use {', '.join(SPLITS)}")
         if count < 0:
             raise UserError(f"--{split} {count}: a number of records must not be negative")
+    if not any(counts.values()):
+        raise UserError("no records are asked for; give --train, --val or --test a number above 0")
     if workers < 1:
         raise UserError(f"--workers {workers}: at least 1 is needed")
     if seed < 0:
@@ -126,7 +122,7 @@ def _write_group(group: tuple[int, int], images: Path, split: str, seed: int) ->
     name = f"mini_{split}_{number:04d}"
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     if not cv2.imwrite(str(images / f"{name}.jpg"), image[..., ::-1], options):
-        raise OSError(f"could not write {images / name}.jpg")
+        raise OSError(f"OpenCV could not write {images / name}.jpg")
     return [_record(name, camera, *question) for question in questions[:size]]
 
 

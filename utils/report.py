@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.errors import UserError
+from utils.files import write_file
 
 TITLES = {
     "overall": "",
@@ -60,7 +61,7 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: a number in `value` is not finite, which JSON cannot hold.
     """
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    _write_beside(path, f"{text}\n".encode())
+    write_file(path, f"{text}\n".encode())
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:
@@ -73,17 +74,7 @@ def write_picture(path: Path, image: np.ndarray) -> None:
     done, data = cv2.imencode(path.suffix, pixels)
     if not done:
         raise OSError(f"{path}: OpenCV cannot encode this picture")
-    _write_beside(path, data.tobytes())
-
-
-def _write_beside(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.writing")
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_file(path, data.tobytes())
 
 
 def paint(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from model.config import PixDLMConfig
 from model.lora import lora_settings
 from model.pixdlm import PixDLMForCausalLM
-from utils.checkpoint import load_config, load_model, save_model, write_beside
+from utils.checkpoint import load_config, load_model, save_model
 from utils.errors import UserError
+from utils.files import write_beside
 from utils.tokens import PixTokenizer
 
 

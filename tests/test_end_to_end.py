@@ -1,0 +1,143 @@
+"""train.sh, eval.sh and infer.py one after the other as a user runs them, in a copy of the checkout.
+
+The model is tiny and so are the data; what they learn is not judged here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from utils.datasets import load_dataset
+from utils.mini_drseg import generate
+from utils.tokens import SEG_TOKENS
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+COPIED = ("train.sh", "eval.sh", "train.py", "eval.py", "infer.py", "requirements.txt")
+COUNTS = {"train": 24, "val": 6, "test": 6}
+TINY = {
+    "text_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "vision_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2},
+    "pixel_image_size": 64,
+    "image_grid": 4,
+    "mask_size": 32,
+}
+TINY["text_config"] |= {"max_position_embeddings": 256, "pad_token_id": 0}
+TINY["vision_config"] |= {"image_size": 64, "patch_size": 16}
+SCORES = ("overall", "by_reasoning_type", "by_target_size", "by_altitude")
+FILES = {"metrics.json", "predictions.json"}
+
+Run = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs a command in a copy of the checkout, from another folder; `run.root` is the copy."""
+    root = tmp_path_factory.mktemp("user") / "check out"
+    for name in ("utils", "model"):
+        shutil.copytree(CHECKOUT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "PixDLM/mini").mkdir(parents=True)
+    for name in (*COPIED, "PixDLM/mini/tokenizer.model"):
+        shutil.copy(CHECKOUT / name, root / name)
+    environ = {**os.environ, "PIXDLM_PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    for name in ("NPROC", "HOSTFILE", "PIXDLM_CHECKED", "PYTHONPATH", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        environ.pop(name, None)
+
+    def run_in_copy(*command: str | Path, cwd: Path = root.parent, **settings: str) -> subprocess.CompletedProcess:
+        ended = subprocess.run(
+            [str(one) for one in command],
+            cwd=cwd,
+            env={**environ, "OMP_NUM_THREADS": "1", **settings},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr[-5000:]
+        assert "Traceback" not in ended.stderr, ended.stderr[-5000:]
+        return ended
+
+    run_in_copy.root = root
+    return run_in_copy
+
+
+@pytest.fixture(scope="module")
+def trained(run: Run) -> subprocess.CompletedProcess:
+    """`bash train.sh mini`; the data are there, so it draws none."""
+    generate(run.root / "data/DRSeg-mini", COUNTS, workers=1)
+    override = [f"{field}={json.dumps(value)}" for field, value in TINY.items()]
+    steps = ["--epochs", "2", "--steps-per-epoch", "25", "--validate-every", "1", "--warmup-steps", "5", "--lr", "5e-3"]
+    return run("bash", run.root / "train.sh", "mini", *steps, "--log-every", "5", "--override", *override)
+
+
+def read(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def test_training_ends_with_the_table_and_its_control(run: Run, trained: subprocess.CompletedProcess) -> None:
+    folder = run.root / "runs/mini"
+    tables = trained.stdout.split("count     gIoU     cIoU")
+    assert len(tables) == 3
+    for table in tables[1:]:
+        assert table.split()[:2] == ["overall", "6"]
+        assert all(name in table for name in ("reasoning type", "spatial", "attribute", "scene", "target size"))
+    assert "The control:" in trained.stderr
+    events = [path.name for path in folder.iterdir() if "tfevents" in path.name]
+    found = {path.name for path in folder.iterdir()} - set(events)
+    assert len(events) == 1 and found == {"last", "best", "train.log", "eval", "eval-shuffled"}
+    samples = load_dataset(run.root / "data/DRSeg-mini", "test")
+    for name, seed in (("eval", None), ("eval-shuffled", 0)):
+        assert {path.name for path in (folder / name).iterdir()} == FILES
+        metrics, predictions = (read(folder / name / file) for file in ("metrics.json", "predictions.json"))
+        assert metrics.keys() == {*SCORES, "protocol", "config"}
+        assert metrics["protocol"]["shuffle_questions"] == seed and metrics["protocol"]["split"] == "test"
+        assert metrics["overall"]["count"] == metrics["protocol"]["records"] == len(predictions) == 6
+        assert 0 <= metrics["overall"]["giou"] <= 1 and 0 <= metrics["overall"]["ciou"] <= 1
+        assert f"{metrics['overall']['giou']:.4f}" in tables[1 if seed is None else 2]
+        assert [one["id"] for one in predictions] == [sample.record_id for sample in samples]
+        questions = [one["question"] for one in predictions]
+        assert sorted(questions) == sorted(sample.question for sample in samples)
+        assert (questions == [sample.question for sample in samples]) == (seed is None)
+    config = read(folder / "best/config.json")
+    assert config["image_grid"] == 4 and config["vision_config"]["image_size"] == 64
+
+
+def test_a_run_is_evaluated_again_by_its_name_on_two_processes(run: Run, trained: subprocess.CompletedProcess) -> None:
+    before = {name: (run.root / "runs/mini/eval" / name).read_bytes() for name in FILES}
+    shutil.copytree(run.root / "runs/mini/best", run.root / "runs/mine/best")
+    ended = run("bash", run.root / "eval.sh", "mine", "--data", "data/DRSeg-mini", "--overlays", "2", NPROC="2")
+    again = run.root / "runs/mine/eval"
+    assert {name: (again / name).read_bytes() for name in FILES} == before
+    assert len(list((again / "overlays").iterdir())) == 2
+    assert ended.stdout in trained.stdout
+
+
+def test_a_question_about_a_picture_of_the_test_split(run: Run, trained: subprocess.CompletedProcess) -> None:
+    """With the released weights' folder as the default model, here filled from the run."""
+    shutil.copytree(run.root / "runs/mini/best", run.root / "PixDLM/mini", dirs_exist_ok=True)
+    sample = load_dataset(run.root / "data/DRSeg-mini", "test")[0]
+    command = [sys.executable, "infer.py", sample.image_path, "--ask", sample.question, "--out", "runs/infer"]
+    ended = run(*command, cwd=run.root)
+    (line,) = ended.stdout.splitlines()
+    answer = json.loads(line)
+    out = run.root / "runs/infer"
+    assert (out / "answers.jsonl").read_text().splitlines() == [line]
+    with Image.open(out / answer["mask"]) as picture:
+        mask = np.asarray(picture) > 0
+    assert mask.shape == (sample.height, sample.width)
+    assert (coco.decode(answer["rle"]).astype(bool) == mask).all()
+    assert answer["question"] == sample.question and (out / f"{sample.image_path.stem}.overlay.jpg").is_file()
+    if answer["text"] == " ".join(SEG_TOKENS):  # it learnt what an answer is: the mask is the forced one's
+        first = read(run.root / "runs/mini/eval/predictions.json")[0]
+        assert np.mean(coco.decode(first["segmentation"]) == mask) > 0.99
+    assert SEG_TOKENS[0] in answer["text"]
