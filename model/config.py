@@ -229,8 +229,8 @@ def mini_config(vocabulary: int = 1000) -> PixDLMConfig:
             intermediate_size=384,
             num_hidden_layers=4,
             num_attention_heads=4,
-            image_size=192,
-            patch_size=12,
+            image_size=160,
+            patch_size=10,
         ),
         pixel_encoder={
             "trunk": {
@@ -239,19 +239,19 @@ def mini_config(vocabulary: int = 1000) -> PixDLMConfig:
                 "stages": [1, 1, 2, 1],
                 "global_att_blocks": [3],
                 "window_pos_embed_bkg_spatial_size": [7, 7],
-                "window_spec": [8, 4, 8, 4],
+                "window_spec": [8, 4, 5, 5],
             },
             # Without pretraining the fine levels need what the coarse ones know.
             "neck": {"d_model": 64, "fpn_top_down_levels": [0, 1, 2, 3]},
         },
-        pixel_image_size=192,
+        pixel_image_size=160,
         image_grid=8,
         mask_width=64,
         mask_heads=4,
         mask_mlp_width=128,
         mask_embed_width=16,
         pixel_embed_width=64,
-        mask_size=96,
+        mask_size=80,
         system_prompt="",
         max_sequence=256,
     )

@@ -49,6 +49,7 @@ def add_lora(language_model: LlamaForCausalLM, settings: dict[str, Any]) -> None
         ),
         language_model,
     )
+    language_model.train(language_model.training)  # the injected dropout always starts in training mode
 
 
 def part_of(name: str) -> str:

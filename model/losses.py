@@ -46,7 +46,7 @@ def mask_losses(logits: list[Tensor], targets: list[Tensor]) -> tuple[Tensor, Te
         targets: per question uint8[K, H, W].
 
     Raises:
-        ValueError: a question's numbers of logits and of targets differ.
+        ValueError: a question's numbers of logits and of targets differ, or there is no mask at all.
     """
     bce, dice = [], []
     for prediction, target in zip(logits, targets, strict=True):
@@ -55,6 +55,8 @@ def mask_losses(logits: list[Tensor], targets: list[Tensor]) -> tuple[Tensor, Te
         for one, truth in zip(prediction.float(), target.float(), strict=True):
             bce.append(mask_bce(one, truth))
             dice.append(mask_dice(one, truth))
+    if not bce:
+        raise ValueError("no question of the batch has a target, so there is no mask to compare")
     return torch.stack(bce).mean(), torch.stack(dice).mean()
 
 

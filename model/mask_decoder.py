@@ -20,6 +20,7 @@ from utils.tokens import SCALES, TOKENS_PER_SCALE
 
 MASK_TOKENS = 4  # Segment Anything's; only token 0 becomes a mask
 MASK_INPUT_CHANNELS = 16  # of the prompt encoder's dense branch, present in published weights
+TOKEN_SCALE = 0.5  # of fresh tokens, so that the prompt is the loudest among them
 
 
 class SegProjection(nn.Module):
@@ -29,6 +30,7 @@ class SegProjection(nn.Module):
         super().__init__()
         width = config.text_config.hidden_size
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.mask_width))
+        keep_variance(self.mlp)
         # Published: every token counts 1/9, plain numbers that were never trained or saved. A fresh
         # decoder hardly hears so quiet a prompt beside its own tokens, so trained weights start at 1.
         self.token_weights = (
@@ -89,6 +91,21 @@ class MaskDecoder(nn.Module):
         self.hypernetworks = nn.ModuleList(MLP(width, width, config.mask_embed_width, 3) for _ in range(MASK_TOKENS))
         self.iou_head = MLP(width, width, MASK_TOKENS, 3)
         self.scale_weights = nn.Parameter(torch.full((SCALES,), 1 / SCALES)) if config.trainable_token_weights else None
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """A start in which the question is heard.
+
+        With PyTorch's weights (variance 1/(3 * inputs)) every layer takes away a third of the signal,
+        and tokens drawn from N(0, 1) speak over the prompt: of the variance of a fresh mask token the
+        question made 0.1 %, and `mini` gave the same mask to every question for 18,000 samples.
+        Measured with the place of the target as the prompt, after 200 steps: gIoU 0.06 with
+        PyTorch's start, 0.42 with this one.
+        """
+        keep_variance(self)
+        for tokens in (self.iou_token, self.mask_tokens, self.level_embed, self.prompt_encoder.no_mask_embed):
+            tokens.weight.mul_(TOKEN_SCALE)
 
     def forward(self, pyramid: list[Tensor], image_index: Tensor, seg: Tensor) -> Tensor:
         """Mask logits, the mean of the three levels (weighed where the weights are trained).
@@ -169,6 +186,15 @@ class Upsampling(nn.Sequential):
         return activation(F.layer_norm(quarters, norm.weight.shape, norm.weight, norm.bias, norm.eps))
 
 
+@torch.no_grad()
+def keep_variance(module: nn.Module) -> None:
+    """Give fresh linear maps the variance 1/inputs in place of PyTorch's third of it; not queries and
+    keys, which have a start of their own (`two_way_transformer.Attention.start_alike`)."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and not name.endswith(("q_proj", "k_proj")):
+            layer.weight.mul_(3**0.5)
+
+
 def _unfold(quarters: Tensor, size: tuple[int, int]) -> Tensor:
     """Put quarters in their places: float[M, H*W, 4, C] -> float[M, C, 2H, 2W]"""
     grid = quarters.unflatten(2, (2, 2)).unflatten(1, size)  # M, H, W, 2, 2, C
@@ -179,7 +205,8 @@ def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """float[M, h, w] -> float[M, H, W], bilinear"""
     if maps.shape[-2:] == size:
         return maps
-    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
+    # The maps take the batch's place, which may be empty.
+    return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def _position_map(code: PositionEmbeddingRandom, size: tuple[int, int]) -> Tensor:

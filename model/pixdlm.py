@@ -119,10 +119,12 @@ class PixDLMForCausalLM(PreTrainedModel):
         """
         first = self.config.text_config.vocab_size - len(ADDED_TOKENS)
         row, column = ((ids >= first) & (ids < first + len(SEG_TOKENS))).nonzero(as_tuple=True)
-        if len(row) % (SCALES * TOKENS_PER_SCALE):
-            raise ValueError(f"{len(row)} [SEG] tokens are no whole groups of {SCALES * TOKENS_PER_SCALE}")
+        group = SCALES * TOKENS_PER_SCALE
+        counts = torch.bincount(row, minlength=len(ids))
+        if (counts % group).any():
+            raise ValueError(f"the questions have {counts.tolist()} [SEG] tokens, which are no whole groups of {group}")
         states = hidden[row, shift_by_image(column, place, self.config.image_tokens) - 1]
-        return row[:: SCALES * TOKENS_PER_SCALE], states
+        return row[::group], states
 
     def add_losses(self, output: PixDLMOutput, batch: Batch, hidden: Tensor, place: int, weights: LossWeights) -> None:
         """Fill in the weighted losses; masks are compared in the frame's own geometry."""

@@ -222,7 +222,8 @@ def load_llava(language_model: nn.Module, folder: Path) -> None:
     The rows of added tokens keep their fresh values; LLaVA's projector, `image_newline` and its own
     CLIP are not used, which is said in the log.
     """
-    own = language_model.state_dict()
+    # peft keeps the matrix under an adapter as `base_layer`
+    own = {name.replace(".base_layer.", "."): tensor for name, tensor in language_model.state_dict().items()}
     seen: set[str] = set()
     unused, problems = 0, []
     for path, shard in read_folder(folder):

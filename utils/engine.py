@@ -66,7 +66,7 @@ def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[A
     # C++ compiler and a crash without one; gloo does.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, args.weight_decay), lr=args.lr, betas=(args.beta1, args.beta2)
+        parameter_groups(model, args.weight_decay), lr=args.lr, betas=(args.beta1, args.beta2), fused=True
     )
 
     def scale(step: int) -> float:

@@ -1,0 +1,107 @@
+"""Losses against numbers worked out by hand, and how they come together over a batch."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.losses import LossWeights, mask_bce, mask_dice, mask_losses, mean_overlap_loss, overlap_loss
+
+LOGITS = torch.tensor([[0.0, math.log(3)], [-math.log(3), 0.0]])  # probabilities 1/2, 3/4, 1/4, 1/2
+TARGET = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+BCE = (math.log(2) + math.log(4 / 3) + math.log(4 / 3) + math.log(2)) / 4
+DICE = 1 - (2 * 1.25 / 1000 + 1e-6) / (2 / 1000 + 2 / 1000 + 1e-6)
+
+
+def masks(*counts: int, height: int = 3, width: int = 4) -> tuple[list[Tensor], list[Tensor]]:
+    seeded = torch.Generator().manual_seed(0)
+    logits = [torch.randn(count, height + i, width, generator=seeded) for i, count in enumerate(counts)]
+    return logits, [(torch.rand(one.shape, generator=seeded) > 0.5).to(torch.uint8) for one in logits]
+
+
+def test_published_weights() -> None:
+    assert LossWeights() == LossWeights(ce=1.0, bce=2.0, dice=0.5, overlap=0.0)
+
+
+def test_bce_is_the_mean_over_pixels() -> None:
+    assert mask_bce(LOGITS, TARGET).item() == pytest.approx(BCE)
+
+
+def test_dice_by_hand() -> None:
+    assert mask_dice(LOGITS, TARGET).item() == pytest.approx(DICE)
+
+
+def test_dice_of_a_perfect_mask_and_of_two_empty_ones_is_zero() -> None:
+    assert mask_dice((TARGET - 0.5) * 1000, TARGET).item() == pytest.approx(0, abs=1e-6)
+    assert mask_dice(torch.full((2, 2), -1000.0), torch.zeros(2, 2)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_each_mask_counts_the_same_whatever_its_size_and_question() -> None:
+    logits, targets = masks(2, 0, 1)
+    bce, dice = mask_losses(logits, targets)
+    pairs = [(logits[0][0], targets[0][0]), (logits[0][1], targets[0][1]), (logits[2][0], targets[2][0])]
+    assert bce.item() == pytest.approx(sum(mask_bce(a, b.float()).item() for a, b in pairs) / 3)
+    assert dice.item() == pytest.approx(sum(mask_dice(a, b.float()).item() for a, b in pairs) / 3)
+
+
+def test_half_precision_logits_are_scored_in_float32() -> None:
+    logits, targets = masks(2)
+    for loss in (*mask_losses([logits[0].bfloat16()], targets), mean_overlap_loss([logits[0].bfloat16()], targets)):
+        assert loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4), (3, 3, 4), (2, 4, 3)])
+def test_masks_that_do_not_match_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"predicted masks are \(2, 3, 4\), targets \("):
+        mask_losses(masks(2)[0], [torch.zeros(shape, dtype=torch.uint8)])
+
+
+def test_questions_that_do_not_match_are_refused() -> None:
+    with pytest.raises(ValueError):
+        mask_losses(masks(1, 1)[0], masks(1)[1])
+    with pytest.raises(ValueError):
+        mean_overlap_loss(masks(1, 1)[0], masks(1)[1])
+
+
+# The overlap loss
+
+
+def test_overlap_counts_only_pixels_that_two_masks_claim() -> None:
+    """Three masks of three pixels: one claimed by two, one by three, one by one."""
+    logits = torch.tensor([[[1.0, 2.0, 3.0]], [[1.0, 2.0, -3.0]], [[-1.0, 2.0, -3.0]]])
+    targets = torch.tensor([[[1, 1, 1]], [[0, 1, 1]], [[0, 0, 1]]], dtype=torch.uint8)
+
+    def softplus(x: float) -> float:
+        return math.log1p(math.exp(x))
+
+    first = softplus(-1) + softplus(1) + softplus(-1)
+    second = softplus(-2) + softplus(-2) + softplus(2)
+    assert overlap_loss(logits, targets).item() == pytest.approx((first + second) / 3)
+
+
+def test_masks_that_contest_nothing_have_no_overlap_loss() -> None:
+    logits = torch.tensor([[[5.0, -1.0]], [[-1.0, 0.0]], [[-2.0, 3.0]]])
+    assert overlap_loss(logits, torch.ones(3, 1, 2)).item() == 0
+    assert overlap_loss(torch.ones(1, 3, 4), torch.zeros(1, 3, 4)).item() == 0
+
+
+def test_overlap_is_summed_over_questions_and_divided_by_masks() -> None:
+    logits, targets = masks(3, 0, 2)
+    expected = (overlap_loss(logits[0], targets[0]) + overlap_loss(logits[2], targets[2])) / 5
+    torch.testing.assert_close(mean_overlap_loss(logits, targets), expected)
+
+
+def test_questions_do_not_contest_each_others_pixels() -> None:
+    logits, targets = [torch.ones(1, 2, 2)] * 2, [torch.zeros(1, 2, 2)] * 2
+    assert mean_overlap_loss(logits, targets).item() == 0
+    assert mean_overlap_loss([torch.cat(logits)], [torch.cat(targets)]).item() > 0
+
+
+def test_overlap_has_a_gradient_at_contested_pixels_alone() -> None:
+    logits = torch.tensor([[[1.0, 1.0]], [[1.0, -1.0]]], requires_grad=True)
+    overlap_loss(logits, torch.zeros(2, 1, 2)).backward()
+    assert logits.grad[..., 0].abs().min() > 0
+    assert not logits.grad[..., 1].any()

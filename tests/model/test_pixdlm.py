@@ -1,0 +1,177 @@
+"""The whole model: one mask a target whatever shares the batch, losses, gradients, written answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.lora import DEFAULT_TRAINED, part_of, set_trainable
+from model.losses import LossWeights
+from model.pixdlm import PixDLMForCausalLM
+from utils.collate import Batch
+from utils.images import frame_logits
+from utils.tokens import EOS_ID
+
+Collate = Callable[..., Batch]
+LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss")
+
+
+def close(found: list[Tensor], expected: list[Tensor]) -> None:
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def targets(batch: Batch) -> list[int]:
+    return [len(mask) for mask in batch.masks]
+
+
+# Masks
+
+
+@torch.no_grad()
+def test_every_target_has_a_mask(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:
+    batch = collate()
+    masks = tiny_model(batch).mask_logits
+    assert [tuple(mask.shape) for mask in masks] == [(count, 32, 32) for count in targets(batch)]
+    assert {1, 2} <= set(targets(batch))
+
+
+@torch.no_grad()
+def test_a_picture_is_encoded_once_for_all_its_questions(
+    tiny_model: PixDLMForCausalLM, collate: Collate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    encode = tiny_model.pixel_path.encoder.forward
+    monkeypatch.setattr(tiny_model.pixel_path.encoder, "forward", lambda x: seen.append(len(x)) or encode(x))
+    batch = collate()
+    assert (len(batch), len(batch.clip_pixels)) == (11, 4)
+    tiny_model(batch)
+    assert seen == [4]
+
+
+@torch.no_grad()
+def test_a_question_gets_the_masks_that_it_gets_alone(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:
+    """Among questions of other lengths, about its own picture and about others."""
+    batched = tiny_model(collate()).mask_logits
+    for number, masks in enumerate(batched):
+        close(tiny_model(collate(number)).mask_logits, [masks])
+
+
+@torch.no_grad()
+def test_the_order_of_questions_does_not_matter(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:
+    order = [8, 3, 10, 0, 4, 7, 1, 2, 9, 6, 5]
+    masks = tiny_model(collate()).mask_logits
+    close(tiny_model(collate(*order)).mask_logits, [masks[number] for number in order])
+
+
+@torch.no_grad()
+def test_different_questions_and_different_targets_get_different_masks(
+    tiny_model: PixDLMForCausalLM, collate: Collate
+) -> None:
+    batch = collate()
+    masks = tiny_model(batch).mask_logits
+    assert (masks[0] - masks[1]).abs().max() > 1e-4  # one picture
+    two = targets(batch).index(2)
+    assert (masks[two][0] - masks[two][1]).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_a_mask_reads_the_states_that_predict_its_tokens(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:
+    """With whole prompts in hand: each state is the one before its [SEG] token, behind the image."""
+    batch = collate(0, 3, 4)
+    ids, room = batch.input_ids, tiny_model.config.image_tokens - 1
+    hidden = torch.arange(ids.shape[1] + room).float()[None, :, None].expand(len(ids), -1, 2)
+    place = int((ids[0] == -200).nonzero())
+    question, states = tiny_model.seg_states(ids, hidden, place)
+    first = tiny_model.config.text_config.vocab_size - 15
+    places = [
+        (row, i)
+        for row, one in enumerate(ids.tolist())
+        for i, token in enumerate(one)
+        if token in range(first, first + 9)
+    ]
+    assert states[:, 0].tolist() == [i + room - 1 for _, i in places]
+    assert question.tolist() == [row for row, _ in places][::9]
+
+
+def test_a_broken_group_is_refused(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:
+    batch = collate(0)
+    batch.input_ids[0, -2] = EOS_ID  # instead of [SEG8]
+    with pytest.raises(ValueError, match=r"have \[8\] \[SEG\] tokens, which are no whole groups of 9"):
+        tiny_model(batch)
+
+
+def test_two_broken_groups_do_not_make_a_whole_one(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:
+    """Ten in one question and eight in the other: the tenth would become the other's first."""
+    batch = collate(0, 1)
+    first = tiny_model.config.text_config.vocab_size - 15
+    ends = (batch.input_ids == first + 8).nonzero()[:, 1].tolist()
+    batch.input_ids[0, ends[0] + 1] = first  # instead of </s>
+    batch.input_ids[1, ends[1]] = EOS_ID
+    with pytest.raises(ValueError, match="whole groups of 9"):
+        tiny_model(batch)
+
+
+@torch.no_grad()
+def test_a_picture_changes_the_masks_by_both_its_paths(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:
+    batch = collate(0)
+    (before,) = tiny_model(batch).mask_logits
+    for field in ("clip_pixels", "sam_pixels"):
+        (after,) = tiny_model(replace(batch, **{field: getattr(batch, field).flip(-1)})).mask_logits
+        assert (after - before).abs().max() > 1e-4
+
+
+# Losses and gradients
+
+
+def test_losses_are_there_only_with_weights(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:
+    batch = collate(0, 4)
+    plain = tiny_model(batch)
+    assert all(getattr(plain, name) is None for name in (*LOSSES, "overlap_loss"))
+    output = tiny_model(batch, LossWeights())
+    assert all(getattr(output, name).isfinite() for name in LOSSES) and output.overlap_loss is None
+
+
+def test_the_loss_is_the_weighted_sum(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:
+    batch = collate()
+    ones = tiny_model(batch, LossWeights(1.0, 1.0, 1.0, 1.0))
+    weighted = tiny_model(batch, LossWeights(ce=2.0, bce=3.0, dice=5.0, overlap=7.0))
+    names = ("ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss")
+    for name, weight in zip(names, (2.0, 3.0, 5.0, 7.0), strict=True):
+        torch.testing.assert_close(getattr(weighted, name), weight * getattr(ones, name))
+    torch.testing.assert_close(weighted.loss, sum(getattr(weighted, name) for name in names))
+
+
+def test_masks_are_scored_in_the_frames_own_geometry(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:
+    batch = collate(0, 10)  # frames of 60 x 80 and 180 x 120
+    output = tiny_model(batch, LossWeights(bce=1.0))
+    losses = []
+    for masks, image, truth in zip(output.mask_logits, batch.image_index, batch.masks, strict=True):
+        logits = frame_logits(masks, batch.geometries[image], tiny_model.config)
+        losses.append(torch.nn.functional.binary_cross_entropy_with_logits(logits, truth.float()))
+    torch.testing.assert_close(output.mask_bce_loss, sum(losses) / 2)
+
+
+def test_every_trained_part_gets_a_gradient_and_no_other(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:
+    set_trainable(tiny_model, set(DEFAULT_TRAINED))
+    tiny_model(collate(), LossWeights()).loss.backward()
+    reached = {part_of(name) for name, p in tiny_model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert reached == set(DEFAULT_TRAINED)
+
+
+def test_every_weight_that_a_mask_depends_on_gets_a_gradient(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:
+    """After one step: what starts at zero shields what lies before it."""
+    unused = ("iou_head.", "hypernetworks.1", "hypernetworks.2", "hypernetworks.3", "post_layernorm")
+    unused += tuple(f"prompt_encoder.{name}" for name in ("point_emb", "not_a_point", "mask_downscaling"))
+    optimiser = torch.optim.SGD(tiny_model.parameters(), lr=0.05)
+    for _ in range(2):
+        optimiser.zero_grad()
+        tiny_model(collate(), LossWeights()).loss.backward()
+        optimiser.step()
+    without = {name for name, p in tiny_model.named_parameters() if p.grad is None or not p.grad.any()}
+    assert {name for name in without if not any(part in name for part in unused)} <= {
+        "semantic_path.clip.embeddings.class_embedding"
+    }
