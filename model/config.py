@@ -239,7 +239,7 @@ def mini_config(vocabulary: int = 1000) -> PixDLMConfig:
                 "stages": [1, 1, 2, 1],
                 "global_att_blocks": [3],
                 "window_pos_embed_bkg_spatial_size": [7, 7],
-                "window_spec": [8, 4, 5, 5],
+                "window_spec": [8, 4, 4, 4],
             },
             # Without pretraining the fine levels need what the coarse ones know.
             "neck": {"d_model": 64, "fpn_top_down_levels": [0, 1, 2, 3]},
