@@ -25,10 +25,11 @@ from utils.args import TrainArgs, as_dict, parse_train
 from utils.checkpoint import save_model
 from utils.collate import Batch, Collator
 from utils.datasets import load_dataset
-from utils.distributed import free_port, mean_over_processes, pick_device, process_group, rank, world
+from utils.distributed import mean_over_processes, pick_device, process_group, rank, world
 from utils.engine import DTYPES, gathered_state, single_process_environment, start_engine
 from utils.errors import UserError, run_main
 from utils.evaluation import evaluate
+from utils.launch import free_port
 from utils.logs import peak_memory_gib, start_logging
 from utils.metrics import breakdowns
 from utils.report import table

@@ -23,9 +23,10 @@ from model.pixdlm import PixDLMForCausalLM
 from utils.checkpoint import save_model
 from utils.datasets import load_dataset
 from utils.datasets.base import target_masks
-from utils.distributed import free_port, pick_device
+from utils.distributed import pick_device
 from utils.errors import UserError, run_main
 from utils.images import read_image
+from utils.launch import free_port
 from utils.metrics import mask_counts
 from utils.tokens import SEG_TOKENS, PixTokenizer
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from utils.distributed import barrier, free_port, gather_lists, pick_device, process_group, rank, world
+from utils.distributed import barrier, gather_lists, pick_device, process_group, rank, world
 from utils.errors import UserError
+from utils.launch import free_port
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TWO = """
@@ -65,12 +65,6 @@ def test_two_processes_gather_in_the_order_of_ranks_and_leave_no_group_behind() 
         ["0 2 [(0, 0), (0, 1), (0, 2), (1, 0)]", "taken down True"],
         ["1 2 None", "taken down True"],
     ]
-
-
-def test_a_free_port_can_be_listened_on() -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", free_port()))
-        listener.listen()
 
 
 def test_devices_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

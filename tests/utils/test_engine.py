@@ -17,9 +17,9 @@ from torch import nn
 from model.pixdlm import PixDLMForCausalLM
 from utils import engine as module
 from utils.args import OFFLOADS, PRECISIONS, TrainArgs, check_train
-from utils.distributed import free_port
 from utils.engine import engine_config, parameter_groups, single_process_environment, start_engine
 from utils.errors import UserError
+from utils.launch import free_port
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
