@@ -29,6 +29,7 @@ from utils.distributed import mean_over_processes, pick_device, process_group, r
 from utils.engine import DTYPES, gathered_state, single_process_environment, start_engine
 from utils.errors import UserError, run_main
 from utils.evaluation import evaluate
+from utils.hints import draw_hints, hint_share
 from utils.launch import free_port
 from utils.logs import peak_memory_gib, start_logging
 from utils.metrics import breakdowns
@@ -104,6 +105,7 @@ class Run:
         self.dtype = DTYPES[args.precision]
         self.weights = LossWeights(args.ce_weight, args.bce_weight, args.dice_weight, args.overlap_weight)
         self.step, self.best = 0, -1.0
+        self.chance = torch.Generator().manual_seed(args.seed)  # of the hints
         self.writer = SummaryWriter(str(run_dir)) if rank() == 0 else None
         self.started = time.perf_counter()
 
@@ -117,7 +119,8 @@ class Run:
             rate = self.schedule.get_last_lr()[0]  # of this step; the engine moves the schedule on
             for _ in range(self.args.grad_accumulation):
                 batch = next(batches).to(self.engine.device, self.dtype)
-                output = self.engine(batch, self.weights)
+                share = hint_share(self.step, self.args.hint_share, self.args.hint_steps)
+                output = self.engine(batch, self.weights, draw_hints(batch, share, self.chance))
                 self.check_finite(output, batch)
                 self.engine.backward(output.loss)
                 self.engine.step()

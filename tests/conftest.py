@@ -16,6 +16,8 @@ from transformers import CLIPVisionConfig, LlamaConfig
 
 from model.config import PixDLMConfig
 from model.pixdlm import PixDLMForCausalLM
+from utils.collate import Batch, Collator
+from utils.datasets import load_dataset
 from utils.tokens import PixTokenizer
 
 SENTENCES = (
@@ -167,3 +169,15 @@ def tiny_model(tiny_config: PixDLMConfig) -> PixDLMForCausalLM:
     """A fresh model of it, in evaluation mode; the same weights every time."""
     torch.manual_seed(0)
     return PixDLMForCausalLM(tiny_config).eval()
+
+
+@pytest.fixture
+def collate(tiny_drseg: Path, tiny_config: PixDLMConfig, tokenizer: PixTokenizer) -> Callable[..., Batch]:
+    """A batch of the questions with these numbers, or of all eleven."""
+    samples = load_dataset(tiny_drseg, "test")
+
+    def make(*numbers: int, answered: bool = True) -> Batch:
+        collator = Collator(tiny_config, tokenizer, answered=answered)
+        return collator([samples[number] for number in numbers or range(len(samples))])
+
+    return make

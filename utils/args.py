@@ -60,6 +60,8 @@ class TrainArgs:
     bce_weight: float = choice(2.0, "Weight of the masks' binary cross entropy.")
     dice_weight: float = choice(0.5, "Weight of the masks' dice loss.")
     overlap_weight: float = choice(0.0, "Weight of the overlap loss between masks of one answer.")
+    hint_share: float = choice(0.0, "From scratch: share of masks whose prompt is at first told the target's place.")
+    hint_steps: int = choice(0, "Optimiser steps in which that share falls to zero.")
 
     precision: str = choice("bf16", "fp32, bf16, fp16, or mixed (fp32 weights, bf16 arithmetic).")
     zero_stage: int = choice(2, "DeepSpeed ZeRO stage, 0 to 3.")
@@ -83,13 +85,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": "data/DRSeg-mini",
         "tokenizer": "PixDLM/mini",
         "from_scratch": True,
-        "epochs": 8,
+        "epochs": 10,
         "batch_size": 6,
         "grad_accumulation": 1,
         "lr": 5e-4,
         "weight_decay": 0.05,
         "bce_weight": 0.5,
         "dice_weight": 2.0,
+        "hint_share": 0.6,
+        "hint_steps": 1500,
         "precision": "fp32",
         "zero_stage": 0,
         "lora_rank": 0,
@@ -157,6 +161,9 @@ def check_train(args: TrainArgs) -> None:
     at_least(args, 0, "ce_weight", "bce_weight", "dice_weight", "overlap_weight")
     if args.steps_per_epoch is not None:
         at_least(args, 1, "steps_per_epoch")
+    at_least(args, 0, "hint_share", "hint_steps")
+    if args.hint_share > 1:
+        raise UserError(f"--hint-share is {args.hint_share}; a share is at most 1")
     one_of(args, "precision", PRECISIONS)
     one_of(args, "offload", OFFLOADS)
     if args.zero_stage not in (0, 1, 2, 3):

@@ -1,4 +1,4 @@
-"""Fixtures of the model's tests: batches of the small folder, and the golden model with its samples."""
+"""Fixtures of the model's tests: the golden model with its samples."""
 
 from __future__ import annotations
 
@@ -19,18 +19,6 @@ from model.weights import load_strict, rename_published
 from utils.collate import Batch, Collator
 from utils.datasets import load_dataset
 from utils.tokens import PixTokenizer
-
-
-@pytest.fixture
-def collate(tiny_drseg: Path, tiny_config: PixDLMConfig, tokenizer: PixTokenizer) -> Callable[..., Batch]:
-    """A batch of the questions with these numbers, or of all eleven."""
-    samples = load_dataset(tiny_drseg, "test")
-
-    def make(*numbers: int, answered: bool = True) -> Batch:
-        collator = Collator(tiny_config, tokenizer, answered=answered)
-        return collator([samples[number] for number in numbers or range(len(samples))])
-
-    return make
 
 
 @pytest.fixture(scope="session")
