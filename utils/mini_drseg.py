@@ -23,9 +23,10 @@ from tqdm import tqdm
 from utils.errors import UserError, run_main
 from utils.files import write_beside
 from utils.mini_planner import plan_scene
-from utils.mini_questions import REASONING_TYPES, Candidate, choose_questions, see
+from utils.mini_questions import REASONING_TYPES, Candidate, choose_questions
 from utils.mini_render import render
 from utils.mini_scene import Camera
+from utils.mini_seen import see
 
 VERSION = 1  # raise it whenever the same seed gives other data
 SPLITS = ("train", "val", "test")

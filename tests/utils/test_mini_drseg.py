@@ -26,9 +26,10 @@ from utils.datasets.base import Sample, polygons_rle, target_masks
 from utils.errors import UserError
 from utils.images import read_image
 from utils.mini_drseg import SPLITS, describe, draw_group, generate
-from utils.mini_questions import GROUPS, REASONING_TYPES, Candidate, see
+from utils.mini_questions import GROUPS, REASONING_TYPES, Candidate
 from utils.mini_render import Picture, render
 from utils.mini_scene import Camera, Light, Scene, Thing
+from utils.mini_seen import see
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 COUNTS = {"train": 12, "val": 6, "test": 5}  # the last group of the test split is cut short
