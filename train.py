@@ -26,14 +26,14 @@ from utils.checkpoint import save_model
 from utils.collate import Batch, Collator
 from utils.datasets import load_dataset
 from utils.distributed import mean_over_processes, pick_device, process_group, rank, world
-from utils.engine import DTYPES, gathered_state, single_process_environment, start_engine
+from utils.engine import DTYPES, check_precision, gathered_state, single_process_environment, start_engine
 from utils.errors import UserError, run_main
 from utils.evaluation import evaluate
 from utils.hints import draw_hints, hint_share
 from utils.launch import free_port
 from utils.logs import peak_memory_gib, start_logging
 from utils.metrics import breakdowns
-from utils.report import table
+from utils.report import results_folder, table
 from utils.sampler import TrainSampler
 from utils.start import check_files, start
 from utils.tokens import PixTokenizer
@@ -45,7 +45,7 @@ LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss")
 
 def main() -> None:
     args = parse_train()
-    run_dir = Path(args.run_dir)
+    run_dir = results_folder(args.run_dir, "--run-dir")
     start_logging(run_dir / "train.log")
     single_process_environment(free_port())
     device = pick_device()
@@ -61,6 +61,7 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     reading = {"name": args.dataset, "polygons": args.polygons, "skip_bad_records": args.skip_bad_records}
     samples = load_dataset(args.data, "train", **reading)
     validation = load_dataset(args.data, "val", **reading)
+    check_precision(args.precision)
     model, tokenizer, trained = start(args)
     if args.gradient_checkpointing:
         model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -73,11 +74,14 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
             f"{args.grad_accumulation} micro-steps; lower --batch-size or --grad-accumulation"
         )
     describe(args, model.config, samples, validation, trained, steps)
-    engine, schedule = start_engine(model.to(device), args, total_steps=steps * args.epochs)
+    model.cast(DTYPES[args.precision]).to(device)
+    if model.use_flash_attention():
+        log.info("the language model attends by flash-attn")
+    engine, schedule = start_engine(model, args, total_steps=steps * args.epochs)
     loader = DataLoader(
         samples,
         batch_sampler=sampler,
-        collate_fn=Collator(model.config, tokenizer),
+        collate_fn=Collator(model.config, tokenizer, cut=True),
         num_workers=args.workers,
         persistent_workers=args.workers > 0,
         generator=torch.Generator().manual_seed(args.seed),  # or workers would draw from dropout's
@@ -106,7 +110,7 @@ class Run:
         self.weights = LossWeights(args.ce_weight, args.bce_weight, args.dice_weight, args.overlap_weight)
         self.step, self.best = 0, -1.0
         self.chance = torch.Generator().manual_seed(args.seed)  # of the hints
-        self.writer = SummaryWriter(str(run_dir)) if rank() == 0 else None
+        self.writer = SummaryWriter(str(run_dir), purge_step=0) if rank() == 0 else None
         self.started = time.perf_counter()
 
     def train_epoch(self, epoch: int, batches: Any) -> None:

@@ -11,7 +11,8 @@
 #
 # NPROC=N           processes on this node (default: the GPUs found, else 1)
 # HOSTFILE=FILE     trains on several nodes: DeepSpeed's hostfile, `worker-1 slots=8` a line; the
-#                   checkout must be at the same path on all of them
+#                   checkout must be at the same path on all of them, and this must be started on the
+#                   first of them or on a disk that they share: the evaluation here reads what it wrote
 # PIXDLM_PYTHON=…   the Python to use instead of the active one
 #
 # A run writes runs/NAME/: last/, best/, TensorBoard files, a log, eval/, eval-shuffled/.

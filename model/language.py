@@ -49,7 +49,8 @@ def condition_on_text(tokens: Tensor, question: Tensor, mask: Tensor | None) -> 
     Returns:
         float[Q, N, D]
     """
-    similarity = F.normalize(tokens, dim=-1) @ F.normalize(question, dim=-1).transpose(1, 2)
+    # in float32: half precision has no number for the smallest norm that is divided by, and padding is zero
+    similarity = F.normalize(tokens.float(), dim=-1) @ F.normalize(question.float(), dim=-1).transpose(1, 2)
     if mask is not None:
         similarity = similarity.masked_fill(~mask[:, None], float("-inf"))
     return tokens + similarity.softmax(dim=-1).to(question.dtype) @ question

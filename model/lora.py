@@ -9,7 +9,6 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 LORA_MARK = "lora_"  # in the name of every tensor of an adapter
-DEFAULT_TARGETS = ("q_proj", "v_proj")
 
 # Named parts -> prefixes of their parameters; what train.py's options and log speak of.
 PARTS = {

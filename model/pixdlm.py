@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, is_flash_attn_2_available
 
 from model.config import PixDLMConfig
 from model.fusion import Fusion
@@ -72,6 +72,21 @@ class PixDLMForCausalLM(PreTrainedModel):
         if config.lora:
             add_lora(self.language_model, config.lora)
         self.post_init()
+
+    def cast(self, dtype: torch.dtype) -> PixDLMForCausalLM:
+        """Weights to `dtype`, in place. Buffers stay: RoPE's frequencies and the position codes' would be
+        rounded by up to 0.2 %, which is half a radian at the end of a prompt."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
+        return self
+
+    def use_flash_attention(self) -> bool:
+        """Let the language model attend by flash-attn where that is installed and fits; says whether it does."""
+        weight = self.projector.weight
+        fits = weight.is_cuda and weight.dtype in (torch.bfloat16, torch.float16) and is_flash_attn_2_available()
+        if fits:
+            self.language_model.set_attn_implementation("flash_attention_2")
+        return fits
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leave every part as its own class initialised it; CLIP and Llama have rules of their own."""

@@ -103,13 +103,21 @@ def read_folder(folder: Path) -> Iterator[tuple[Path, dict[str, Tensor]]]:
     for stem in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{stem}.index.json"
         if index.is_file():
-            for shard in sorted(set(json.loads(index.read_text())["weight_map"].values())):
+            for shard in _shards_of(index):
                 yield folder / shard, read_tensors(folder / shard)
             return
         if (folder / stem).is_file():
             yield folder / stem, read_tensors(folder / stem)
             return
     raise UserError(f"{folder}: no model.safetensors, pytorch_model.bin or index of shards in it")
+
+
+def _shards_of(index: Path) -> list[str]:
+    """Raises UserError where the index is damaged."""
+    try:
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index}: no index of shards ({_first_line(error)}); fetch it again") from error
 
 
 def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:

@@ -32,7 +32,8 @@ MINI = """
 import argparse, pathlib
 parser = argparse.ArgumentParser()
 parser.add_argument("--out", type=pathlib.Path, required=True)
-(parser.parse_args().out / "labels").mkdir(parents=True)
+parser.add_argument("--if-missing", action="store_true", required=True)
+(parser.parse_args().out / "labels").mkdir(parents=True, exist_ok=True)
 """
 READING = ["--polygons", "first", "--workers", "1", "--skip-bad-records"]  # holds for training and evaluation
 FAKE_TORCH = "class cuda:\n    device_count = staticmethod(lambda: 0)\n"  # the real one takes seconds

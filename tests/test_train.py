@@ -63,6 +63,7 @@ TINY = {
     "pixel_embed_width": 16,
     "mask_size": 32,
 }
+HINTS = ["--hint-share", "0.5", "--hint-steps", "9"]
 OVERRIDES = ["--override", *(f"{field}={json.dumps(value)}" for field, value in TINY.items())]
 SERVER = """
 import atexit, importlib, json, os, sys, traceback
@@ -127,7 +128,18 @@ class Ended:
 def command(data: Path, folder: Path, *arguments: str | Path) -> list[str]:
     """train.py's arguments for a short run of a tiny model; later ones replace earlier ones."""
     given = ["--config", "mini", "--data", data, "--run-dir", folder, "--workers", "0", "--epochs", "2"]
-    given += ["--batch-size", "2", "--log-every", "1", "--warmup-steps", "2", *OVERRIDES, *arguments]
+    given += [
+        "--batch-size",
+        "2",
+        "--log-every",
+        "1",
+        "--warmup-steps",
+        "2",
+        "--hint-share",
+        "0",
+        *OVERRIDES,
+        *arguments,
+    ]
     return [str(one) for one in given]
 
 
@@ -261,8 +273,9 @@ def test_tensorboard_has_every_value_at_every_step(base: Ended) -> None:
         assert values["loss"][step] == pytest.approx(sum(parts), rel=1e-4) and min(parts[:3]) > 0
     assert max(values["lr"].values()) == pytest.approx(7e-4) and values["lr"][12] < values["lr"][6] < 7e-4
     scores = base.training()["validation"]["overall"]
-    assert base.scalars("val/giou") == {12: pytest.approx(scores["giou"])}
-    assert base.scalars("val/ciou") == {12: pytest.approx(scores["ciou"])}
+    assert list(base.scalars("val/giou")) == [6, 12]  # every epoch
+    assert base.scalars("val/giou")[12] == pytest.approx(scores["giou"])
+    assert base.scalars("val/ciou")[12] == pytest.approx(scores["ciou"])
 
 
 def test_memorised_records_are_found_again(server: Server, few: Path, tmp_path: Path) -> None:
@@ -323,6 +336,23 @@ def fresh(server: Server, data: Path, tmp_path_factory: pytest.TempPathFactory) 
     """What `plain` started from: the same run with a learning rate of nothing, for two passes."""
     arguments = ["--batch-size", "4", "--seed", "5", "--lr", "0"]
     return server.train_well(data, tmp_path_factory.mktemp("runs"), *arguments)
+
+
+@pytest.fixture(scope="module")
+def hinted(server: Server, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """`plain` for two epochs, with hints that end in the middle of the second."""
+    arguments = ["--batch-size", "4", "--seed", "5", *HINTS]
+    return server.train_well(data, tmp_path_factory.mktemp("runs"), *arguments)
+
+
+def test_hints_act_as_long_as_they_are_given(
+    server: Server, data: Path, hinted: Ended, fresh: Ended, tmp_path: Path
+) -> None:
+    arguments = ["--batch-size", "4", "--seed", "5", "--lr", "0", "--hint-share", "1", "--hint-steps", "4"]
+    told = server.train_well(data, tmp_path, *arguments)
+    assert all(one != other for one, other in zip(told.losses[:2], fresh.losses[:2], strict=True))
+    assert told.losses[4:] == fresh.losses[4:]
+    assert hinted.losses[0] != fresh.losses[0]
 
 
 def test_every_pass_has_every_record_in_another_order(plain: Ended, fresh: Ended) -> None:
@@ -450,6 +480,11 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_records(
         (["--init-from", "no/such/model"], "no/such/model: no such model folder"),
         (["--tokenizer", "no/such/tokenizer"], "no/such/tokenizer"),
         (["--override", "mask_sise=8"], "--override 'mask_sise=8'"),
+        (["--seed", "-1"], "--seed is -1; it must be at least 0"),
+        (["--beta1", "1"], "--beta1 is 1.0; it must be at least 0 and less than 1"),
+        (["--hint-share", "2"], "--hint-share is 2.0; a share is at most 1"),
+        (["--hint-share", "0.5", "--override", "geometry=centre_crop"], "hints need letterboxed frames"),
+        (["--run-dir", "train.py"], "--run-dir train.py: cannot be made a folder"),
         (["--precision", "fp8"], "--precision is 'fp8'; known are fp32, bf16, fp16, mixed"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -483,11 +518,11 @@ def test_a_truncated_picture_is_named(server: Server, data: Path, tmp_path: Path
 
 @pytest.fixture(scope="module")
 def launched(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Ended]:
-    """Runs like `plain` on two processes, by ZeRO stage."""
+    """Runs like `hinted` on two processes, by ZeRO stage."""
     found = {}
     for stage in (2, 3):
         folder = tmp_path_factory.mktemp("runs") / f"zero{stage}"
-        arguments = ["--epochs", "1", "--seed", "5", "--zero-stage", str(stage), "--eval-batch-size", "3"]
+        arguments = ["--seed", "5", "--zero-stage", str(stage), "--eval-batch-size", "3", *HINTS]
         arguments = command(data, folder, *arguments)
         ended = subprocess.run(
             [sys.executable, "-m", "utils.launch", "train.py", *arguments],
@@ -503,16 +538,16 @@ def launched(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, 
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_two_processes_train_as_one(launched: dict[int, Ended], plain: Ended, fresh: Ended, stage: int) -> None:
+def test_two_processes_train_as_one(launched: dict[int, Ended], hinted: Ended, fresh: Ended, stage: int) -> None:
     ended = launched[stage]
-    assert "1 epochs of 3 steps, 4 records a step" in ended.log
-    assert ended.losses == pytest.approx(plain.losses, rel=0.02)
-    shapes = [{name: tensor.shape for name, tensor in one.state().items()} for one in (ended, plain)]
+    assert "2 epochs of 3 steps, 4 records a step" in ended.log
+    assert ended.losses == pytest.approx(hinted.losses, rel=0.02)
+    shapes = [{name: tensor.shape for name, tensor in one.state().items()} for one in (ended, hinted)]
     assert shapes[0] == shapes[1]
-    assert distance(ended, plain, fresh) < 0.02
+    assert distance(ended, hinted, fresh) < 0.02
     assert ended.training()["validation"]["overall"]["count"] == 6
     assert ended.training()["validation"]["overall"]["giou"] == pytest.approx(
-        plain.training()["validation"]["overall"]["giou"], abs=0.01
+        hinted.training()["validation"]["overall"]["giou"], abs=0.01
     )
 
 

@@ -85,23 +85,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": "data/DRSeg-mini",
         "tokenizer": "PixDLM/mini",
         "from_scratch": True,
-        "epochs": 10,
-        "batch_size": 6,
+        "epochs": 11,
+        "batch_size": 12,
         "grad_accumulation": 1,
         "lr": 5e-4,
         "weight_decay": 0.05,
         "bce_weight": 0.5,
         "dice_weight": 2.0,
         "hint_share": 0.6,
-        "hint_steps": 1500,
+        "hint_steps": 800,
         "precision": "fp32",
         "zero_stage": 0,
         "lora_rank": 0,
         "gradient_checkpointing": False,
         "workers": 1,
-        "warmup_steps": 200,
+        "warmup_steps": 150,
         "log_every": 50,
-        "validate_every": 2,
         "eval_batch_size": 16,
     },
     "release": {"run_dir": "runs/release"},
@@ -132,8 +131,11 @@ def parse_train(argv: list[str] | None = None) -> TrainArgs:
     Raises:
         UserError: an option has a value that cannot be.
     """
-    name = parse_known(TrainArgs, argv).config
-    args = parse(TrainArgs, argv, PRESETS.get(name))
+    known = parse_known(TrainArgs, argv)
+    presets = dict(PRESETS.get(known.config, {}))
+    if known.init_from:
+        presets.pop("hint_share", None)  # a model that has learnt to point needs none
+    args = parse(TrainArgs, argv, presets)
     check_train(args)
     return args
 
@@ -157,13 +159,16 @@ def check_train(args: TrainArgs) -> None:
     if args.config not in NAMED_CONFIGS:
         raise UserError(f"unknown configuration {args.config!r}; known are {', '.join(NAMED_CONFIGS)}")
     at_least(args, 1, "epochs", "batch_size", "grad_accumulation", "eval_batch_size", "log_every", "validate_every")
-    at_least(args, 0, "warmup_steps", "lora_rank", "workers", "weight_decay", "lr", "clip_norm")
+    at_least(args, 0, "seed", "warmup_steps", "lora_rank", "workers", "weight_decay", "lr", "clip_norm")
     at_least(args, 0, "ce_weight", "bce_weight", "dice_weight", "overlap_weight")
     if args.steps_per_epoch is not None:
         at_least(args, 1, "steps_per_epoch")
     at_least(args, 0, "hint_share", "hint_steps")
     if args.hint_share > 1:
         raise UserError(f"--hint-share is {args.hint_share}; a share is at most 1")
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(args, name) < 1:
+            raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 0 and less than 1")
     one_of(args, "precision", PRECISIONS)
     one_of(args, "offload", OFFLOADS)
     if args.zero_stage not in (0, 1, 2, 3):

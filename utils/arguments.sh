@@ -43,7 +43,7 @@ default_data() {
 }
 
 draw_mini_data() {
-    [ -d "$mini_data" ] || "$python" -m utils.mini_drseg --out "$mini_data" || exit $?
+    "$python" -m utils.mini_drseg --out "$mini_data" --if-missing || exit $?
 }
 
 # launch ARGUMENT...: `python -m utils.launch`; the shell script ends with its status when it fails.

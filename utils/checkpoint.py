@@ -84,6 +84,7 @@ def load_model(
             f"{tokenizer.path}: {len(tokenizer)} tokens, but config.json says {config.text_config.vocab_size}"
         )
     state = {name: tensor for _, shard in read_folder(folder) for name, tensor in shard.items()}
-    model = PixDLMForCausalLM(config)
+    model = PixDLMForCausalLM(config).cast(dtype)
     load_strict(model, state, str(folder))
-    return model.to(device=device, dtype=dtype).eval(), tokenizer
+    model.to(device).use_flash_attention()
+    return model.eval(), tokenizer

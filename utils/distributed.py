@@ -52,13 +52,19 @@ def pick_device(name: str = "auto") -> torch.device:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """The group of a launcher's processes, taken down whatever happens; nothing for a single process."""
+    """The group of a launcher's processes, taken down at the end; nothing for a single process.
+
+    After an error NCCL's group is left to the process's end: taking it down waits for all GPUs, and
+    the others are still in the step that this process has left. The error would never be told.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    ended_well = False
     try:
         yield
+        ended_well = True
     finally:
-        if dist.is_initialized():
+        if dist.is_initialized() and (ended_well or dist.get_backend() != "nccl"):
             dist.destroy_process_group()
 
 
@@ -76,9 +82,3 @@ def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
     if world() > 1:
         dist.all_reduce(values)
     return values / world()
-
-
-def barrier() -> None:
-    """Wait for all processes."""
-    if dist.is_initialized() and world() > 1:
-        dist.barrier()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.args import TrainArgs
+from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,19 @@ def engine_config(args: TrainArgs) -> dict[str, Any]:
     return config
 
 
+def check_precision(precision: str) -> None:
+    """Ask before anything is loaded; DeepSpeed would after all of it.
+
+    Raises:
+        UserError: the device cannot train in this precision.
+    """
+    from deepspeed.accelerator import get_accelerator
+
+    lacks = {"fp16": not get_accelerator().is_fp16_supported(), "bf16": not get_accelerator().is_bf16_supported()}
+    if lacks.get(precision):
+        raise UserError(f"--precision {precision}: this machine cannot train in it; use fp32, or another machine")
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Trained parameters; embeddings, norms and biases are not decayed."""
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
@@ -55,7 +69,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[Any, Any]:
-    """The DeepSpeed engine around a model, and its learning-rate schedule.
+    """The DeepSpeed engine around a model that has the run's precision and device, and its learning-rate schedule.
 
     The schedule is linear warm-up and then a linear decay to zero at `total_steps`.
     """
@@ -76,7 +90,7 @@ def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[A
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
     engine, _, _, schedule = deepspeed.initialize(
-        model=model.to(DTYPES[args.precision]),
+        model=model,
         optimizer=optimizer,
         lr_scheduler=schedule,
         config=engine_config(args),

@@ -87,7 +87,7 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: ZeRO-3's shards that were gathered in it could not train on
 def evaluate(
     model: PixDLMForCausalLM,
     tokenizer: PixTokenizer,
@@ -125,7 +125,7 @@ def evaluate(
         num_workers=workers,
     )
     own: list[Prediction] = []
-    with full_precision_matmul():
+    with full_precision():
         for i, batch in enumerate(tqdm(loader, desc=title, unit="batch", disable=rank() != 0, leave=False)):
             batch = batch.to(model.device, dtype)
             output = (runner or model)(batch)
@@ -136,14 +136,16 @@ def evaluate(
 
 
 @contextlib.contextmanager
-def full_precision_matmul():
+def full_precision():
     """Keep PyTorch from trading digits for speed while numbers are made that will be compared."""
-    before = torch.get_float32_matmul_precision()
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def score_batch(

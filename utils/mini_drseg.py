@@ -20,10 +20,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from utils.datasets.drseg import REASONING_TYPES
 from utils.errors import UserError, run_main
 from utils.files import write_beside
 from utils.mini_planner import plan_scene
-from utils.mini_questions import REASONING_TYPES, Candidate, choose_questions
+from utils.mini_questions import Candidate, choose_questions
 from utils.mini_render import render
 from utils.mini_scene import Camera
 from utils.mini_seen import see
@@ -67,6 +68,27 @@ def describe(counts: dict[str, int], seed: int) -> dict:
         "seed": seed,
         "counts": {split: counts.get(split, 0) for split in SPLITS},
     }
+
+
+def is_current(out: Path) -> bool:
+    """Whether `out` holds a set that this version drew, of whatever size.
+
+    Raises:
+        UserError: it holds one of another version, or something else.
+    """
+    if not out.exists():
+        return False
+    try:
+        found = json.loads((out / "dataset.json").read_text())
+        version = (found["name"], found["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        version = None
+    if version != ("DRSeg-mini", VERSION):
+        raise UserError(
+            f"{out} is not DRSeg-mini of version {VERSION}; "
+            f"`python -m utils.mini_drseg --out {out} --overwrite` draws it anew"
+        )
+    return True
 
 
 def _check(out: Path, counts: dict[str, int], seed: int, workers: int, overwrite: bool) -> None:
@@ -171,8 +193,11 @@ def main() -> None:
         parser.add_argument(f"--{split}", type=int, default=count, help=f"{split} records")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
+    parser.add_argument("--if-missing", action="store_true", help="do nothing where --out holds the set already")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if args.if_missing and is_current(args.out):
+        return
     counts = {split: getattr(args, split) for split in SPLITS}
     generate(args.out, counts, args.seed, args.workers, args.overwrite)
     logger.info("wrote %s", args.out)

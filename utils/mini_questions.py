@@ -15,8 +15,6 @@ import numpy as np
 from utils.mini_scene import FLAT_KINDS, VEHICLES, Camera, Thing
 from utils.mini_seen import Seen
 
-REASONING_TYPES = ("spatial", "attribute", "scene")
-
 CONFUSABLE = {frozenset(p) for p in (("white", "grey"), ("grey", "black"), ("red", "brown"))}
 PLURALS = {"bus": "buses"}
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")

@@ -38,7 +38,7 @@ def table(scores: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def results_folder(path: Path | str) -> Path:
+def results_folder(path: Path | str, option: str = "--out") -> Path:
     """The folder that results go to, made where it is missing; called before the work, not after it.
 
     Raises:
@@ -48,9 +48,9 @@ def results_folder(path: Path | str) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out {path}: cannot be made a folder ({error.strerror}); name another") from error
+        raise UserError(f"{option} {path}: cannot be made a folder ({error.strerror}); name another") from error
     if not os.access(path, os.W_OK):
-        raise UserError(f"--out {path}: cannot be written to; name another folder")
+        raise UserError(f"{option} {path}: cannot be written to; name another folder")
     return path
 
 

@@ -88,6 +88,17 @@ def test_conditioning_keeps_half_precision() -> None:
     torch.testing.assert_close(found[0].float(), conditioned(tokens[0].float(), question[0].float()), atol=0.1, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("masked", [True, False])
+def test_padding_is_no_nan_in_any_precision(dtype: torch.dtype, masked: bool) -> None:
+    mask = mask_of(2, 4)
+    tokens = torch.randn(2, 5, 8).to(dtype).requires_grad_()
+    question = (torch.randn(2, 4, 8) * mask[..., None]).to(dtype)
+    found = condition_on_text(tokens, question, mask if masked else None)
+    found.sum().backward()
+    assert found.isfinite().all() and tokens.grad.isfinite().all()
+
+
 # The image in the prompt
 
 

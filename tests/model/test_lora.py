@@ -9,7 +9,6 @@ from transformers import LlamaForCausalLM
 
 from model.config import PixDLMConfig
 from model.lora import (
-    DEFAULT_TARGETS,
     DEFAULT_TRAINED,
     LORA_MARK,
     PARTS,
@@ -20,7 +19,7 @@ from model.lora import (
 )
 from model.pixdlm import PixDLMForCausalLM
 
-SETTINGS = lora_settings(8, 16, 0.0, list(DEFAULT_TARGETS))
+SETTINGS = lora_settings(8, 16, 0.0, ["q_proj", "v_proj"])
 IDS = torch.tensor([[1, 20, 30, 40, 50]])
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+from model import pixdlm
 from model.lora import DEFAULT_TRAINED, part_of, set_trainable
 from model.losses import LossWeights
 from model.pixdlm import PixDLMForCausalLM
@@ -175,3 +177,20 @@ def test_every_weight_that_a_mask_depends_on_gets_a_gradient(tiny_model: PixDLMF
     assert {name for name in without if not any(part in name for part in unused)} <= {
         "semantic_path.clip.embeddings.class_embedding"
     }
+
+
+@pytest.mark.parametrize(
+    ("there", "dtype", "used"),
+    [(True, torch.bfloat16, True), (True, torch.float32, False), (False, torch.bfloat16, False)],
+)
+def test_flash_attention_is_taken_where_it_fits(
+    tiny_model: PixDLMForCausalLM, monkeypatch: pytest.MonkeyPatch, there: bool, dtype: torch.dtype, used: bool
+) -> None:
+    asked = []
+    monkeypatch.setattr(pixdlm, "is_flash_attn_2_available", lambda: there)
+    monkeypatch.setattr(tiny_model.language_model, "set_attn_implementation", asked.append)
+    weight = SimpleNamespace(is_cuda=True, dtype=dtype)
+    tiny_model.__dict__["projector"] = SimpleNamespace(weight=weight)  # before the module of this name
+    assert tiny_model.use_flash_attention() == used and asked == ["flash_attention_2"] * used
+    weight.is_cuda = False
+    assert not tiny_model.use_flash_attention()

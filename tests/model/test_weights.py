@@ -109,6 +109,13 @@ def test_a_folder_is_read_shard_by_shard(tmp_path: Path) -> None:
         list(read_folder(tmp_path))
 
 
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"weight_map": 3}'])
+def test_a_damaged_index_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(UserError, match="model.safetensors.index.json: no index of shards"):
+        list(read_folder(tmp_path))
+
+
 def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{tmp_path}: no model.safetensors, pytorch_model.bin or index"):
         list(read_folder(tmp_path))

@@ -177,3 +177,9 @@ def test_precision_of_inference() -> None:
     ]
     with pytest.raises(UserError, match="--precision is 'fp8'; known are"):
         inference_dtype("fp8", cpu)
+
+
+def test_a_trained_model_gets_no_hints_unless_asked() -> None:
+    assert parse_train(["--config", "mini"]).hint_share > 0
+    assert parse_train(["--config", "mini", "--init-from", "runs/mini/best"]).hint_share == 0
+    assert parse_train(["--config", "mini", "--init-from", "runs/mini/best", "--hint-share", "0.2"]).hint_share == 0.2

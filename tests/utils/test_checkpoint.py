@@ -186,3 +186,12 @@ def test_the_configuration_alone_can_be_read(folder: Path, tiny_config: PixDLMCo
     config = load_config(folder)
     assert config.pixel_encoder == tiny_config.pixel_encoder
     assert config.text_config.hidden_size == 32 and config.vision_config.image_size == 64
+
+
+def test_half_precision_rounds_weights_and_no_frequencies(folder: Path) -> None:
+    whole, half = (load_model(folder, dtype=dtype)[0] for dtype in (torch.float32, torch.bfloat16))
+    assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
+    buffers = dict(whole.named_buffers())
+    assert any("inv_freq" in name for name in buffers)
+    for name, buffer in half.named_buffers():
+        assert torch.equal(buffer, buffers[name]), name

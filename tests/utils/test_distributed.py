@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from utils.distributed import barrier, gather_lists, pick_device, process_group, rank, world
+from utils.distributed import gather_lists, pick_device, process_group, rank, world
 from utils.errors import UserError
 from utils.launch import free_port
 
@@ -19,10 +19,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 TWO = """
 import torch
 import torch.distributed as dist
-from utils.distributed import barrier, gather_lists, process_group, rank, world
+from utils.distributed import gather_lists, process_group, rank, world
 try:
     with process_group(torch.device("cpu")):
-        barrier()
         print(rank(), world(), gather_lists([(rank(), i) for i in range(3 - 2 * rank())]))
         raise KeyError("inside")
 except KeyError:
@@ -41,7 +40,6 @@ def test_a_single_process_needs_no_group() -> None:
         assert not dist.is_initialized()
         assert (rank(), world()) == (0, 1)
         assert gather_lists([1, 2]) == [1, 2]
-        barrier()
 
 
 def test_the_launchers_rank_holds_before_there_is_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +63,23 @@ def test_two_processes_gather_in_the_order_of_ranks_and_leave_no_group_behind() 
         ["0 2 [(0, 0), (0, 1), (0, 2), (1, 0)]", "taken down True"],
         ["1 2 None", "taken down True"],
     ]
+
+
+@pytest.mark.parametrize(("backend", "taken_down"), [("gloo", True), ("nccl", False)])
+def test_after_an_error_nccls_group_is_left_so_that_the_error_is_told(
+    monkeypatch: pytest.MonkeyPatch, backend: str, taken_down: bool
+) -> None:
+    calls = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_backend", lambda: backend)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append(1))
+    with pytest.raises(KeyError), process_group(torch.device("cpu")):
+        raise KeyError("inside")
+    assert bool(calls) == taken_down
+    calls.clear()
+    with process_group(torch.device("cpu")):
+        pass
+    assert calls
 
 
 def test_devices_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

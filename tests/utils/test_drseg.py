@@ -277,6 +277,14 @@ def test_skipped_records_are_counted_and_listed(
     assert "record 1 (id 'b'): question 1" in caplog.text and "record 2 (id 'c') has no target" in caplog.text
 
 
+def test_a_picture_that_is_cut_off_is_skipped_too(make_drseg: Make, make_record: Make) -> None:
+    root = make_drseg([make_record("a"), make_record("b")])
+    broken = root / "CODrone/DRtest/a.jpg"
+    broken.write_bytes(broken.read_bytes()[:-2000])
+    assert len(load_dataset(root, "test")) == 2  # a look at the headers does not tell
+    assert [one.record_id for one in load_dataset(root, "test", skip_bad_records=True)] == ["b"]
+
+
 def test_skipping_all_records_is_an_error(make_drseg: Make, make_record: Make) -> None:
     with pytest.raises(UserError, match="no usable record"):
         load_dataset(make_drseg([make_record(ann_list=[])]), "test", skip_bad_records=True)

@@ -138,11 +138,26 @@ def test_a_run_shorter_than_its_warm_up_never_has_a_negative_rate(told: dict[str
     assert rates(TrainArgs(lr=1.0, warmup_steps=10), 3) == pytest.approx([0.1, 0.2, 0.3, 0.4])
 
 
+@pytest.mark.parametrize(("precision", "known"), [("fp16", False), ("bf16", False), ("fp32", True), ("mixed", True)])
+def test_a_precision_that_the_device_lacks_is_told(
+    monkeypatch: pytest.MonkeyPatch, precision: str, known: bool
+) -> None:
+    accelerator = ModuleType("deepspeed.accelerator")
+    accelerator.get_accelerator = lambda: SimpleNamespace(
+        is_fp16_supported=lambda: False, is_bf16_supported=lambda: False
+    )
+    monkeypatch.setitem(sys.modules, "deepspeed.accelerator", accelerator)
+    if known:
+        module.check_precision(precision)
+    else:
+        with pytest.raises(UserError, match=f"--precision {precision}: this machine"):
+            module.check_precision(precision)
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_weights_and_optimizer_are_as_the_options_say(told: dict[str, Any], precision: str) -> None:
+def test_optimizer_and_configuration_are_as_the_options_say(told: dict[str, Any], precision: str) -> None:
     args = TrainArgs(precision=precision, lr=0.1, beta1=0.8, beta2=0.7, weight_decay=0.3)
     start_engine(nn.Linear(2, 2), args, 10)
-    assert told["model"].weight.dtype == module.DTYPES[precision]
     assert isinstance(told["optimizer"], torch.optim.AdamW)
     assert [group["weight_decay"] for group in told["optimizer"].param_groups] == [0.3, 0.0]
     assert told["optimizer"].defaults["betas"] == (0.8, 0.7)

@@ -23,10 +23,11 @@ from pycocotools import mask as coco
 from utils import mini_drseg, mini_render
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample, polygons_rle, target_masks
+from utils.datasets.drseg import REASONING_TYPES
 from utils.errors import UserError
 from utils.images import read_image
-from utils.mini_drseg import SPLITS, describe, draw_group, generate
-from utils.mini_questions import GROUPS, REASONING_TYPES, Candidate
+from utils.mini_drseg import SPLITS, describe, draw_group, generate, is_current
+from utils.mini_questions import GROUPS, Candidate
 from utils.mini_render import Picture, render
 from utils.mini_scene import Camera, Light, Scene, Thing
 from utils.mini_seen import see
@@ -353,6 +354,19 @@ def test_the_module_ends_with_2_and_what_stands_there_stays(tmp_path: Path) -> N
         assert ended.returncode == 2 and message in ended.stderr and str(tmp_path / name) in ended.stderr
         assert "Traceback" not in ended.stderr
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "file", "full"]
+
+
+def test_a_set_that_is_there_is_kept_and_one_of_another_version_told(tmp_path: Path) -> None:
+    assert not is_current(tmp_path / "set")
+    generate(tmp_path / "set", {"train": 3}, workers=1)
+    assert is_current(tmp_path / "set")
+    before = contents(tmp_path / "set")
+    ended = module("--out", tmp_path / "set", "--if-missing")
+    assert ended.returncode == 0 and contents(tmp_path / "set") == before
+    settings = json.loads((tmp_path / "set/dataset.json").read_text())
+    (tmp_path / "set/dataset.json").write_text(json.dumps({**settings, "version": settings["version"] - 1}))
+    ended = module("--out", tmp_path / "set", "--if-missing")
+    assert ended.returncode == 2 and "--overwrite` draws it anew" in ended.stderr and "Traceback" not in ended.stderr
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def load_drseg(root: Path, split: str, polygons: str = "union", skip_bad_records
     if polygons not in POLYGON_RULES:
         raise UserError(f"polygons is {polygons!r}; known are {', '.join(POLYGON_RULES)}")
     file = label_file(root, split)
-    reader = _Reader(root, split, file, polygons)
+    reader = _Reader(root, split, file, polygons, decode=skip_bad_records)
     samples: list[Sample] = []
     bad: list[str] = []
     rescaled = 0
@@ -114,11 +114,14 @@ def read_records(file: Path) -> list[Any]:
 
 
 class _Reader:
-    """Turns records of one file into samples; looks at every picture's header once."""
+    """Turns records of one file into samples; looks at every picture's header once.
 
-    def __init__(self, root: Path, split: str, file: Path, polygons: str) -> None:
+    With `decode` at the whole picture: one that is cut off is then a bad record, and not an error later.
+    """
+
+    def __init__(self, root: Path, split: str, file: Path, polygons: str, decode: bool) -> None:
         self.images = root / "CODrone" / f"DR{split}"
-        self.file, self.polygons = file, polygons
+        self.file, self.polygons, self.decode = file, polygons, decode
         self.sizes: dict[Path, tuple[int, int]] = {}
 
     def samples(self, position: int, record: Any, first_index: int) -> tuple[list[Sample], bool]:
@@ -162,7 +165,7 @@ class _Reader:
     def _picture_fitting(self, where: str, path: Path, frame: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the picture, which has the proportions of the labels' frame."""
         if path not in self.sizes:
-            self.sizes[path] = picture_size(where, path)
+            self.sizes[path] = picture_size(where, path, self.decode)
         (height, width), (frame_height, frame_width) = self.sizes[path], frame
         if not same_proportions((height, width), frame):
             turned = same_proportions((width, height), frame)
@@ -247,14 +250,16 @@ def same_proportions(first: tuple[int, int], second: tuple[int, int]) -> bool:
     return abs(first[0] * second[1] / (first[1] * second[0]) - 1) <= PROPORTION_TOLERANCE
 
 
-def picture_size(where: str, path: Path) -> tuple[int, int]:
-    """(height, width) of the pixels as they are stored, from the picture's header alone.
+def picture_size(where: str, path: Path, decode: bool = False) -> tuple[int, int]:
+    """(height, width) of the pixels as they are stored, from the picture's header; all of it is decoded on demand.
 
     Raises:
         BadRecord: the picture is missing, no picture, or too large to decode.
     """
     try:
         with Image.open(path) as picture:
+            if decode:
+                picture.load()
             return picture.height, picture.width
     except FileNotFoundError as error:
         raise BadRecord(f"{where}: its picture {path} is missing") from error
