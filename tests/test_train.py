@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from model.lora import part_of
 from utils import evaluation
+from utils.args import PRESETS
 from utils.checkpoint import load_model
 from utils.datasets import load_dataset
 from utils.mini_drseg import generate
@@ -271,7 +272,8 @@ def test_tensorboard_has_every_value_at_every_step(base: Ended) -> None:
     for step in range(1, 13):
         parts = [values[name][step] for name in LOSSES[1:]]  # as weighed
         assert values["loss"][step] == pytest.approx(sum(parts), rel=1e-4) and min(parts[:3]) > 0
-    assert max(values["lr"].values()) == pytest.approx(7e-4) and values["lr"][12] < values["lr"][6] < 7e-4
+    peak = PRESETS["mini"]["lr"]
+    assert max(values["lr"].values()) == pytest.approx(peak) and values["lr"][12] < values["lr"][6] < peak
     scores = base.training()["validation"]["overall"]
     assert list(base.scalars("val/giou")) == [6, 12]  # every epoch
     assert base.scalars("val/giou")[12] == pytest.approx(scores["giou"])
@@ -441,8 +443,11 @@ def test_recomputed_layers_give_the_same(
     assert ended.losses == pytest.approx(continued.losses, rel=1e-5)
 
 
-def test_bf16(server: Server, plain: Ended, data: Path, tmp_path: Path) -> None:
-    arguments = ["--batch-size", "4", "--epochs", "1", "--seed", "5", "--precision", "bf16"]
+@pytest.mark.parametrize(
+    "stage", [["--batch-size", "4"], ["--zero-stage", "2", "--batch-size", "2", "--grad-accumulation", "2"]]
+)
+def test_bf16(server: Server, plain: Ended, data: Path, tmp_path: Path, stage: list[str]) -> None:
+    arguments = ["--epochs", "1", "--seed", "5", "--precision", "bf16", *stage]
     ended = server.train_well(data, tmp_path, *arguments)
     assert ended.losses == pytest.approx(plain.losses, rel=0.02) and ended.losses != plain.losses
     assert {tensor.dtype for tensor in ended.state().values()} >= {torch.bfloat16}

@@ -37,6 +37,9 @@ def engine_config(args: TrainArgs) -> dict[str, Any]:
         "bf16": {"enabled": args.precision == "bf16"},
         "fp16": {"enabled": args.precision == "fp16"},
     }
+    if args.precision == "bf16" and args.zero_stage >= 2:
+        # else the micro-steps' gradients are added up in bfloat16, which loses the small ones
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
     if args.precision == "mixed":
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
     return config

@@ -59,6 +59,8 @@ def test_stage_offload_and_precision(args: TrainArgs) -> None:
     assert config["bf16"]["enabled"] == (args.precision == "bf16")
     assert config["fp16"]["enabled"] == (args.precision == "fp16")
     assert ("torch_autocast" in config) == (args.precision == "mixed")
+    sums = config.get("data_types", {}).get("grad_accum_dtype")  # of the micro-steps' gradients
+    assert sums == ("fp32" if args.precision == "bf16" and args.zero_stage >= 2 else None)
 
 
 def test_stages_are_all_there() -> None:
