@@ -51,7 +51,8 @@ def test_a_picture_is_decoded_once_for_all_its_questions(
     batch = Collator(config, tokenizer)([samples[0], samples[2], samples[1]])
     assert decoded == ["a.jpg", "b.jpg"]
     assert batch.image_index.tolist() == [0, 1, 0]
-    assert batch.clip_pixels.shape == batch.sam_pixels.shape == (2, 3, 192, 192)
+    side = mini_config().pixel_image_size
+    assert batch.clip_pixels.shape == batch.sam_pixels.shape == (2, 3, side, side)
     assert [(one.height, one.width) for one in batch.geometries] == [(60, 80), (90, 70)]
     assert batch.samples == [samples[0], samples[2], samples[1]]
 

@@ -138,10 +138,11 @@ def test_the_centre_crop_has_no_inverse() -> None:
 def test_a_letterboxed_frame_lies_at_the_top_left_and_the_rest_is_zero(height: int, width: int) -> None:
     config = mini_config()
     image = noise(height, width)
-    rows, columns = geometry_of(image, config).content(192)
-    assert (rows, columns) == (round(192 * height / max(height, width)), round(192 * width / max(height, width)))
+    side = config.pixel_image_size
+    rows, columns = geometry_of(image, config).content(side)
+    assert (rows, columns) == (round(side * height / max(height, width)), round(side * width / max(height, width)))
     for pixels in (clip_pixels(image, config), sam_pixels(image, config)):
-        assert (pixels.shape, pixels.dtype) == ((3, 192, 192), torch.float32)
+        assert (pixels.shape, pixels.dtype) == ((3, side, side), torch.float32)
         assert (pixels[:, :rows, :columns] != 0).any(dim=0).all()
         assert not pixels[:, rows:].any() and not pixels[:, :, columns:].any()
 
@@ -165,7 +166,8 @@ def test_native_sizes() -> None:
 
 
 def test_shrinking_averages() -> None:
-    stripes = np.zeros((768, 768, 3), np.uint8)
+    side = 4 * mini_config().pixel_image_size
+    stripes = np.zeros((side, side, 3), np.uint8)
     stripes[:, ::4] = 255  # one of the four columns that become one; its middle two would give 0
     pixels = sam_pixels(stripes, mini_config())
     grey = (torch.full((3,), 64 / 255) - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
