@@ -129,18 +129,8 @@ class Ended:
 def command(data: Path, folder: Path, *arguments: str | Path) -> list[str]:
     """train.py's arguments for a short run of a tiny model; later ones replace earlier ones."""
     given = ["--config", "mini", "--data", data, "--run-dir", folder, "--workers", "0", "--epochs", "2"]
-    given += [
-        "--batch-size",
-        "2",
-        "--log-every",
-        "1",
-        "--warmup-steps",
-        "2",
-        "--hint-share",
-        "0",
-        *OVERRIDES,
-        *arguments,
-    ]
+    given += ["--batch-size", "2", "--log-every", "1", "--warmup-steps", "2", "--hint-share", "0"]
+    given += [*OVERRIDES, *arguments]
     return [str(one) for one in given]
 
 
@@ -342,7 +332,7 @@ def fresh(server: Server, data: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def hinted(server: Server, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """`plain` for two epochs, with hints that end in the middle of the second."""
+    """`plain` for two epochs, with hints that grow fewer all the time."""
     arguments = ["--batch-size", "4", "--seed", "5", *HINTS]
     return server.train_well(data, tmp_path_factory.mktemp("runs"), *arguments)
 
@@ -485,6 +475,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_records(
         (["--init-from", "no/such/model"], "no/such/model: no such model folder"),
         (["--tokenizer", "no/such/tokenizer"], "no/such/tokenizer"),
         (["--override", "mask_sise=8"], "--override 'mask_sise=8'"),
+        (["--override", "max_sequence=30"], "fit beside the image; shorten the question"),
         (["--seed", "-1"], "--seed is -1; it must be at least 0"),
         (["--beta1", "1"], "--beta1 is 1.0; it must be at least 0 and less than 1"),
         (["--hint-share", "2"], "--hint-share is 2.0; a share is at most 1"),

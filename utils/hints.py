@@ -17,7 +17,7 @@ from utils.distributed import rank, world
 
 
 def hint_share(step: int, first: float, steps: int) -> float:
-    """The share of masks that get a hint at an optimiser step: `first`, falling to 0 at `steps`."""
+    """The share of questions that get a hint at an optimiser step: `first`, falling to 0 at `steps`."""
     return first * max(0.0, 1 - step / steps) if steps else 0.0
 
 
