@@ -270,6 +270,17 @@ def test_tensorboard_has_every_value_at_every_step(base: Ended) -> None:
     assert base.scalars("val/ciou")[12] == pytest.approx(scores["ciou"])
 
 
+def test_a_second_run_in_the_same_folder_replaces_the_first_ones_curves(
+    server: Server, data: Path, tmp_path: Path
+) -> None:
+    steps = ["--epochs", "1", "--steps-per-epoch"]
+    server.train_well(data, tmp_path, *steps, "4")
+    server.train_well(data, tmp_path, *steps, "2")
+    events = EventAccumulator(str(tmp_path))  # as TensorBoard reads them
+    events.Reload()
+    assert [one.step for one in events.Scalars("train/loss")] == [1, 2]
+
+
 def test_memorised_records_are_found_again(server: Server, few: Path, tmp_path: Path) -> None:
     """The loss falls, masks hit, and eval.py finds what the run's own validation found."""
     dropout = ["--lora-rank", "2", "--lora-dropout", "0.5"]  # which validation must not have

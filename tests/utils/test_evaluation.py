@@ -183,17 +183,20 @@ def test_pixels_take_the_type_of_the_weights(
 def test_arithmetic_is_exact_while_evaluating_and_as_before_afterwards(
     tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer, samples: list[Sample]
 ) -> None:
-    before = torch.get_float32_matmul_precision()
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     inside = []
 
     def failing(batch: Batch) -> None:
-        inside.append(torch.get_float32_matmul_precision())
+        inside.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
         raise KeyError
 
     try:
         torch.set_float32_matmul_precision("medium")
+        torch.backends.cudnn.allow_tf32 = True
         with pytest.raises(KeyError):
             evaluate(tiny_model, tokenizer, samples, 3, runner=failing)
-        assert inside == ["highest"] and torch.get_float32_matmul_precision() == "medium"
+        assert inside == [("highest", False)]
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("medium", True)
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
