@@ -40,7 +40,7 @@ from utils.tokens import PixTokenizer
 
 log = logging.getLogger("train")
 
-LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss")
+LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss", "grounding_loss")
 
 
 def main() -> None:
@@ -107,7 +107,9 @@ class Run:
         self.args, self.engine, self.schedule, self.tokenizer = args, engine, schedule, tokenizer
         self.run_dir, self.steps = run_dir, steps
         self.dtype = DTYPES[args.precision]
-        self.weights = LossWeights(args.ce_weight, args.bce_weight, args.dice_weight, args.overlap_weight)
+        self.weights = LossWeights(
+            args.ce_weight, args.bce_weight, args.dice_weight, args.overlap_weight, args.grounding_weight
+        )
         self.step, self.best = 0, -1.0
         self.chance = torch.Generator().manual_seed(args.seed)  # of the hints
         self.writer = SummaryWriter(str(run_dir), purge_step=0) if rank() == 0 else None

@@ -24,7 +24,7 @@ from model.language import (
     shift_by_image,
 )
 from model.lora import add_lora
-from model.losses import LossWeights, mask_losses, mean_overlap_loss
+from model.losses import LossWeights, grounding_loss, mask_losses, mean_overlap_loss
 from model.mask_decoder import MaskDecoder, SegProjection
 from model.pixel_path import PixelPath
 from model.semantic_path import SemanticPath, image_tokens
@@ -46,6 +46,7 @@ class PixDLMOutput(ModelOutput):
     mask_bce_loss: Tensor | None = None
     mask_dice_loss: Tensor | None = None
     overlap_loss: Tensor | None = None
+    grounding_loss: Tensor | None = None
     mask_logits: list[Tensor] | None = None
 
 
@@ -114,6 +115,11 @@ class PixDLMForCausalLM(PreTrainedModel):
         output = PixDLMOutput(mask_logits=list(masks.split(torch.bincount(question, minlength=len(batch)).tolist())))
         if loss_weights is not None:
             self.add_losses(output, batch, hidden, place, loss_weights)
+            if loss_weights.grounding:
+                likeness = self.likeness(states, hidden[question, place : place + self.config.image_tokens])
+                grounding = grounding_loss(likeness, batch.masks, self.config.image_grid)
+                output.grounding_loss = loss_weights.grounding * grounding
+                output.loss = output.loss + output.grounding_loss
         return output
 
     def see(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
@@ -146,6 +152,13 @@ class PixDLMForCausalLM(PreTrainedModel):
             raise ValueError(f"the questions have {counts.tolist()} [SEG] tokens, which are no whole groups of {group}")
         states = hidden[row, shift_by_image(column, place, self.config.image_tokens) - 1]
         return row[::group], states
+
+    @staticmethod
+    def likeness(states: Tensor, image: Tensor) -> Tensor:
+        """Of each [SEG] group's mean state to the image tokens' states, scaled as attention is:
+        float[M * 9, D], float[M, N, D] -> float[M, N]"""
+        groups = states.unflatten(0, (-1, SCALES * TOKENS_PER_SCALE)).mean(dim=1)
+        return torch.einsum("md,mnd->mn", groups, image) / image.shape[-1] ** 0.5
 
     def add_losses(self, output: PixDLMOutput, batch: Batch, hidden: Tensor, place: int, weights: LossWeights) -> None:
         """Fill in the weighted losses; masks are compared in the frame's own geometry."""

@@ -92,7 +92,7 @@ for line in sys.stdin:
         os._exit(status)  # what is imported need not be taken down for every run
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss")
+LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss", "grounding_loss")
 
 
 @dataclass
@@ -490,7 +490,12 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_records(
         (["--seed", "-1"], "--seed is -1; it must be at least 0"),
         (["--beta1", "1"], "--beta1 is 1.0; it must be at least 0 and less than 1"),
         (["--hint-share", "2"], "--hint-share is 2.0; a share is at most 1"),
-        (["--hint-share", "0.5", "--override", "geometry=centre_crop"], "hints need letterboxed frames"),
+        (["--hint-share", "0.5", "--override", "geometry=centre_crop"], "--hint-share is 0.5, which needs letterboxed"),
+        (
+            ["--hint-share", "0", "--grounding-weight", "2", "--override", "geometry=centre_crop"],
+            "--grounding-weight is 2.0, which needs letterboxed frames",
+        ),
+        (["--grounding-weight", "-1"], "--grounding-weight is -1.0; it must be at least 0"),
         (["--run-dir", "train.py"], "--run-dir train.py: cannot be made a folder"),
         (["--precision", "fp8"], "--precision is 'fp8'; known are fp32, bf16, fp16, mixed"),
     ],

@@ -60,6 +60,7 @@ class TrainArgs:
     bce_weight: float = choice(2.0, "Weight of the masks' binary cross entropy.")
     dice_weight: float = choice(0.5, "Weight of the masks' dice loss.")
     overlap_weight: float = choice(0.0, "Weight of the overlap loss between masks of one answer.")
+    grounding_weight: float = choice(0.0, "Weight of the grounding loss, which makes [SEG] states resemble the target.")
     hint_share: float = choice(0.0, "From scratch: share of masks whose prompt is at first told the target's place.")
     hint_steps: int = choice(0, "Optimiser steps in which that share falls to zero.")
 
@@ -92,6 +93,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.05,
         "bce_weight": 0.5,
         "dice_weight": 2.0,
+        "grounding_weight": 0.5,
         "hint_share": 0.6,
         "hint_steps": 800,
         "precision": "fp32",
@@ -160,7 +162,7 @@ def check_train(args: TrainArgs) -> None:
         raise UserError(f"unknown configuration {args.config!r}; known are {', '.join(NAMED_CONFIGS)}")
     at_least(args, 1, "epochs", "batch_size", "grad_accumulation", "eval_batch_size", "log_every", "validate_every")
     at_least(args, 0, "seed", "warmup_steps", "lora_rank", "workers", "weight_decay", "lr", "clip_norm")
-    at_least(args, 0, "ce_weight", "bce_weight", "dice_weight", "overlap_weight")
+    at_least(args, 0, "ce_weight", "bce_weight", "dice_weight", "overlap_weight", "grounding_weight")
     if args.steps_per_epoch is not None:
         at_least(args, 1, "steps_per_epoch")
     at_least(args, 0, "hint_share", "hint_steps")

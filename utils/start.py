@@ -36,11 +36,12 @@ def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, i
         model = build(config)
         fresh = set(PARTS) if args.from_scratch else load_published(model, args)
         log.info("starts fresh: %s", ", ".join(part for part in PARTS if part in fresh))
-    if args.hint_share and model.config.geometry != "letterbox":
-        raise UserError(
-            f"--hint-share is {args.hint_share}, but hints need letterboxed frames; this model's geometry is "
-            f"{model.config.geometry!r}"
-        )
+    for option, value in (("--hint-share", args.hint_share), ("--grounding-weight", args.grounding_weight)):
+        if value and model.config.geometry != "letterbox":
+            raise UserError(
+                f"{option} is {value}, which needs letterboxed frames; this model's geometry is "
+                f"{model.config.geometry!r}, so set it to 0"
+            )
     model.train()
     try:
         trained = set_trainable(model, parts_to_train(model.config, fresh | set(args.train_parts)))

@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.losses import LossWeights, mask_bce, mask_dice, mask_losses, mean_overlap_loss, overlap_loss
+from model.losses import (
+    LossWeights,
+    cell_shares,
+    grounding_loss,
+    mask_bce,
+    mask_dice,
+    mask_losses,
+    mean_overlap_loss,
+    overlap_loss,
+)
 
 LOGITS = torch.tensor([[0.0, math.log(3)], [-math.log(3), 0.0]])  # probabilities 1/2, 3/4, 1/4, 1/2
 TARGET = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
@@ -23,7 +32,7 @@ def masks(*counts: int, height: int = 3, width: int = 4) -> tuple[list[Tensor], 
 
 
 def test_published_weights() -> None:
-    assert LossWeights() == LossWeights(ce=1.0, bce=2.0, dice=0.5, overlap=0.0)
+    assert LossWeights() == LossWeights(ce=1.0, bce=2.0, dice=0.5, overlap=0.0, grounding=0.0)
 
 
 def test_bce_is_the_mean_over_pixels() -> None:
@@ -105,3 +114,24 @@ def test_overlap_has_a_gradient_at_contested_pixels_alone() -> None:
     overlap_loss(logits, torch.zeros(2, 1, 2)).backward()
     assert logits.grad[..., 0].abs().min() > 0
     assert not logits.grad[..., 1].any()
+
+
+def test_foreground_is_shared_out_over_the_cells_of_the_square() -> None:
+    target = torch.zeros(4, 8, dtype=torch.uint8)  # wide: the square's lower half lies beyond the frame
+    target[0, 0] = target[3, 6] = target[3, 7] = target[2, 7] = 1
+    assert cell_shares(target, 2).tolist() == [0.25, 0.75, 0, 0]
+    assert cell_shares(target.T.contiguous(), 2).tolist() == [0.25, 0, 0.75, 0]
+    assert cell_shares(target, 4)[[0, 7]].tolist() == [0.25, 0.75]
+    assert cell_shares(torch.zeros(4, 8, dtype=torch.uint8), 2).tolist() == [0, 0, 0, 0]
+
+
+def test_grounding_by_hand() -> None:
+    first, second = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+    first[0, 0, 1] = 1
+    second[0, 1] = 1  # half in cell 2, half in cell 3
+    logits = torch.tensor([[0.0, 3.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]).log_softmax(dim=1)
+    hit = math.log(3 + math.e**3) - 3
+    assert grounding_loss(logits, [first, second], 2).item() == pytest.approx((hit + math.log(4)) / 2)
+    both = torch.cat([first, second])  # two targets of one question
+    assert grounding_loss(logits, [both], 2).item() == pytest.approx((hit + math.log(4)) / 2)
+    assert grounding_loss(logits.bfloat16(), [both], 2).dtype == torch.float32

@@ -16,7 +16,7 @@ from model.losses import LossWeights
 from model.pixdlm import PixDLMForCausalLM
 from utils.collate import Batch
 from utils.images import frame_logits
-from utils.tokens import EOS_ID
+from utils.tokens import EOS_ID, IMAGE_INDEX
 
 Collate = Callable[..., Batch]
 LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss")
@@ -132,19 +132,58 @@ def test_a_picture_changes_the_masks_by_both_its_paths(tiny_model: PixDLMForCaus
 def test_losses_are_there_only_with_weights(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:
     batch = collate(0, 4)
     plain = tiny_model(batch)
-    assert all(getattr(plain, name) is None for name in (*LOSSES, "overlap_loss"))
+    assert all(getattr(plain, name) is None for name in (*LOSSES, "overlap_loss", "grounding_loss"))
     output = tiny_model(batch, LossWeights())
-    assert all(getattr(output, name).isfinite() for name in LOSSES) and output.overlap_loss is None
+    assert all(getattr(output, name).isfinite() for name in LOSSES)
+    assert output.overlap_loss is None and output.grounding_loss is None
 
 
 def test_the_loss_is_the_weighted_sum(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:
     batch = collate()
-    ones = tiny_model(batch, LossWeights(1.0, 1.0, 1.0, 1.0))
-    weighted = tiny_model(batch, LossWeights(ce=2.0, bce=3.0, dice=5.0, overlap=7.0))
-    names = ("ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss")
-    for name, weight in zip(names, (2.0, 3.0, 5.0, 7.0), strict=True):
+    ones = tiny_model(batch, LossWeights(1.0, 1.0, 1.0, 1.0, 1.0))
+    weighted = tiny_model(batch, LossWeights(ce=2.0, bce=3.0, dice=5.0, overlap=7.0, grounding=11.0))
+    names = ("ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss", "grounding_loss")
+    for name, weight in zip(names, (2.0, 3.0, 5.0, 7.0, 11.0), strict=True):
         torch.testing.assert_close(getattr(weighted, name), weight * getattr(ones, name))
     torch.testing.assert_close(weighted.loss, sum(getattr(weighted, name) for name in names))
+
+
+def test_likeness_is_of_each_groups_mean_to_its_own_questions_tokens() -> None:
+    states, image = torch.randn(2 * 9, 16), torch.randn(2, 5, 16)
+    found = PixDLMForCausalLM.likeness(states, image)
+    for mask, group in enumerate(states.split(9)):
+        torch.testing.assert_close(found[mask], image[mask] @ group.mean(dim=0) / 4)
+
+
+def test_grounding_compares_with_the_tokens_of_the_image(
+    tiny_model: PixDLMForCausalLM, collate: Collate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The states behind the placeholder, in the question's own row, and nothing of the words around it."""
+    batch = collate(0, 4)
+    seen = {}
+    insert = tiny_model.embed_prompts
+
+    def embed(batch: Batch, tokens: Tensor) -> tuple[Tensor, int]:
+        embeddings, seen["place"] = insert(batch, tokens)
+        return embeddings, seen["place"]
+
+    def likeness(states: Tensor, image: Tensor) -> Tensor:
+        seen.update(states=states, image=image)
+        return PixDLMForCausalLM.likeness(states, image)
+
+    monkeypatch.setattr(tiny_model, "embed_prompts", embed)
+    monkeypatch.setattr(tiny_model, "likeness", likeness)
+    hidden = []
+    handle = tiny_model.language_model.model.register_forward_hook(lambda *a: hidden.append(a[2].last_hidden_state))
+    tiny_model(batch, LossWeights(grounding=1.0))
+    handle.remove()
+    count, row = tiny_model.config.image_tokens, []
+    for question, masks in enumerate(batch.masks):
+        row += [question] * len(masks)
+    expected = hidden[-1][row, seen["place"] : seen["place"] + count]
+    assert seen["image"].shape[1] == count and (batch.input_ids[:, seen["place"]] == IMAGE_INDEX).all()
+    torch.testing.assert_close(seen["image"], expected)
+    assert len(seen["states"]) == 9 * len(row)
 
 
 def test_masks_are_scored_in_the_frames_own_geometry(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:
