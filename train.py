@@ -33,6 +33,7 @@ from utils.hints import draw_hints, hint_share
 from utils.launch import free_port
 from utils.logs import peak_memory_gib, start_logging
 from utils.metrics import breakdowns
+from utils.mirror import MirroredSamples, MirrorSampler
 from utils.report import results_folder, table
 from utils.sampler import TrainSampler
 from utils.start import check_files, start
@@ -79,8 +80,8 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
         log.info("the language model attends by flash-attn")
     engine, schedule = start_engine(model, args, total_steps=steps * args.epochs)
     loader = DataLoader(
-        samples,
-        batch_sampler=sampler,
+        MirroredSamples(samples) if args.mirror else samples,
+        batch_sampler=MirrorSampler(sampler, samples) if args.mirror else sampler,
         collate_fn=Collator(model.config, tokenizer, cut=True),
         num_workers=args.workers,
         persistent_workers=args.workers > 0,

@@ -60,6 +60,7 @@ class TrainArgs:
     bce_weight: float = choice(2.0, "Weight of the masks' binary cross entropy.")
     dice_weight: float = choice(0.5, "Weight of the masks' dice loss.")
     overlap_weight: float = choice(0.0, "Weight of the overlap loss between masks of one answer.")
+    mirror: bool = choice(False, "Mirror pictures at random, and swap left with right, top with bottom in questions.")
     grounding_weight: float = choice(0.0, "Weight of the grounding loss, which makes [SEG] states resemble the target.")
     hint_share: float = choice(0.0, "From scratch: share of masks whose prompt is at first told the target's place.")
     hint_steps: int = choice(0, "Optimiser steps in which that share falls to zero.")
@@ -86,13 +87,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": "data/DRSeg-mini",
         "tokenizer": "PixDLM/mini",
         "from_scratch": True,
-        "epochs": 11,
+        "epochs": 9,
+        "validate_every": 3,
         "batch_size": 12,
         "grad_accumulation": 1,
         "lr": 5e-4,
         "weight_decay": 0.05,
         "bce_weight": 0.5,
         "dice_weight": 2.0,
+        "mirror": True,
         "grounding_weight": 0.5,
         "hint_share": 0.6,
         "hint_steps": 800,

@@ -15,6 +15,7 @@ from model.config import PixDLMConfig
 from utils.datasets.base import Sample, target_masks
 from utils.errors import UserError
 from utils.images import Geometry, clip_pixels, geometry_of, read_image, sam_pixels
+from utils.mirror import turned
 from utils.tokens import IGNORE_INDEX, PAD_ID, PixTokenizer, Prompt
 
 
@@ -112,9 +113,9 @@ class Collator:
 
     def collate(self, samples: list[Sample]) -> Batch:
         """What a call does, with the errors as they come."""
-        paths = list(dict.fromkeys(sample.image_path for sample in samples))
-        images = [read_image(path) for path in paths]
-        index = [paths.index(sample.image_path) for sample in samples]
+        pictures = list(dict.fromkeys((sample.image_path, sample.mirror) for sample in samples))
+        images = [turned(read_image(path), mirror, axes=(1, 0)) for path, mirror in pictures]
+        index = [pictures.index((sample.image_path, sample.mirror)) for sample in samples]
         masks = [self.draw(sample, images[i].shape[:2]) for sample, i in zip(samples, index, strict=True)]
         prompts = [self.prompt(sample, len(mask)) for sample, mask in zip(samples, masks, strict=True)]
         questions = [self.tokenizer.question(sample.question) for sample in samples]
@@ -137,7 +138,8 @@ class Collator:
 
     def draw(self, sample: Sample, size: tuple[int, int]) -> Tensor:
         """uint8[K, H, W]; the union as one target where the model answers with one."""
-        return torch.from_numpy(target_masks(sample, *size, merge=self.config.single_target))
+        masks = target_masks(sample, *size, merge=self.config.single_target)
+        return torch.from_numpy(turned(masks, sample.mirror, axes=(2, 1)))
 
     def prompt(self, sample: Sample, targets: int) -> Prompt:
         """The sample's conversation, cut where there is no more room.

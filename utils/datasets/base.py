@@ -16,6 +16,9 @@ Polygon = tuple[float, ...]  # x0 y0 x1 y1 …, in pixels of the labels' frame
 Target = tuple[Polygon, ...] | dict[str, Any]  # polygons whose union is meant, or a COCO RLE
 
 
+Mirror = tuple[bool, bool]  # left to right, top to bottom
+
+
 class BadRecord(UserError):
     """A record that cannot be used; the message names the file and the record."""
 
@@ -36,6 +39,7 @@ class Sample:
         dataset: name in the registry.
         record_id: of the record in its file.
         index: position among the samples of the split, unique.
+        mirror: how picture and targets are turned when they are read (`utils.mirror`).
     """
 
     image_path: Path
@@ -49,6 +53,7 @@ class Sample:
     dataset: str
     record_id: str
     index: int
+    mirror: Mirror = (False, False)
 
 
 def target_masks(sample: Sample, height: int, width: int, merge: bool = False) -> np.ndarray:
