@@ -130,6 +130,7 @@ def command(data: Path, folder: Path, *arguments: str | Path) -> list[str]:
     """train.py's arguments for a short run of a tiny model; later ones replace earlier ones."""
     given = ["--config", "mini", "--data", data, "--run-dir", folder, "--workers", "0", "--epochs", "2"]
     given += ["--batch-size", "2", "--log-every", "1", "--warmup-steps", "2", "--hint-share", "0"]
+    given += ["--mirror", "False", "--validate-every", "1"]
     given += [*OVERRIDES, *arguments]
     return [str(one) for one in given]
 
@@ -362,6 +363,12 @@ def test_every_pass_has_every_record_in_another_order(plain: Ended, fresh: Ended
     first, second = fresh.losses[:3], fresh.losses[3:]
     assert first[0] == plain.losses[0]
     assert sorted(first) != sorted(second) and sum(first) == pytest.approx(sum(second), rel=1e-6)
+
+
+def test_pictures_are_mirrored_when_asked(server: Server, data: Path, fresh: Ended, tmp_path: Path) -> None:
+    arguments = ["--batch-size", "4", "--seed", "5", "--lr", "0", "--mirror", "True"]  # `fresh`, mirrored
+    turned = server.train_well(data, tmp_path, *arguments)
+    assert len(turned.losses) == len(fresh.losses) and turned.losses != fresh.losses
 
 
 def test_a_seed_gives_the_same_losses_again_and_another_one_others(
