@@ -81,7 +81,7 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     engine, schedule = start_engine(model, args, total_steps=steps * args.epochs)
     loader = DataLoader(
         MirroredSamples(samples) if args.mirror else samples,
-        batch_sampler=MirrorSampler(sampler, samples) if args.mirror else sampler,
+        batch_sampler=MirrorSampler(sampler) if args.mirror else sampler,
         collate_fn=Collator(model.config, tokenizer, cut=True),
         num_workers=args.workers,
         persistent_workers=args.workers > 0,

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from utils.datasets.base import Mirror, Sample, image_groups
+from utils.datasets.base import Mirror, Sample
 from utils.sampler import TrainSampler
 
 ACROSS = (("left", "right"), ("leftmost", "rightmost"))
@@ -69,16 +69,15 @@ class MirrorSampler:
     """The batches of a `TrainSampler` with a mirror for each picture: drawn from seed and epoch, the same on
     every process, one for all of a picture's records, so that it is still encoded once."""
 
-    def __init__(self, sampler: TrainSampler, samples: list[Sample]) -> None:
+    def __init__(self, sampler: TrainSampler) -> None:
         self.sampler = sampler
-        self.pictures = image_groups(samples)
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[list[Pick]]:
         generator = torch.Generator().manual_seed(self.sampler.seed * 1_000_003 + self.sampler.epoch)
-        turns = torch.randint(2, (len(self.pictures), 2), generator=generator).bool().tolist()
-        mirrors = {i: tuple(turn) for turn, group in zip(turns, self.pictures, strict=True) for i in group}
+        turns = torch.randint(2, (len(self.sampler.groups), 2), generator=generator).bool().tolist()
+        mirrors = {i: tuple(turn) for turn, group in zip(turns, self.sampler.groups, strict=True) for i in group}
         for batch in self.sampler:
             yield [(index, mirrors[index]) for index in batch]

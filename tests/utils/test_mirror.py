@@ -12,7 +12,7 @@ from PIL import Image
 from model.pixdlm import PixDLMForCausalLM
 from utils.collate import Collator
 from utils.datasets.base import Sample
-from utils.mirror import ACROSS, UPRIGHT, MirroredSamples, MirrorSampler, mirrored, turned
+from utils.mirror import ACROSS, UPRIGHT, MirroredSamples, MirrorSampler, mirrored, swapped, turned
 from utils.sampler import TrainSampler
 from utils.tokens import PixTokenizer
 
@@ -38,8 +38,6 @@ def test_words_upright() -> None:
 
 
 def swapped_both_ways(text: str, pairs: tuple[tuple[str, str], ...]) -> str:
-    from utils.mirror import swapped
-
     once = swapped(text, pairs)
     assert swapped(once, pairs) == text
     return once
@@ -108,7 +106,7 @@ def split() -> list[Sample]:
 def test_a_pictures_records_are_turned_alike_and_every_epoch_anew() -> None:
     samples = split()
     sampler = TrainSampler(samples, 12, 1, seed=1)
-    mirror_sampler = MirrorSampler(sampler, samples)
+    mirror_sampler = MirrorSampler(sampler)
     assert len(mirror_sampler) == len(sampler) == 8
     epochs = []
     for sampler.epoch in range(2):
@@ -127,6 +125,6 @@ def test_a_pictures_records_are_turned_alike_and_every_epoch_anew() -> None:
 
 def test_processes_agree_on_the_mirrors() -> None:
     samples = split()
-    alone = list(MirrorSampler(TrainSampler(samples, 6, 1, seed=1), samples))
-    parts = [list(MirrorSampler(TrainSampler(samples, 3, 1, 1, rank, 2), samples)) for rank in range(2)]
+    alone = list(MirrorSampler(TrainSampler(samples, 6, 1, seed=1)))
+    parts = [list(MirrorSampler(TrainSampler(samples, 3, 1, 1, rank, 2))) for rank in range(2)]
     assert [a + b for a, b in zip(*parts, strict=True)] == alone
