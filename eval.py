@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from pycocotools import mask as coco
 
+from model.pixdlm import PixDLMForCausalLM
+from model.pretrained import Backbones
 from utils.args import EvalArgs, inference_dtype, parse_eval
 from utils.checkpoint import load_model
 from utils.datasets import load_dataset
@@ -46,7 +48,7 @@ def main() -> None:
         samples = load_dataset(args.data, args.split, args.dataset, args.polygons, args.skip_bad_records)[: args.limit]
         if args.shuffle_questions is not None:
             samples = shuffle_questions(samples, args.shuffle_questions)
-        model, tokenizer = load_model(args.model, device, dtype)
+        model, tokenizer = load_model(args.model, device, dtype, Backbones(args.clip, args.sam2, args.fusion))
         started = time.perf_counter()
         predictions = evaluate(
             model, tokenizer, samples, args.batch_size, args.workers, dtype, title=f"evaluating {args.split}"
@@ -60,18 +62,21 @@ def main() -> None:
         )
         check_finite(args, samples, predictions)
         scores = breakdowns([one.score for one in predictions])
-        named = {"protocol": protocol(args, samples, device, dtype), "config": model.config.to_diff_dict()}
+        named = {"protocol": protocol(args, samples, model, dtype), "config": model.config.to_diff_dict()}
         write_json(out / "metrics.json", {**scores, **named})
         by_index = {sample.index: sample for sample in samples}
         write_json(out / "predictions.json", [record(one, by_index[one.score.index]) for one in predictions])
         if args.overlays:
             draw(out / "overlays", args.overlays, by_index, predictions, model.config.single_target)
     print(table(scores))
+    if model.config.neutral_fusion:
+        print("neutral fusion: CLIP alone reaches the language model, so this is not the published model")
     log.info("written to %s", out)
 
 
-def protocol(args: EvalArgs, samples: list[Sample], device: torch.device, dtype: torch.dtype) -> dict:
+def protocol(args: EvalArgs, samples: list[Sample], model: PixDLMForCausalLM, dtype: torch.dtype) -> dict:
     """What the numbers depend on; nothing in it depends on the number of processes, on paths or on time."""
+    device = model.device
     return {
         "kind": "forced",
         "dataset": args.dataset,
@@ -81,6 +86,7 @@ def protocol(args: EvalArgs, samples: list[Sample], device: torch.device, dtype:
         "skip_bad_records": args.skip_bad_records,
         "polygons": args.polygons,
         "shuffle_questions": args.shuffle_questions,
+        "neutral_fusion": model.config.neutral_fusion,
         "batch_size": args.batch_size,
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),

@@ -17,6 +17,7 @@ from pycocotools import mask as coco
 from tqdm import tqdm
 
 from model.pixdlm import PixDLMForCausalLM
+from model.pretrained import Backbones
 from utils.args import inference_dtype, parse_infer
 from utils.checkpoint import load_model
 from utils.collate import Collator
@@ -38,7 +39,7 @@ def main() -> None:
     out = results_folder(args.out)
     device = pick_device(args.device)
     dtype = inference_dtype(args.precision, device)
-    model, tokenizer = load_model(args.model, device, dtype)
+    model, tokenizer = load_model(args.model, device, dtype, Backbones(args.clip, args.sam2, args.fusion))
     names = distinct_names(pictures)
     with (out / "answers.jsonl").open("a", encoding="utf-8") as answers:
         for picture, name in zip(tqdm(pictures, desc="asking", unit="picture", leave=False), names, strict=True):
@@ -52,6 +53,8 @@ def main() -> None:
             write_picture(out / f"{name}.mask.png", union * 255)
             write_picture(out / f"{name}.overlay.jpg", paint(image, union, PREDICTED))
             entry = {**describe(picture, args.ask, text, logits, union), "mask": f"{name}.mask.png"}
+            if model.config.neutral_fusion:
+                entry["neutral_fusion"] = True  # not the published model
             line = json.dumps(entry, ensure_ascii=False, allow_nan=False)
             answers.write(line + "\n")
             answers.flush()

@@ -57,8 +57,7 @@ def main() -> None:
 def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     """The whole run: data, model, engine, epochs."""
     seed_everything(args.seed)
-    if not args.init_from:
-        check_files(args)
+    check_files(args)
     reading = {"name": args.dataset, "polygons": args.polygons, "skip_bad_records": args.skip_bad_records}
     samples = load_dataset(args.data, "train", **reading)
     validation = load_dataset(args.data, "val", **reading)

@@ -59,6 +59,7 @@ class PixDLMConfig(PretrainedConfig):
         system_prompt: the sentence that opens every conversation.
         max_sequence: a training sequence, image tokens included, is cut there.
         lora: None, or {"r", "alpha", "dropout", "targets"} of adapters present in the weights.
+        neutral_fusion: the fusion's weights do nothing, for want of published ones; a mark for results.
 
     Raises:
         ValueError: a field has a value that is not known or does not fit another one.
@@ -91,6 +92,7 @@ class PixDLMConfig(PretrainedConfig):
         system_prompt: str = VICUNA_SYSTEM,
         max_sequence: int = 512,
         lora: dict[str, Any] | None = None,
+        neutral_fusion: bool = False,
         **kwargs: Any,
     ) -> None:
         self.text_config = _sub_config(LlamaConfig, text_config)
@@ -115,6 +117,7 @@ class PixDLMConfig(PretrainedConfig):
         self.system_prompt = system_prompt
         self.max_sequence = max_sequence
         self.lora = lora
+        self.neutral_fusion = neutral_fusion
         kwargs.setdefault("architectures", ["PixDLMForCausalLM"])
         kwargs["tie_word_embeddings"] = False
         super().__init__(**kwargs)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
+from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
 LORA_MARK = "lora_"  # in the name of every tensor of an adapter
@@ -51,6 +53,23 @@ def add_lora(language_model: LlamaForCausalLM, settings: dict[str, Any]) -> None
     language_model.train(language_model.training)  # the injected dropout always starts in training mode
 
 
+def merge_lora(model: nn.Module) -> int:
+    """Merge every adapter into the matrix under it, by peft, and take the adapter away; in place.
+
+    Returns:
+        how many matrices changed
+
+    Raises:
+        ValueError: merged weights are not finite.
+    """
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    for name, layer in tqdm(layers, desc="merging LoRA", unit="matrix", disable=not layers, leave=False):
+        layer.merge(safe_merge=True)
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, layer.get_base_layer())
+    return len(layers)
+
+
 def part_of(name: str) -> str:
     """The part that a parameter belongs to; adapters are the part `lora`.
 
@@ -65,8 +84,8 @@ def part_of(name: str) -> str:
     raise ValueError(f"parameter {name!r} belongs to no part; add it to model.lora.PARTS")
 
 
-def set_trainable(model: nn.Module, parts: set[str]) -> dict[str, int]:
-    """Let exactly `parts` and the adapters train.
+def set_trainable(model: nn.Module, parts: set[str], adapters: bool = True) -> dict[str, int]:
+    """Let exactly `parts` train, and the adapters unless told otherwise.
 
     Returns:
         trained parameters by part
@@ -80,7 +99,7 @@ def set_trainable(model: nn.Module, parts: set[str]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         part = part_of(name)
-        parameter.requires_grad_(part in parts or part == "lora")
+        parameter.requires_grad_(part in parts or (adapters and part == "lora"))
         if parameter.requires_grad:
             counts[part] = counts.get(part, 0) + parameter.numel()
     return counts

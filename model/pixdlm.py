@@ -7,6 +7,8 @@ question, D Llama's width, m the side of the mask logits.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +75,23 @@ class PixDLMForCausalLM(PreTrainedModel):
         if config.lora:
             add_lora(self.language_model, config.lora)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> PixDLMForCausalLM:
+        """The model of a folder of any kind, or of a repository on the hub; see `model.pretrained`.
+
+        Args:
+            folder: this project's own, the published one, a training checkpoint; else a hub id.
+            kwargs: `dtype` of the weights (float32 where it is not named), `clip`, `sam2` and `fusion` for a
+                folder without them, and the hub's `revision`, `cache_dir`, `token`, `local_files_only`.
+
+        Raises:
+            UserError: the folder holds no model, or a tensor is missing, surplus or misshapen.
+            TypeError: an option that is not known.
+        """
+        from model.pretrained import from_pretrained  # which builds this class
+
+        return from_pretrained(folder, kwargs)
 
     def cast(self, dtype: torch.dtype) -> PixDLMForCausalLM:
         """Weights to `dtype`, in place. Buffers stay: RoPE's frequencies and the position codes' would be

@@ -45,7 +45,9 @@ def build_encoder(settings: dict[str, dict[str, Any]]) -> ImageEncoder:
     """SAM2's image encoder from `trunk` (Hiera) and `neck` (FpnNeck) arguments."""
     wanted = torch.empty(()).device
     with torch.device("cpu"):  # Hiera reads its drop-path rates off a tensor, which the meta device refuses
-        trunk = Hiera(**settings["trunk"]).to(wanted)
+        trunk = Hiera(**settings["trunk"])
+    if wanted.type != "cpu":  # else its weights may be on the meta device for another reason, and stay there
+        trunk.to(wanted)
     neck_settings = {
         "d_model": 256,
         "backbone_channel_list": trunk.channel_list,

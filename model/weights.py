@@ -9,12 +9,12 @@ import json
 import logging
 import pickle
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from model.config import PixDLMConfig
@@ -45,53 +45,157 @@ PUBLISHED_NAMES = (
     ("model.sam_to_embed_conv.", "mask_decoder.pixel_neck.embed."),
     ("model.image_feature_neck.", "mask_decoder.pixel_neck.neck."),
     ("model.text_hidden_fcs.0.", "seg_projection.mlp."),
+    ("model.seg_token_weights", "seg_projection.token_weights"),  # `native` alone: plain numbers as published
 )
+PUBLISHED_TRAINING = "base_model.model."  # what peft put before every name of a training checkpoint
+OWN_PREFIXES = ("language_model.", "pixel_path.", "semantic_path.", "fusion.", "projector.", "seg_projection.",
+                "mask_decoder.")  # fmt: skip
 # In the published decoder alone: its feed-forward layers have names of their own.
 PUBLISHED_MLP = ((".mlp.lin1.", ".mlp.layers.0."), (".mlp.lin2.", ".mlp.layers.1."))
 
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # or shards, with `.index.json` after the name
 CLIP_DERIVED = re.compile(r"(^|\.)position_ids$")  # an arange, saved by old transformers
 LLAVA_UNUSED = ("model.vision_tower.", "model.mm_projector.", "model.image_newline")
 ROTARY_DERIVED = re.compile(r"\.rotary_emb\.inv_freq$")
 
 
 def rename_published(name: str) -> str:
-    """The name here of a tensor of the published checkpoint.
+    """The name here of a tensor of the published checkpoint; one of ours stays as it is.
+
+    A training checkpoint's prefix is taken off. LoRA's names stay peft's own.
 
     Raises:
         KeyError: no rule knows the name.
     """
+    name = name.removeprefix(PUBLISHED_TRAINING)
+    if name.startswith(OWN_PREFIXES):
+        return name
     for old, new in PUBLISHED_NAMES:
         if name.startswith(old):
             renamed = new + name[len(old) :]
             break
     else:
         raise KeyError(name)
-    if renamed.startswith("mask_decoder."):
-        for old, new in PUBLISHED_MLP:
-            renamed = renamed.replace(old, new)
-    return renamed
+    return _replace_in_decoder(renamed, PUBLISHED_MLP)
 
 
-def read_tensors(path: Path | str) -> dict[str, Tensor]:
-    """All tensors of one weight file, on the CPU.
+def to_published(name: str) -> str:
+    """The published name of a tensor of ours: `rename_published` backwards.
+
+    Raises:
+        KeyError: the published layout has no place for it.
+    """
+    # the longest of our prefixes that fits, since the table is ordered by theirs
+    for old, new in sorted(PUBLISHED_NAMES, key=lambda pair: -len(pair[1])):
+        if name.startswith(new):
+            renamed = _replace_in_decoder(name, [(there, here) for here, there in PUBLISHED_MLP])
+            return old + renamed[len(new) :]
+    raise KeyError(name)
+
+
+def _replace_in_decoder(name: str, pairs: Iterable[tuple[str, str]]) -> str:
+    if name.startswith("mask_decoder."):
+        for old, new in pairs:
+            name = name.replace(old, new)
+    return name
+
+
+class TensorFile(Mapping[str, Tensor]):
+    """The tensors of one weight file, read when they are asked for and never unpickled beyond tensors.
+
+    Tensors lie in the mapped file, whose pages count as memory while it is open; `reopen` gives them back.
 
     Raises:
         UserError: the file is missing, cut, or a pickle that asks for more than tensors.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such weight file; `python -m utils.download` fetches the published ones")
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(f"{path}: no such weight file; `python -m utils.download` fetches the published ones")
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Let go of what was read so far."""
+        self.state = None
+        with told_of(self.path):
+            if self.path.suffix == ".safetensors":
+                self.state = safe_open(self.path, framework="pt")
+                self.names = list(self.state.keys())
+                return
+            self.state = torch.load(self.path, map_location="cpu", weights_only=True, mmap=_is_zip(self.path))
+        if not isinstance(self.state, dict):
+            raise UserError(f"{self.path}: holds a {type(self.state).__name__}, not a dictionary of tensors")
+        self.names = list(self.state)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if isinstance(self.state, dict):
+            return self.state[name]
+        with told_of(self.path):
+            return self.state.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@contextmanager
+def told_of(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in reading `path` into a UserError that names it, and the class a pickle asked for."""
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        yield
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: not read, for it is damaged or wants to run code ({_first_line(error)})") from error
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        wants = f"it asks for {asked[1]}" if asked else first_line(error)
+        raise UserError(f"{path}: not read, for it is damaged or wants to run code ({wants})") from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged or cut off ({_first_line(error)}); fetch it again") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: holds a {type(state).__name__}, not a dictionary of tensors")
-    return state
+        raise UserError(f"{path}: damaged or cut off ({first_line(error)}); fetch it again") from error
+
+
+def read_tensors(path: Path | str) -> dict[str, Tensor]:
+    """All tensors of one weight file, on the CPU; see `TensorFile` for what is raised."""
+    return dict(TensorFile(path))
+
+
+def stream_tensors(files: Iterable[Path], chunk: int = 1 << 30) -> Iterator[tuple[Path, str, Tensor]]:
+    """Every tensor of some weight files, of which about `chunk` bytes are in memory at a time.
+
+    A tensor is good until the next one is asked for; who keeps it copies it.
+    """
+    for path in files:
+        file, read = TensorFile(path), 0
+        for name in file:
+            tensor = file[name]
+            if not isinstance(tensor, Tensor):
+                raise UserError(f"{path}: {name} is a {type(tensor).__name__}, not a tensor")
+            read += tensor.nbytes
+            yield path, name, tensor
+            if read > chunk:
+                del tensor
+                file.reopen()
+                read = 0
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder has weights as transformers lays them out."""
+    return any((folder / f"{stem}{end}").is_file() for stem in WEIGHT_FILES for end in ("", ".index.json"))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The shards of a transformers folder, or its single file.
+
+    Raises:
+        UserError: no weights there, or the index is damaged.
+    """
+    for stem in WEIGHT_FILES:
+        index = folder / f"{stem}.index.json"
+        if index.is_file():
+            return [folder / shard for shard in _shards_of(index)]
+        if (folder / stem).is_file():
+            return [folder / stem]
+    raise UserError(f"{folder}: no model.safetensors, pytorch_model.bin or index of shards in it")
 
 
 def read_folder(folder: Path) -> Iterator[tuple[Path, dict[str, Tensor]]]:
@@ -100,24 +204,19 @@ def read_folder(folder: Path) -> Iterator[tuple[Path, dict[str, Tensor]]]:
     Raises:
         UserError: no weights there, or a shard that the index names is missing.
     """
-    for stem in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{stem}.index.json"
-        if index.is_file():
-            for shard in _shards_of(index):
-                yield folder / shard, read_tensors(folder / shard)
-            return
-        if (folder / stem).is_file():
-            yield folder / stem, read_tensors(folder / stem)
-            return
-    raise UserError(f"{folder}: no model.safetensors, pytorch_model.bin or index of shards in it")
+    for path in weight_files(folder):
+        yield path, read_tensors(path)
 
 
 def _shards_of(index: Path) -> list[str]:
-    """Raises UserError where the index is damaged."""
+    """Raises UserError where the index is damaged, or names a file that lies elsewhere."""
     try:
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index}: no index of shards ({_first_line(error)}); fetch it again") from error
+        raise UserError(f"{index}: no index of shards ({first_line(error)}); fetch it again") from error
+    if any(Path(shard).name != shard for shard in shards):
+        raise UserError(f"{index}: names a shard outside its folder; fetch it again")
+    return shards
 
 
 def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
@@ -140,17 +239,27 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> Non
 
 
 def load_sam2(encoder: nn.Module, path: Path | str) -> None:
-    """SAM2's image encoder from its `.pt` file; its video parts are passed over by name."""
+    """SAM2's image encoder from its `.pt` file, strictly."""
+    load_strict(encoder, sam2_tensors(path), f"{path} (SAM2 image encoder)")
+
+
+def sam2_tensors(path: Path | str) -> dict[str, Tensor]:
+    """The image encoder of SAM2's `.pt` file; its video parts are passed over by name."""
     state = read_tensors(path).get("model")
     if not isinstance(state, dict):
         raise UserError(f"{path}: no 'model' in it; expected SAM2's own .pt, such as sam2.1_hiera_large.pt")
     prefix = "image_encoder."
     part = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
-    load_strict(encoder, part, f"{path} (SAM2 image encoder)")
     log.info("SAM2: %d tensors from %s; %d of its video part not used", len(part), path, len(state) - len(part))
+    return part
 
 
 def load_clip(clip: nn.Module, path: Path | str, config: PixDLMConfig) -> None:
+    """CLIP's vision model, strictly; see `clip_tensors`."""
+    load_strict(clip, clip_tensors(path, config), f"{path} (CLIP vision model)")
+
+
+def clip_tensors(path: Path | str, config: PixDLMConfig) -> dict[str, Tensor]:
     """CLIP's vision model from a transformers folder or file, or from an open_clip file.
 
     The position table is resized to the configuration's grid by its `clip_positions` rule.
@@ -164,8 +273,8 @@ def load_clip(clip: nn.Module, path: Path | str, config: PixDLMConfig) -> None:
     if table not in state:
         raise UserError(f"{path}: no CLIP vision model in it (no {table})")
     state[table] = resize_positions(state[table].float(), config.clip_grid, config.clip_positions)
-    load_strict(clip, state, f"{path} (CLIP vision model)")
     log.info("CLIP: %d tensors from %s", len(state), path)
+    return state
 
 
 def _vision_of_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -264,5 +373,5 @@ def _is_zip(path: Path) -> bool:
         return file.read(2) == b"PK"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

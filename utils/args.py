@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 PRECISIONS = ("fp32", "bf16", "fp16", "mixed")
 OFFLOADS = ("none", "optimizer", "all")
+FORMATS = ("pixdlm", "published")
 
 
 def choice(default: Any, text: str) -> Any:
@@ -38,12 +39,14 @@ class TrainArgs:
     skip_bad_records: bool = choice(False, "Count and list records that cannot be used instead of stopping.")
     run_dir: str = choice("runs/native", "Where checkpoints, logs and TensorBoard files go.")
 
-    init_from: str | None = choice(None, "Model folder of this project to start from; its configuration is used.")
+    init_from: str | None = choice(None, "Start from a model folder (its configuration is used), or a file of parts.")
     llava: str = choice("PixDLM/weights/llava", "Folder of liuhaotian/llava-v1.6-vicuna-7b (Llama and tokenizer).")
     clip: str = choice("PixDLM/weights/clip", "CLIP: a transformers folder or file, or an open_clip file.")
     sam2: str = choice("PixDLM/weights/sam2/sam2.1_hiera_large.pt", "SAM2's .pt file.")
     tokenizer: str = choice("PixDLM/weights/llava", "Folder or file of the SentencePiece model.")
     from_scratch: bool = choice(False, "Read no published weights: every part starts fresh and trains.")
+    fusion: str | None = choice(None, 'With --init-from a published folder: a file of fusion weights, or "neutral".')
+    train_only: list[str] = choice([], "Train exactly these parts, e.g. fusion; everything else stays fixed.")
     train_parts: list[str] = choice([], "Parts to train beside the usual ones, e.g. clip sam2 language_model.")
 
     epochs: int = choice(10, "Passes over the training split.")
@@ -138,6 +141,9 @@ def parse_train(argv: list[str] | None = None) -> TrainArgs:
     """
     known = parse_known(TrainArgs, argv)
     presets = dict(PRESETS.get(known.config, {}))
+    if known.config == "release" and known.train_only == ["fusion"]:
+        # what the published checkpoint lacks, beside what it has
+        presets |= {"init_from": "PixDLM/weights/pixdlm", "fusion": "neutral", "lora_rank": 0}
     if known.init_from:
         presets.pop("hint_share", None)  # a model that has learnt to point needs none
     args = parse(TrainArgs, argv, presets)
@@ -176,6 +182,8 @@ def check_train(args: TrainArgs) -> None:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 0 and less than 1")
     one_of(args, "precision", PRECISIONS)
     one_of(args, "offload", OFFLOADS)
+    if args.train_only and args.train_parts:
+        raise UserError("--train-only names all that trains; leave --train-parts out")
     if args.zero_stage not in (0, 1, 2, 3):
         raise UserError(f"--zero-stage is {args.zero_stage}; ZeRO has stages 0, 1, 2 and 3")
     if args.offload == "all" and args.zero_stage != 3:
@@ -220,6 +228,9 @@ class EvalArgs:
     device: str = choice("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = choice("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
     workers: int = choice(2, "Processes that decode pictures, for each evaluating process.")
+    clip: str | None = choice(None, "CLIP, where the model folder holds none; default: clip/ in or beside it.")
+    sam2: str | None = choice(None, "SAM2's .pt, where the model folder holds none.")
+    fusion: str | None = choice(None, 'Fusion weights of a published folder: a file, or "neutral" to run without.')
     threads: int = choice(1, "CPU threads of a process; another number may change last digits. NPROC is faster.")
 
 
@@ -231,8 +242,72 @@ class InferArgs:
     model: str = choice("PixDLM/mini", "Model folder.")
     out: str = choice("runs/infer", "Where masks, overlays and answers.jsonl go.")
     max_new_tokens: int = choice(64, "The answer is cut after so many tokens.")
+    clip: str | None = choice(None, "CLIP, where the model folder holds none; default: clip/ in or beside it.")
+    sam2: str | None = choice(None, "SAM2's .pt, where the model folder holds none.")
+    fusion: str | None = choice(None, 'Fusion weights of a published folder: a file, or "neutral" to run without.')
     device: str = choice("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = choice("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
+
+
+@dataclass
+class MergeArgs:
+    """Options of merge_lora.py beside checkpoint and target."""
+
+    format: str = choice(
+        "pixdlm", "pixdlm (safetensors, loads with no other file) or published (its layout and names)."
+    )
+    precision: str = choice("bf16", "bf16, fp16 or fp32: what is saved.")
+    without_backbones: bool = choice(False, "Leave CLIP and SAM2 out, as published.")
+    overwrite: bool = choice(False, "Replace the target where it exists.")
+    clip: str | None = choice(None, "CLIP, where the model folder holds none; default: clip/ in or beside it.")
+    sam2: str | None = choice(None, "SAM2's .pt, where the model folder holds none.")
+    fusion: str | None = choice(None, 'Fusion weights of a published folder: a file, or "neutral" to run without.')
+
+
+@dataclass
+class ExtractArgs:
+    """Options of extract.py beside checkpoint and target."""
+
+    parts: list[str] = choice([], "Parts to write, e.g. fusion,projector,mask_decoder,lora.")
+    format: str = choice("pixdlm", "pixdlm (safetensors) or published (the align_stages dictionary of the fusion).")
+    overwrite: bool = choice(False, "Replace the target where it exists.")
+
+
+def parse_merge(argv: list[str] | None = None) -> tuple[MergeArgs, Path, Path]:
+    """merge_lora.py's options, checked, the checkpoint and the target.
+
+    Raises:
+        UserError: an option has a value that cannot be, or they do not go together.
+    """
+    parser = HfArgumentParser(MergeArgs)
+    parser.add_argument("checkpoint", type=Path, help="Model folder, DeepSpeed checkpoint or published folder.")
+    parser.add_argument("out", type=Path, help="Folder to write.")
+    parsed = vars(parser.parse_intermixed_args(sys.argv[1:] if argv is None else argv))
+    checkpoint, out = parsed.pop("checkpoint"), parsed.pop("out")
+    args = MergeArgs(**parsed)
+    one_of(args, "format", FORMATS)
+    one_of(args, "precision", ("bf16", "fp16", "fp32"))
+    if args.format == "published" and args.without_backbones:
+        raise UserError("--format published always keeps the backbones apart, in files of their own")
+    return args, checkpoint, out
+
+
+def parse_extract(argv: list[str] | None = None) -> tuple[ExtractArgs, Path, Path | None]:
+    """extract.py's options, checked, the checkpoint and the target (None lists the parts).
+
+    Raises:
+        UserError: an option has a value that cannot be, or a target without parts or the reverse.
+    """
+    parser = HfArgumentParser(ExtractArgs)
+    parser.add_argument("checkpoint", type=Path, help="Model folder or checkpoint of any kind.")
+    parser.add_argument("out", type=Path, nargs="?", help="File to write; without it the parts are listed.")
+    parsed = vars(parser.parse_intermixed_args(sys.argv[1:] if argv is None else argv))
+    checkpoint, out = parsed.pop("checkpoint"), parsed.pop("out")
+    args = ExtractArgs(**parsed)
+    one_of(args, "format", FORMATS)
+    if bool(args.parts) != (out is not None):
+        raise UserError("name a target and --parts, or neither to list the parts")
+    return args, checkpoint, out
 
 
 def parse_eval(argv: list[str] | None = None) -> EvalArgs:

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from model.config import PixDLMConfig
 from model.pixdlm import PixDLMForCausalLM
-from model.weights import load_strict, read_folder
+from model.pretrained import Backbones, load_config, load_pretrained
 from utils.errors import UserError
 from utils.files import write_beside
 from utils.tokens import TOKENIZER_FILE, PixTokenizer
+from utils.zero import is_zero_folder
 
 log = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.json"
 SHARD_SIZE = "5GB"
 
 
@@ -43,48 +43,46 @@ def save_model(
         (beside / "training.json").write_text(json.dumps(training, indent=2) + "\n")
 
 
-def load_config(folder: Path) -> PixDLMConfig:
-    """The architecture of a model folder.
-
-    Raises:
-        UserError: no such folder, no configuration in it, or one of another model.
-    """
-    file = folder / CONFIG_FILE
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such model folder; train one with train.sh or use PixDLM/mini")
-    if not file.is_file():
-        raise UserError(f"{folder}: no {CONFIG_FILE} in it, so it is no model folder")
-    try:
-        fields = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}: not JSON ({error})") from error
-    if not isinstance(fields, dict) or fields.get("model_type") != PixDLMConfig.model_type:
-        kind = fields.get("model_type") if isinstance(fields, dict) else type(fields).__name__
-        raise UserError(f"{file}: model_type is {kind!r}, expected {PixDLMConfig.model_type!r}")
-    try:
-        return PixDLMConfig.from_dict(fields)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file}: {error}") from error
-
-
 def load_model(
-    folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    backbones: Backbones = Backbones(),  # noqa: B008 (frozen)
 ) -> tuple[PixDLMForCausalLM, PixTokenizer]:
     """Model and tokenizer of a folder, strictly: every tensor accounted for, in evaluation mode.
+
+    Args:
+        folder: of any kind that `model.pretrained.load_pretrained` reads.
+        device: of the model.
+        dtype: of its weights.
+        backbones: files that a published folder does not hold.
 
     Raises:
         UserError: the folder is no model folder, or its weights are damaged or do not fit; all
             missing, surplus and misshapen tensors are listed.
     """
-    folder = Path(folder)
+    tokenizer, _ = load_tokenizer(Path(folder))
+    model = load_pretrained(folder, dtype, backbones)
+    model.to(device).use_flash_attention()
+    return model, tokenizer
+
+
+def load_tokenizer(folder: Path) -> tuple[PixTokenizer, PixDLMConfig]:
+    """The tokenizer of a folder, held against its configuration, and that.
+
+    Raises:
+        UserError: there is none, or it has another vocabulary.
+    """
     config = load_config(folder)
-    tokenizer = PixTokenizer(folder, config.system_prompt)
+    tokenizer = PixTokenizer(tokenizer_of(folder), config.system_prompt)
     if len(tokenizer) != config.text_config.vocab_size:
         raise UserError(
             f"{tokenizer.path}: {len(tokenizer)} tokens, but config.json says {config.text_config.vocab_size}"
         )
-    state = {name: tensor for _, shard in read_folder(folder) for name, tensor in shard.items()}
-    model = PixDLMForCausalLM(config).cast(dtype)
-    load_strict(model, state, str(folder))
-    model.to(device).use_flash_attention()
-    return model.eval(), tokenizer
+    return tokenizer, config
+
+
+def tokenizer_of(folder: Path) -> Path:
+    """Where the folder's tokenizer is: in it, or for a training checkpoint in the folder that it lies in."""
+    places = [folder, folder.parent, folder.parent.parent] if is_zero_folder(folder) else [folder]
+    return next((place for place in places if (place / TOKENIZER_FILE).is_file()), folder)

@@ -36,12 +36,19 @@ def write_beside(target: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file beside its target and rename it, so that a reader never sees half of one."""
+@contextmanager
+def file_beside(path: Path) -> Iterator[Path]:
+    """A file to write that takes the place of `path` once the block has ended well, so that no reader sees half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.writing")
     try:
-        beside.write_bytes(data)
+        yield beside
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file beside its target and rename it."""
+    with file_beside(path) as beside:
+        beside.write_bytes(data)

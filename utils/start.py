@@ -9,6 +9,7 @@ from pathlib import Path
 from model.config import PixDLMConfig, named_config
 from model.lora import DEFAULT_TRAINED, PARTS, lora_settings, set_trainable
 from model.pixdlm import PixDLMForCausalLM
+from model.pretrained import Backbones, load_parts
 from model.weights import load_clip, load_llava, load_sam2
 from utils import published
 from utils.args import TrainArgs
@@ -27,14 +28,16 @@ def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, i
     Raises:
         UserError: weights are missing, damaged or do not fit, or an option does not fit the model.
     """
-    if args.init_from:
-        model, tokenizer = load_model(args.init_from)
+    if args.init_from and not Path(args.init_from).is_file():
+        model, tokenizer = load_model(args.init_from, backbones=backbones(args))
         log.info("starts from %s; its configuration is used, not %s", args.init_from, args.config)
         fresh: set[str] = set()
     else:
         config, tokenizer = configure(args)
         model = build(config)
         fresh = set(PARTS) if args.from_scratch else load_published(model, args)
+        if args.init_from:
+            fresh -= load_parts(model, Path(args.init_from))
         log.info("starts fresh: %s", ", ".join(part for part in PARTS if part in fresh))
     for option, value in (("--hint-share", args.hint_share), ("--grounding-weight", args.grounding_weight)):
         if value and model.config.geometry != "letterbox":
@@ -43,13 +46,24 @@ def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, i
                 f"{model.config.geometry!r}, so set it to 0"
             )
     model.train()
+    only = set(args.train_only)
+    parts = only or parts_to_train(model.config, fresh | set(args.train_parts))
     try:
-        trained = set_trainable(model, parts_to_train(model.config, fresh | set(args.train_parts)))
+        trained = set_trainable(model, parts, adapters=not only)
     except ValueError as error:
-        raise UserError(f"--train-parts: {error}") from error
+        raise UserError(f"--{'train-only' if only else 'train-parts'}: {error}") from error
+    if "fusion" in trained:
+        model.config.neutral_fusion = False  # it has weights of its own from the first step on
     if not trained:
         raise UserError("nothing trains; name parts with --train-parts")
     return model, tokenizer, trained
+
+
+def backbones(args: TrainArgs) -> Backbones:
+    """The files for a published folder: those that were named, else what lies in or beside it."""
+    default = TrainArgs()
+    clip, sam2 = (None if getattr(args, n) == getattr(default, n) else getattr(args, n) for n in ("clip", "sam2"))
+    return Backbones(clip, sam2, args.fusion)
 
 
 def build(config: PixDLMConfig) -> PixDLMForCausalLM:
@@ -114,6 +128,10 @@ def check_files(args: TrainArgs) -> None:
         UserError: naming all that are missing and where they come from.
     """
     if args.from_scratch:
+        return
+    if args.init_from == published.PIXDLM.folder:
+        published.require(["pixdlm", "clip", "sam2"], data=Path(args.data))
+    if args.init_from and not Path(args.init_from).is_file():
         return
     default = TrainArgs()
     own = [name for name in ("llava", "clip", "sam2") if getattr(args, name) == getattr(default, name)]

@@ -132,7 +132,10 @@ def test_a_missing_folder_and_one_without_a_model(tmp_path: Path) -> None:
 BAD_CONFIGS: list[tuple[Callable[[dict], object], str]] = [
     (lambda fields: "{cut", r"config\.json: not JSON"),
     (lambda fields: [1], r"config\.json: model_type is 'list', expected 'pixdlm'"),
-    (lambda fields: fields | {"model_type": "llava"}, r"model_type is 'llava', expected 'pixdlm'"),
+    (
+        lambda fields: fields | {"model_type": "llava", "architectures": ["LlavaForCausalLM"]},
+        r"model_type is 'llava', expected 'pixdlm'",
+    ),
     (lambda fields: fields | {"geometry": "round"}, r"config\.json: geometry is 'round'; known are"),
     (lambda fields: fields | {"text_config": fields["text_config"] | {"vocab_size": 99}}, r"335 tokens, but .* 99"),
 ]

@@ -1,0 +1,84 @@
+"""Named parts of a checkpoint in a file of their own: `python extract.py CHECKPOINT OUT --parts fusion,lora`.
+
+`train.py --init-from OUT` starts from such a file. Without OUT and --parts the parts are listed.
+`--format published` writes the fusion as the published training code's dictionary of `align_stages`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.config import PixDLMConfig
+from model.lora import PARTS, part_of
+from model.pretrained import LORA_KEY, load_config, named_tensors
+from utils.args import parse_extract
+from utils.errors import UserError, run_main
+from utils.export import check_target, published_fusion, told_of_full_disks
+from utils.files import file_beside
+from utils.logs import start_logging
+
+log = logging.getLogger("extract")
+
+
+def main() -> None:
+    args, checkpoint, out = parse_extract()
+    start_logging()
+    config = load_config(checkpoint)
+    if out is None:
+        list_parts(checkpoint, config)
+        return
+    check_target(out, args.overwrite, 0)
+    wanted = {part for text in args.parts for part in text.split(",") if part}
+    unknown = wanted - {*PARTS, "lora"}
+    if unknown or not wanted:
+        named = f"unknown part {', '.join(sorted(unknown))}" if unknown else "--parts is empty"
+        raise UserError(f"{named}; known are {', '.join([*PARTS, 'lora'])}")
+    if args.format == "published" and wanted != {"fusion"}:
+        raise UserError("--format published is the dictionary of align_stages, which is --parts fusion alone")
+    tensors = {
+        n: t.clone().contiguous() for n, t in named_tensors(checkpoint, config) if known_part(n, checkpoint) in wanted
+    }
+    absent = wanted - {part_of(name) for name in tensors}
+    if absent:
+        raise UserError(f"{checkpoint}: holds no {', '.join(sorted(absent))}")
+    check_target(out, args.overwrite, sum(tensor.nbytes for tensor in tensors.values()))
+    write(out, tensors, args.format, config.lora if "lora" in wanted else None)
+    log.info("%s: %d tensors of %s", out, len(tensors), ", ".join(sorted(wanted)))
+
+
+def list_parts(checkpoint: Path, config: PixDLMConfig) -> None:
+    """One line a part: tensors and numbers in it."""
+    counts: dict[str, tuple[int, int]] = {}
+    for name, tensor in named_tensors(checkpoint, config):
+        part = known_part(name, checkpoint)
+        tensors, numbers = counts.get(part, (0, 0))
+        counts[part] = tensors + 1, numbers + tensor.numel()
+    for part, (tensors, numbers) in counts.items():
+        print(f"{part:<16} {tensors:>5} tensors {numbers:>16,} numbers")
+
+
+def known_part(name: str, checkpoint: Path) -> str:
+    """Raises UserError where no part has such a name."""
+    try:
+        return part_of(name)
+    except ValueError as error:
+        raise UserError(f"{checkpoint}: {error}") from error
+
+
+def write(out: Path, tensors: dict[str, Tensor], kind: str, lora: dict | None) -> None:
+    """The file whole or not at all; adapters carry their settings along."""
+    with told_of_full_disks(out), file_beside(out) as beside:
+        if kind == "published":
+            torch.save(published_fusion(tensors), beside)
+        else:
+            save_file(tensors, beside, metadata={"format": "pt", LORA_KEY: json.dumps(lora)})
+
+
+if __name__ == "__main__":
+    run_main(main)

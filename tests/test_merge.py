@@ -1,0 +1,268 @@
+"""merge.sh and extract.py as a user runs them: round trips, formats, and targets that cannot be written."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from model.config import PixDLMConfig
+from model.lora import lora_settings
+from model.pixdlm import PixDLMForCausalLM
+from model.pretrained import load_parts, load_pretrained
+from utils.args import TrainArgs
+from utils.checkpoint import save_model
+from utils.collate import Batch
+from utils.errors import UserError
+from utils.start import start
+from utils.tokens import PixTokenizer
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SCORES = {"overall": {"count": 3, "giou": 0.5, "ciou": 0.25}}
+TRAINING = {"epoch": 2, "step": 7, "settings": {"lr": 3e-4}, "validation": SCORES}
+
+
+def run(*command: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    settings = {**os.environ, "PIXDLM_PYTHON": sys.executable, "DS_ACCELERATOR": "cpu", **environ}
+    return subprocess.run([str(c) for c in command], cwd=CHECKOUT, env=settings, capture_output=True, text=True)
+
+
+def succeed(*command: str | Path) -> str:
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a script's `main` in this process, which spares the start of another."""
+
+    def call_main(script: str, *arguments: str | Path) -> None:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        importlib.import_module(script).main()
+
+    return call_main
+
+
+@pytest.fixture
+def adapted(tiny_config: PixDLMConfig) -> PixDLMForCausalLM:
+    """A tiny model with adapters that change what it gives."""
+    tiny_config.lora = lora_settings(4, 8.0, 0.0, ["q_proj", "v_proj"])
+    torch.manual_seed(0)
+    model = PixDLMForCausalLM(tiny_config).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, adapted: PixDLMForCausalLM, tokenizer: PixTokenizer) -> Path:
+    """What train.py writes."""
+    save_model(tmp_path / "best", adapted, tokenizer, adapted.state_dict(), TRAINING)
+    return tmp_path / "best"
+
+
+@torch.no_grad()
+def logits(model: PixDLMForCausalLM, batch: Batch) -> torch.Tensor:
+    return torch.cat([one.flatten() for one in model(batch.to("cpu", model.dtype)).mask_logits]).float()
+
+
+# Merging
+
+
+@pytest.mark.parametrize(("precision", "rounding"), [("fp32", 1e-5), ("bf16", 2**-8)])
+def test_merging_changes_the_logits_by_rounding_alone(
+    call: Callable[..., None],
+    tmp_path: Path,
+    run_folder: Path,
+    adapted: PixDLMForCausalLM,
+    collate: Callable[..., Batch],
+    precision: str,
+    rounding: float,
+) -> None:
+    call("merge_lora", run_folder, tmp_path / "merged", "--precision", precision)
+    merged = load_pretrained(tmp_path / "merged")
+    assert merged.config.lora is None and not any("lora_" in name for name in merged.state_dict())
+    before, after = logits(adapted, collate()), logits(merged, collate())
+    without = PixDLMForCausalLM.from_pretrained(run_folder)
+    for module in without.modules():
+        if hasattr(module, "lora_B"):
+            module.lora_B["default"].weight.data.zero_()
+    spread = before.std()
+    # what bf16 rounds of weights adds up over the layers; without the adapters it is far more
+    assert (after - before).abs().max() < 40 * rounding * spread
+    assert (logits(without, collate()) - before).abs().max() > (3 if precision == "bf16" else 100) * (
+        after - before
+    ).abs().max()
+
+
+def test_a_merged_folder_has_all_that_it_needs(call: Callable[..., None], tmp_path: Path, run_folder: Path) -> None:
+    call("merge_lora", run_folder, tmp_path / "merged")
+    shutil.rmtree(run_folder)
+    names = {file.name for file in (tmp_path / "merged").iterdir()}
+    assert names == {"config.json", "model.safetensors", "tokenizer.model", "processor_config.json",
+                     "generation_config.json", "training.json", "README.md"}  # fmt: skip
+    with safe_open(tmp_path / "merged" / "model.safetensors", "pt") as file:
+        weights = {file.get_tensor(n).dtype for n in file.keys() if file.get_tensor(n).numel() > 1}  # noqa: SIM118
+    assert torch.bfloat16 in weights
+    card = (tmp_path / "merged" / "README.md").read_text()
+    assert "| overall | 3 | 0.500 | 0.250 |" in card and "lr: 0.0003" in card
+    load_pretrained(tmp_path / "merged")
+
+
+def test_merged_as_published_and_read(call: Callable[..., None], tmp_path: Path, run_folder: Path) -> None:
+    call("merge_lora", run_folder, tmp_path / "own", "--precision", "fp32")
+    call("merge_lora", run_folder, tmp_path / "published", "--precision", "fp32", "--format", "published")
+    own, published = (load_pretrained(tmp_path / name).state_dict() for name in ("own", "published"))
+    assert own.keys() == published.keys() and all(torch.equal(own[n], published[n]) for n in own)
+    # and back from there
+    call("merge_lora", tmp_path / "published", tmp_path / "again", "--precision", "fp32")
+    again = load_pretrained(tmp_path / "again").state_dict()
+    assert all(torch.equal(own[n], again[n]) for n in own)
+
+
+def test_evaluation_of_the_merged_is_that_of_the_trained(
+    call: Callable[..., None], tmp_path: Path, tiny_drseg: Path, run_folder: Path
+) -> None:
+    call("merge_lora", run_folder, tmp_path / "merged", "--precision", "fp32")
+    counts = []
+    for name in ("best", "merged"):
+        call(
+            "eval",
+            "--model",
+            tmp_path / name,
+            "--data",
+            tiny_drseg,
+            "--out",
+            tmp_path / f"{name}-eval",
+        )
+        metrics = json.loads((tmp_path / f"{name}-eval" / "metrics.json").read_text())
+        counts.append({key: value for key, value in metrics.items() if key != "config"})
+    assert counts[0] == counts[1]
+
+
+def test_a_published_folder_is_evaluated_and_marked(tmp_path: Path, tiny_drseg: Path, run_folder: Path) -> None:
+    published = tmp_path / "published"
+    succeed("bash", "merge.sh", run_folder, published, "--format", "published")
+    (published / "align_stages.bin").unlink()
+    command = [sys.executable, "eval.py", "--model", published, "--data", tiny_drseg, "--out", tmp_path / "eval"]
+    refused = run(*command)
+    assert refused.returncode == 2 and "--fusion neutral" in refused.stderr and "Traceback" not in refused.stderr
+    said = succeed(*command, "--fusion", "neutral")
+    assert "not the published model" in said
+    metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert metrics["protocol"]["neutral_fusion"] is True
+
+
+# What cannot be written
+
+
+def test_a_target_that_exists_is_kept(tmp_path: Path, run_folder: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    refused = run("bash", "merge.sh", run_folder, tmp_path / "out")
+    assert refused.returncode == 2 and "exists already; name another target or pass --overwrite" in refused.stderr
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+    said = succeed("bash", "merge.sh", run_folder, tmp_path / "out", "--overwrite")
+    assert "4 matrices merged; at most" in said
+    assert not (tmp_path / "out" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("kind", ["pixdlm", "published"])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, run_folder: Path, kind: str) -> None:
+    before = {file: file.read_bytes() for file in run_folder.iterdir()}
+    place = tmp_path / "disk"
+    place.mkdir()
+    # files of at most 50 KB: the weights are cut off on the way
+    limited = f"ulimit -f 50; exec bash merge.sh {run_folder} {place}/out --format {kind}"
+    done = run("bash", "-c", limited)
+    assert done.returncode == 2, done.stderr
+    assert "out: not written, and nothing of it is left" in done.stderr and "Traceback" not in done.stderr
+    assert list(place.iterdir()) == []
+    assert {file: file.read_bytes() for file in run_folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("script", ["merge_lora.py", "extract.py"])
+def test_a_wrong_folder_is_told(tmp_path: Path, script: str) -> None:
+    more = ["--parts", "fusion"] if script == "extract.py" else []
+    done = run(sys.executable, script, tmp_path, tmp_path / "out", *more)
+    assert done.returncode == 2 and "no config.json in it" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# Parts
+
+
+def test_parts_are_listed(run_folder: Path) -> None:
+    lines = succeed(sys.executable, "extract.py", run_folder).splitlines()
+    found = {line.split()[0] for line in lines if "tensors" in line}
+    assert found == {"clip", "sam2", "fusion", "projector", "embeddings", "lm_head", "seg_projection", "mask_decoder",
+                     "language_model", "lora"}  # fmt: skip
+
+
+def test_extracted_parts_start_a_training(
+    call: Callable[..., None], tmp_path: Path, run_folder: Path, adapted: PixDLMForCausalLM, tokenizer: PixTokenizer
+) -> None:
+    out = tmp_path / "parts.safetensors"
+    call("extract", run_folder, out, "--parts", "fusion,projector", "lora")
+    small = {k: v for k, v in adapted.config.to_dict().items() if k not in ("dtype", "lora", "model_type")}
+    args = TrainArgs(
+        config="native",
+        override=[f"{name}={json.dumps(small[name])}" for name in ("text_config", "vision_config", "pixel_encoder")]
+        + [f"{name}={value}" for name, value in small.items() if type(value) is int],
+        from_scratch=True,
+        tokenizer=str(tokenizer.path),
+        init_from=str(out),
+        lora_rank=4,
+        lora_alpha=8.0,
+    )
+    model, _, _ = start(args)
+    mine, theirs = model.state_dict(), adapted.state_dict()
+    extracted = [n for n in theirs if n.startswith(("fusion.", "projector.")) or "lora_" in n]
+    assert len(extracted) > 40 and all(torch.equal(mine[n], theirs[n]) for n in extracted)
+    name = "mask_decoder.upscaling.0.weight"
+    assert not torch.equal(mine[name], theirs[name])
+    args.lora_rank = 2
+    with pytest.raises(UserError, match=r"parts\.safetensors does not fit this model:\n  does not fit: .*lora_A"):
+        start(args)
+
+
+def test_the_fusion_as_published(
+    call: Callable[..., None], tmp_path: Path, run_folder: Path, adapted: PixDLMForCausalLM
+) -> None:
+    out = tmp_path / "align.bin"
+    call("extract", run_folder, out, "--parts", "fusion", "--format", "published")
+    names = torch.load(out, weights_only=True)
+    assert names and all(n.startswith("base_model.model.model.vision_tower.align_stages") for n in names)
+    fresh = PixDLMForCausalLM(adapted.config)
+    assert load_parts(fresh, out) == {"fusion"}
+    expected = adapted.fusion.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in fresh.fusion.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--parts", "fusion,hat"], "unknown part hat; known are clip,"),
+        (["--parts", "fusion,lora", "--format", "published"], "--parts fusion alone"),
+        ([], "name a target and --parts, or neither"),
+        (["--parts", ","], "--parts is empty"),
+    ],
+)
+def test_parts_that_cannot_be(
+    call: Callable[..., None], tmp_path: Path, run_folder: Path, options: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        call("extract", run_folder, tmp_path / "x", *options)
+    assert not (tmp_path / "x").exists()

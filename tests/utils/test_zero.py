@@ -1,0 +1,146 @@
+"""DeepSpeed's checkpoints: the whole model from its shards, and what is unfinished or wants to run code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.pretrained import load_pretrained
+from utils.checkpoint import load_model
+from utils.errors import UserError
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+# Trains a tiny model with adapters for one step; writes DeepSpeed's checkpoint and what it should hold.
+SAVE = """
+import sys, torch, torch.distributed as dist
+from pathlib import Path
+from model.lora import lora_settings, set_trainable
+from model.pixdlm import PixDLMForCausalLM
+from model.pretrained import load_config
+from utils.args import parse_train
+from utils.distributed import pick_device, process_group, rank
+from utils.engine import gathered_state, single_process_environment, start_engine
+from utils.launch import free_port
+
+stage, source, out = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+single_process_environment(free_port())
+args = parse_train(["--config", "mini", "--zero-stage", str(stage), "--warmup-steps", "0"])
+with process_group(pick_device()):
+    torch.manual_seed(0)
+    model = PixDLMForCausalLM(load_config(source))
+    set_trainable(model, {"projector", "seg_projection", "mask_decoder"})
+    engine, _ = start_engine(model, args, 2)
+    loss = sum(p.float().square().sum() for p in engine.module.parameters() if p.requires_grad and p.numel())
+    engine.backward(loss)
+    engine.step()
+    engine.save_checkpoint(str(out), tag="step1")
+    state = gathered_state(engine)
+    if rank() == 0:
+        torch.save(state, out / "expected.pt")
+"""
+
+
+def save(tmp: Path, stage: int, processes: int, source: Path) -> Path:
+    script, out = tmp / "save.py", tmp / "run" / f"zero{stage}"
+    script.write_text(SAVE)
+    out.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.model"):
+        shutil.copyfile(source / name, out.parent / name)
+    environ = {**os.environ, "NPROC": str(processes), "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(CHECKOUT)}
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        environ.pop(name, None)
+    command = [sys.executable, "-m", "utils.launch", script, str(stage), source, out]
+    done = subprocess.run([str(c) for c in command], cwd=CHECKOUT, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
+    """A folder with the configuration and tokenizer of a tiny model with adapters."""
+    from model.config import PixDLMConfig
+    from model.lora import lora_settings
+    from tests.test_train import TINY
+    from utils.tokens import PixTokenizer
+
+    folder = tmp_path_factory.mktemp("source")
+    text = {**TINY["text_config"], "vocab_size": len(PixTokenizer(tokenizer_file))}
+    lora = lora_settings(2, 16.0, 0.0, ["q_proj", "v_proj"])
+    PixDLMConfig(**{**TINY, "text_config": text, "system_prompt": "", "lora": lora}).save_pretrained(folder)
+    shutil.copyfile(tokenizer_file, folder / "tokenizer.model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def zero0(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
+    """Everything in one file."""
+    return save(tmp_path_factory.mktemp("zero0"), 0, 1, source)
+
+
+@pytest.fixture(scope="module")
+def zero2(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
+    """Optimiser and trained weights in shards of two processes."""
+    return save(tmp_path_factory.mktemp("zero2"), 2, 2, source)
+
+
+@pytest.fixture
+def sharded(zero2: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be damaged."""
+    shutil.copytree(zero2.parent, tmp_path / "run")
+    return tmp_path / "run" / zero2.name
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_the_model_is_put_together(request: pytest.FixtureRequest, stage: int) -> None:
+    checkpoint = request.getfixturevalue(f"zero{stage}")
+    expected = torch.load(checkpoint / "expected.pt", weights_only=True)
+    for folder in (checkpoint, checkpoint / "step1"):
+        model, _ = load_model(folder)
+        state = model.state_dict()
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[name], expected[name]) for name in state)
+    assert model.config.lora["r"] == 2
+
+
+def test_a_rank_that_is_missing_is_told(sharded: Path) -> None:
+    files = sorted((sharded / "step1").glob("*_optim_states.pt"))
+    assert len(files) == 2
+    files[1].unlink()
+    with pytest.raises(UserError, match="step1: unfinished or damaged"):
+        load_pretrained(sharded)
+
+
+def test_a_file_that_is_cut_is_named(sharded: Path) -> None:
+    file = sorted((sharded / "step1").glob("*_optim_states.pt"))[1]
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=f"{file.name}: damaged or cut off"):
+        load_pretrained(sharded)
+
+
+def test_one_without_its_models_files(sharded: Path) -> None:
+    for file in (sharded / "step1").glob("*_model_states.pt"):
+        file.unlink()
+    with pytest.raises(UserError, match="no .*_model_states.pt in it; the checkpoint is unfinished"):
+        load_pretrained(sharded)
+    (sharded / "latest").write_text("step9")
+    with pytest.raises(UserError, match=r"latest: names 'step9', which is not in"):
+        load_pretrained(sharded)
+
+
+class Runs:
+    def __reduce__(self) -> tuple:
+        return eval, ("print('it ran')",)
+
+
+def test_a_rank_that_wants_to_run_code_is_refused(sharded: Path, capsys: pytest.CaptureFixture) -> None:
+    file = sorted((sharded / "step1").glob("*_optim_states.pt"))[0]
+    torch.save({"optimizer_state_dict": Runs()}, file)
+    with pytest.raises(UserError, match=rf"{file.name}: not read, .*\beval\b"):
+        load_pretrained(sharded)
+    assert "it ran" not in capsys.readouterr().out
