@@ -12,9 +12,10 @@ import torch
 from model.config import PixDLMConfig, mini_config
 from model.lora import PARTS
 from model.pixdlm import PixDLMForCausalLM
-from utils.args import PRESETS, TrainArgs
+from utils.args import PRESETS, TrainArgs, parse_train
 from utils.checkpoint import save_model
 from utils.errors import UserError
+from utils.export import save_published
 from utils.start import check_files, configure, override, parts_to_train, start
 from utils.tokens import PixTokenizer
 
@@ -186,3 +187,39 @@ def test_weights_in_a_place_of_ones_own_are_looked_for_there(tiny_drseg: Path, t
 
 def test_from_scratch_no_weights_are_asked_for(mini: TrainArgs) -> None:
     check_files(mini)
+
+
+# The fusion that the published checkpoint lacks
+
+
+@pytest.fixture
+def published(tmp_path: Path, tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer) -> Path:
+    """A published folder without fusion weights."""
+    save_published(tmp_path / "pixdlm", tiny_model, tokenizer, {})
+    (tmp_path / "pixdlm" / "align_stages.bin").unlink()
+    return tmp_path / "pixdlm"
+
+
+def test_the_fusion_alone_trains_on_a_published_folder(published: Path) -> None:
+    model, _, trained = start(TrainArgs(init_from=str(published), fusion="neutral", train_only=["fusion"]))
+    assert trained.keys() == {"fusion"}
+    assert trained_names(model) == {name for name, _ in model.named_parameters() if name.startswith("fusion.")}
+    assert not model.config.neutral_fusion  # it has weights of its own from now on
+    with pytest.raises(UserError, match="no fusion weights"):
+        start(TrainArgs(init_from=str(published), train_only=["fusion"]))
+    with pytest.raises(UserError, match="--train-only: unknown part hat"):
+        start(TrainArgs(init_from=str(published), fusion="neutral", train_only=["hat"]))
+
+
+def test_adapters_are_fixed_where_only_another_part_trains(tmp_path: Path, mini: TrainArgs) -> None:
+    _, _, trained = start(replace(mini, lora_rank=2, train_only=["projector"]))
+    assert trained.keys() == {"projector"}
+
+
+def test_release_with_the_fusion_alone_starts_from_the_published_checkpoint(tmp_path: Path) -> None:
+    args = parse_train(["--config", "release", "--train-only", "fusion", "--data", str(tmp_path)])
+    assert (args.init_from, args.fusion) == ("PixDLM/weights/pixdlm", "neutral")
+    with pytest.raises(UserError, match=r"(?s)weights/pixdlm/pytorch_model\.bin.*--what pixdlm clip sam2"):
+        check_files(args)
+    with pytest.raises(UserError, match="--train-only names all that trains"):
+        parse_train(["--config", "release", "--train-only", "fusion", "--train-parts", "clip"])
