@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from pycocotools import mask as coco
 
+from model.backbones import Backbones
 from model.pixdlm import PixDLMForCausalLM
-from model.pretrained import Backbones
 from utils.args import EvalArgs, inference_dtype, parse_eval
 from utils.checkpoint import load_model
 from utils.datasets import load_dataset

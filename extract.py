@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.backbones import NEUTRAL_KEY
 from model.config import PixDLMConfig
+from model.folders import load_config, named_tensors
 from model.lora import PARTS, part_of
-from model.pretrained import LORA_KEY, load_config, named_tensors
+from model.pretrained import LORA_KEY
 from utils.args import parse_extract
 from utils.errors import UserError, run_main
 from utils.export import check_target, published_fusion, told_of_full_disks
@@ -33,22 +35,26 @@ def main() -> None:
     if out is None:
         list_parts(checkpoint, config)
         return
-    check_target(out, args.overwrite, 0)
-    wanted = {part for text in args.parts for part in text.split(",") if part}
+    wanted = {part for part in args.parts.split(",") if part}
     unknown = wanted - {*PARTS, "lora"}
     if unknown or not wanted:
         named = f"unknown part {', '.join(sorted(unknown))}" if unknown else "--parts is empty"
         raise UserError(f"{named}; known are {', '.join([*PARTS, 'lora'])}")
     if args.format == "published" and wanted != {"fusion"}:
         raise UserError("--format published is the dictionary of align_stages, which is --parts fusion alone")
+    neutral = "fusion" in wanted and config.neutral_fusion
+    if neutral and args.format == "published":
+        raise UserError(f"{checkpoint}: its fusion is the neutral one, which holds nothing to pass on as published")
+    check_target(out, checkpoint, args.overwrite)
     tensors = {
         n: t.clone().contiguous() for n, t in named_tensors(checkpoint, config) if known_part(n, checkpoint) in wanted
     }
     absent = wanted - {part_of(name) for name in tensors}
     if absent:
         raise UserError(f"{checkpoint}: holds no {', '.join(sorted(absent))}")
-    check_target(out, args.overwrite, sum(tensor.nbytes for tensor in tensors.values()))
-    write(out, tensors, args.format, config.lora if "lora" in wanted else None)
+    check_target(out, checkpoint, args.overwrite, sum(tensor.nbytes for tensor in tensors.values()))
+    metadata = {"format": "pt", LORA_KEY: json.dumps(config.lora if "lora" in wanted else None)}
+    write(out, tensors, args.format, {**metadata, NEUTRAL_KEY: json.dumps(neutral)})
     log.info("%s: %d tensors of %s", out, len(tensors), ", ".join(sorted(wanted)))
 
 
@@ -71,13 +77,13 @@ def known_part(name: str, checkpoint: Path) -> str:
         raise UserError(f"{checkpoint}: {error}") from error
 
 
-def write(out: Path, tensors: dict[str, Tensor], kind: str, lora: dict | None) -> None:
-    """The file whole or not at all; adapters carry their settings along."""
+def write(out: Path, tensors: dict[str, Tensor], kind: str, metadata: dict[str, str]) -> None:
+    """The file whole or not at all; adapters carry their settings along, a neutral fusion its mark."""
     with told_of_full_disks(out), file_beside(out) as beside:
         if kind == "published":
             torch.save(published_fusion(tensors), beside)
         else:
-            save_file(tensors, beside, metadata={"format": "pt", LORA_KEY: json.dumps(lora)})
+            save_file(tensors, beside, metadata=metadata)
 
 
 if __name__ == "__main__":

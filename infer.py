@@ -16,8 +16,8 @@ import torch
 from pycocotools import mask as coco
 from tqdm import tqdm
 
+from model.backbones import Backbones
 from model.pixdlm import PixDLMForCausalLM
-from model.pretrained import Backbones
 from utils.args import inference_dtype, parse_infer
 from utils.checkpoint import load_model
 from utils.collate import Collator

@@ -6,19 +6,21 @@ folder. Adapters are merged by peft with the settings that the checkpoint holds.
 
 from __future__ import annotations
 
-import json
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
+from model.backbones import Backbones
 from model.lora import merge_lora
-from model.pretrained import Backbones, load_pretrained
+from model.pretrained import load_pretrained
 from utils.args import parse_merge
-from utils.checkpoint import load_tokenizer
+from utils.checkpoint import load_tokenizer, read_training
 from utils.errors import UserError, run_main
-from utils.export import BACKBONES, TRAINING_FILE, check_target, save_own, save_published
-from utils.logs import peak_memory_gib, start_logging
+from utils.export import BACKBONES, check_target, save_own, save_published
+from utils.logs import peak_process_gib, start_logging
 
 log = logging.getLogger("merge")
 
@@ -28,38 +30,45 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 def main() -> None:
     args, checkpoint, out = parse_merge()
     start_logging()
-    # The tokenizer before the model: what is missing is told before gigabytes are read.
-    tokenizer, config = load_tokenizer(checkpoint)
-    check_target(out, args.overwrite, 0)
+    # What is small is read first: what is wrong with it is told before gigabytes are read.
+    check_target(out, checkpoint, args.overwrite)
+    tokenizer, _ = load_tokenizer(checkpoint)
+    training = read_training(checkpoint)
+    if args.without_backbones:
+        check_backbones_are_stock(checkpoint, training)
     dtype = DTYPES[args.precision]
-    model = load_pretrained(checkpoint, dtype, Backbones(args.clip, args.sam2, args.fusion))
+    watch = partial(tqdm, desc="reading", unit="tensor", leave=False)
+    model = load_pretrained(checkpoint, dtype, Backbones(args.clip, args.sam2, args.fusion), watch)
     try:
         merged = merge_lora(model.language_model)
     except ValueError as error:
         raise UserError(f"{checkpoint}: {error}") from error
     model.config.lora = None
     model.config.dtype = dtype
-    size = sum(tensor.nbytes for name, tensor in model.state_dict().items() if keeps(name, args.without_backbones))
-    check_target(out, args.overwrite, size)
-    training = read_training(checkpoint)
+    left_out = BACKBONES if args.without_backbones else ()
+    size = sum(tensor.nbytes for name, tensor in model.state_dict().items() if not name.startswith(left_out))
+    check_target(out, checkpoint, args.overwrite, size)
+    log.info("writing %.2f GiB to %s", size / 2**30, out)
     if args.format == "published":
         save_published(out, model, tokenizer, training)
     else:
         save_own(out, model, tokenizer, training, args.without_backbones)
+    peak = peak_process_gib()
     log.info(
         "%s: %.2f GiB in %s, %d matrices merged; at most %.2f GiB of memory, %.2f times the model",
-        *(out, size / 2**30, args.precision, merged, peak_memory_gib(), peak_memory_gib() * 2**30 / size),
+        *(out, size / 2**30, args.precision, merged, peak, peak * 2**30 / size),
     )
 
 
-def keeps(name: str, without_backbones: bool) -> bool:
-    return not (without_backbones and name.startswith(BACKBONES))
-
-
-def read_training(checkpoint: Path) -> dict:
-    """The record of the run that is beside the weights, or nothing."""
-    file = checkpoint / TRAINING_FILE
-    return json.loads(file.read_text()) if file.is_file() else {}
+def check_backbones_are_stock(checkpoint: Path, training: dict) -> None:
+    """Raises UserError where CLIP or SAM2 were trained, so that no other file holds them."""
+    settings = training.get("settings") or {}
+    trained = {"clip", "sam2"} & {*settings.get("train_parts", []), *settings.get("train_only", [])}
+    if trained or settings.get("from_scratch"):
+        raise UserError(
+            f"{checkpoint}: {' and '.join(sorted(trained)) or 'CLIP and SAM2'} were trained in this run, so no other "
+            "file has them; merge without --without-backbones"
+        )
 
 
 if __name__ == "__main__":

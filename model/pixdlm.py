@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +30,11 @@ from model.losses import LossWeights, grounding_loss, mask_losses, mean_overlap_
 from model.mask_decoder import MaskDecoder, SegProjection
 from model.pixel_path import PixelPath
 from model.semantic_path import SemanticPath, image_tokens
-from utils.collate import Batch
 from utils.images import frame_logits
 from utils.tokens import ADDED_TOKENS, EOS_ID, PAD_ID, SCALES, SEG_TOKENS, TOKENS_PER_SCALE
+
+if TYPE_CHECKING:  # it imports what needs this package
+    from utils.collate import Batch
 
 
 @dataclass

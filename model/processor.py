@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils import PushToHubMixin
 
 from model.config import PixDLMConfig
-from utils.collate import Batch, Collator
-from utils.datasets.base import Sample
 from utils.tokens import TOKENIZER_FILE, PixTokenizer
+
+if TYPE_CHECKING:
+    from utils.collate import Batch
 
 PROCESSOR_FILE = "processor_config.json"  # names the class alone; sizes and geometry are in config.json
 
@@ -34,7 +35,7 @@ class PixDLMProcessor(PushToHubMixin):
         Raises:
             UserError: no configuration or tokenizer in it.
         """
-        from model.pretrained import local_folder
+        from model.folders import local_folder
         from utils.checkpoint import load_tokenizer
 
         tokenizer, config = load_tokenizer(local_folder(folder, kwargs))
@@ -60,6 +61,9 @@ class PixDLMProcessor(PushToHubMixin):
         Raises:
             UserError: a picture cannot be decoded or a question cannot be asked.
         """
+        from utils.collate import Collator
+        from utils.datasets.base import Sample
+
         nothing = ((0.0,) * 6,)  # a target without pixels: asking needs its place in the answer, not its mask
         targets_of = (nothing,) * (targets or 0)
         samples = [

@@ -134,6 +134,16 @@ class TensorFile(Mapping[str, Tensor]):
         with told_of(self.path):
             return self.state.get_tensor(name)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor that is not read for it; () for what is no tensor."""
+        if isinstance(self.state, dict):
+            return tuple(getattr(self.state[name], "shape", ()))
+        return tuple(self.state.get_slice(name).get_shape())
+
+    def metadata(self) -> dict[str, str]:
+        """What a safetensors file says beside its tensors."""
+        return {} if isinstance(self.state, dict) else self.state.metadata() or {}
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -174,9 +175,40 @@ def test_a_target_that_exists_is_kept(tmp_path: Path, run_folder: Path) -> None:
     refused = run("bash", "merge.sh", run_folder, tmp_path / "out")
     assert refused.returncode == 2 and "exists already; name another target or pass --overwrite" in refused.stderr
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
-    said = succeed("bash", "merge.sh", run_folder, tmp_path / "out", "--overwrite")
-    assert "4 matrices merged; at most" in said
+    refused = run("bash", "merge.sh", "--overwrite", run_folder, tmp_path / "out")
+    assert refused.returncode == 2 and "is a folder without config.json" in refused.stderr
+    (tmp_path / "out" / "config.json").write_text("{}")
+    said = succeed("bash", "merge.sh", "--overwrite", run_folder, tmp_path / "out")
+    assert re.search(r"4 matrices merged; at most (?!0\.00)\d", said)
     assert not (tmp_path / "out" / "mine.txt").exists()
+
+
+def test_the_checkpoint_is_never_the_target(call: Callable[..., None], tmp_path: Path, run_folder: Path) -> None:
+    for out in (run_folder, run_folder.parent, run_folder / "merged", Path(".")):
+        source = run_folder if out != Path(".") else CHECKOUT / "PixDLM" / "mini"
+        with pytest.raises(UserError, match="is, holds or lies in the checkpoint"):
+            call("merge_lora", source, out.resolve(), "--overwrite")
+    with pytest.raises(UserError, match="lies in the checkpoint"):
+        call("extract", run_folder, run_folder / "model.safetensors", "--parts", "fusion", "--overwrite")
+    load_pretrained(run_folder)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(
+    call: Callable[..., None], tmp_path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.export.shutil.disk_usage", lambda place: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match=r"needs 0\.00 GiB, .* has 0\.00 GiB free"):
+        call("merge_lora", run_folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_trained_backbones_are_not_left_out(
+    call: Callable[..., None], tmp_path: Path, adapted: PixDLMForCausalLM, tokenizer: PixTokenizer
+) -> None:
+    record = {"settings": {"train_parts": ["clip"], "from_scratch": False}}
+    save_model(tmp_path / "best", adapted, tokenizer, adapted.state_dict(), record)
+    with pytest.raises(UserError, match="clip were trained in this run"):
+        call("merge_lora", tmp_path / "best", tmp_path / "out", "--without-backbones")
 
 
 @pytest.mark.parametrize("kind", ["pixdlm", "published"])
@@ -196,9 +228,10 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, run_folder: Path, kind: str)
 @pytest.mark.parametrize("script", ["merge_lora.py", "extract.py"])
 def test_a_wrong_folder_is_told(tmp_path: Path, script: str) -> None:
     more = ["--parts", "fusion"] if script == "extract.py" else []
-    done = run(sys.executable, script, tmp_path, tmp_path / "out", *more)
+    (tmp_path / "empty").mkdir()
+    done = run(sys.executable, script, tmp_path / "empty", tmp_path / "out", *more)
     assert done.returncode == 2 and "no config.json in it" in done.stderr and "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 # Parts
@@ -215,7 +248,7 @@ def test_extracted_parts_start_a_training(
     call: Callable[..., None], tmp_path: Path, run_folder: Path, adapted: PixDLMForCausalLM, tokenizer: PixTokenizer
 ) -> None:
     out = tmp_path / "parts.safetensors"
-    call("extract", run_folder, out, "--parts", "fusion,projector", "lora")
+    call("extract", run_folder, out, "--parts", "fusion,projector,lora")
     small = {k: v for k, v in adapted.config.to_dict().items() if k not in ("dtype", "lora", "model_type")}
     args = TrainArgs(
         config="native",
@@ -224,8 +257,8 @@ def test_extracted_parts_start_a_training(
         from_scratch=True,
         tokenizer=str(tokenizer.path),
         init_from=str(out),
-        lora_rank=4,
-        lora_alpha=8.0,
+        lora_rank=1,  # not what the file says
+        lora_alpha=99.0,
     )
     model, _, _ = start(args)
     mine, theirs = model.state_dict(), adapted.state_dict()
@@ -233,8 +266,10 @@ def test_extracted_parts_start_a_training(
     assert len(extracted) > 40 and all(torch.equal(mine[n], theirs[n]) for n in extracted)
     name = "mask_decoder.upscaling.0.weight"
     assert not torch.equal(mine[name], theirs[name])
-    args.lora_rank = 2
-    with pytest.raises(UserError, match=r"parts\.safetensors does not fit this model:\n  does not fit: .*lora_A"):
+    assert model.config.lora == adapted.config.lora
+    args.override = [one for one in args.override if not one.startswith("text_config")]
+    args.override += ['text_config={"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}']
+    with pytest.raises(UserError, match=r"parts\.safetensors does not fit this model:\n  does not fit: .*"):
         start(args)
 
 

@@ -143,7 +143,9 @@ def parse_train(argv: list[str] | None = None) -> TrainArgs:
     presets = dict(PRESETS.get(known.config, {}))
     if known.config == "release" and known.train_only == ["fusion"]:
         # what the published checkpoint lacks, beside what it has
-        presets |= {"init_from": "PixDLM/weights/pixdlm", "fusion": "neutral", "lora_rank": 0}
+        presets["lora_rank"] = 0
+        if not known.init_from:
+            presets |= {"init_from": "PixDLM/weights/pixdlm", "fusion": "neutral"}
     if known.init_from:
         presets.pop("hint_share", None)  # a model that has learnt to point needs none
     args = parse(TrainArgs, argv, presets)
@@ -268,9 +270,17 @@ class MergeArgs:
 class ExtractArgs:
     """Options of extract.py beside checkpoint and target."""
 
-    parts: list[str] = choice([], "Parts to write, e.g. fusion,projector,mask_decoder,lora.")
+    parts: str = choice("", "Parts to write, with commas between: fusion,projector,mask_decoder,lora.")
     format: str = choice("pixdlm", "pixdlm (safetensors) or published (the align_stages dictionary of the fusion).")
     overwrite: bool = choice(False, "Replace the target where it exists.")
+
+
+def with_values(parser: HfArgumentParser, argv: list[str]) -> list[str]:
+    """Flags with their value, so that the name of a file may follow one: `--overwrite` -> `--overwrite=True`."""
+    flags = {text for action in parser._actions if action.const is True for text in action.option_strings}
+    followed = zip(argv, [*argv[1:], ""], strict=True)
+    values = {"true", "false", "yes", "no", "1", "0"}
+    return [f"{one}=True" if one in flags and after.lower() not in values else one for one, after in followed]
 
 
 def parse_merge(argv: list[str] | None = None) -> tuple[MergeArgs, Path, Path]:
@@ -282,7 +292,7 @@ def parse_merge(argv: list[str] | None = None) -> tuple[MergeArgs, Path, Path]:
     parser = HfArgumentParser(MergeArgs)
     parser.add_argument("checkpoint", type=Path, help="Model folder, DeepSpeed checkpoint or published folder.")
     parser.add_argument("out", type=Path, help="Folder to write.")
-    parsed = vars(parser.parse_intermixed_args(sys.argv[1:] if argv is None else argv))
+    parsed = vars(parser.parse_intermixed_args(with_values(parser, sys.argv[1:] if argv is None else argv)))
     checkpoint, out = parsed.pop("checkpoint"), parsed.pop("out")
     args = MergeArgs(**parsed)
     one_of(args, "format", FORMATS)
@@ -301,7 +311,7 @@ def parse_extract(argv: list[str] | None = None) -> tuple[ExtractArgs, Path, Pat
     parser = HfArgumentParser(ExtractArgs)
     parser.add_argument("checkpoint", type=Path, help="Model folder or checkpoint of any kind.")
     parser.add_argument("out", type=Path, nargs="?", help="File to write; without it the parts are listed.")
-    parsed = vars(parser.parse_intermixed_args(sys.argv[1:] if argv is None else argv))
+    parsed = vars(parser.parse_intermixed_args(with_values(parser, sys.argv[1:] if argv is None else argv)))
     checkpoint, out = parsed.pop("checkpoint"), parsed.pop("out")
     args = ExtractArgs(**parsed)
     one_of(args, "format", FORMATS)

@@ -6,22 +6,25 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
+from model.backbones import Backbones
 from model.config import PixDLMConfig
+from model.folders import companion, load_config
 from model.pixdlm import PixDLMForCausalLM
-from model.pretrained import Backbones, load_config, load_pretrained
+from model.pretrained import load_pretrained
 from utils.errors import UserError
 from utils.files import write_beside
 from utils.tokens import TOKENIZER_FILE, PixTokenizer
-from utils.zero import is_zero_folder
 
 log = logging.getLogger(__name__)
 
 SHARD_SIZE = "5GB"
+TRAINING_FILE = "training.json"
 
 
 def save_model(
@@ -40,7 +43,7 @@ def save_model(
         model.config.save_pretrained(beside)
         save_torch_state_dict(state, beside, max_shard_size=SHARD_SIZE)
         shutil.copyfile(tokenizer.path, beside / TOKENIZER_FILE)
-        (beside / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+        (beside / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n")
 
 
 def load_model(
@@ -74,7 +77,7 @@ def load_tokenizer(folder: Path) -> tuple[PixTokenizer, PixDLMConfig]:
         UserError: there is none, or it has another vocabulary.
     """
     config = load_config(folder)
-    tokenizer = PixTokenizer(tokenizer_of(folder), config.system_prompt)
+    tokenizer = PixTokenizer(companion(folder, TOKENIZER_FILE) or folder, config.system_prompt)
     if len(tokenizer) != config.text_config.vocab_size:
         raise UserError(
             f"{tokenizer.path}: {len(tokenizer)} tokens, but config.json says {config.text_config.vocab_size}"
@@ -82,7 +85,17 @@ def load_tokenizer(folder: Path) -> tuple[PixTokenizer, PixDLMConfig]:
     return tokenizer, config
 
 
-def tokenizer_of(folder: Path) -> Path:
-    """Where the folder's tokenizer is: in it, or for a training checkpoint in the folder that it lies in."""
-    places = [folder, folder.parent, folder.parent.parent] if is_zero_folder(folder) else [folder]
-    return next((place for place in places if (place / TOKENIZER_FILE).is_file()), folder)
+def read_training(folder: Path) -> dict[str, Any]:
+    """The record of the run that goes with a checkpoint, or nothing.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    file = companion(folder, TRAINING_FILE)
+    try:
+        record = json.loads(file.read_text()) if file else {}
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}: not JSON ({error}); mend it or take it away") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{file}: expected an object with the run's settings; mend it or take it away")
+    return record

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from model.config import PixDLMConfig
 from utils.datasets.base import Sample, target_masks
 from utils.errors import UserError
 from utils.images import Geometry, clip_pixels, geometry_of, read_image, sam_pixels
 from utils.mirror import turned
 from utils.tokens import IGNORE_INDEX, PAD_ID, PixTokenizer, Prompt
+
+if TYPE_CHECKING:
+    from model.config import PixDLMConfig
 
 
 @dataclass

@@ -17,32 +17,42 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig
 
+from model.backbones import FUSION_FILE
+from model.config import PixDLMConfig
+from model.folders import ARCHITECTURE_KEY, CONFIG_FILE, PUBLISHED_CLASS
 from model.pixdlm import PixDLMForCausalLM
-from model.pretrained import ARCHITECTURE_KEY, CONFIG_FILE, LLAMA_FIELDS, PUBLISHED_CLASS
-from model.weights import PUBLISHED_TRAINING, to_published
+from model.processor import PixDLMProcessor
+from model.weights import PUBLISHED_TRAINING, first_line, to_published
+from utils.checkpoint import TRAINING_FILE
 from utils.errors import UserError
 from utils.files import write_beside
-from utils.tokens import EOS_ID, PAD_ID, TOKENIZER_FILE, PixTokenizer
+from utils.tokens import BOS_ID, EOS_ID, PAD_ID, PixTokenizer
 
 BACKBONES = ("semantic_path.", "pixel_path.")
 SHARD_SIZE = "2GB"  # a shard is copied as a whole when it is written
-TRAINING_FILE = "training.json"
 
 
-def check_target(out: Path, overwrite: bool, size: int) -> None:
+def check_target(out: Path, source: Path, overwrite: bool, size: int = 0) -> None:
     """Refuse a target before anything is read or written.
 
     Args:
         out: the file or folder to write.
-        overwrite: whether it may exist.
-        size: bytes that will be written.
+        source: the checkpoint that is read, which stays as it is.
+        overwrite: whether the target may exist.
+        size: bytes that will be written, where they are known.
 
     Raises:
-        UserError: it exists, or its disk has too little room.
+        UserError: it exists or has something else in it, it is the source or holds it or lies in it, or
+            its disk has too little room.
     """
+    out, source = out.resolve(), source.resolve()
+    if out == source or out in source.parents or source in out.parents:
+        raise UserError(f"{out}: is, holds or lies in the checkpoint {source}; name another target")
     if out.exists() and not overwrite:
         raise UserError(f"{out}: exists already; name another target or pass --overwrite")
-    place = next(parent for parent in out.absolute().parents if parent.exists())
+    if out.is_dir() and any(out.iterdir()) and not (out / CONFIG_FILE).is_file():
+        raise UserError(f"{out}: is a folder without {CONFIG_FILE}, so no model, and is not overwritten")
+    place = next(parent for parent in out.parents if parent.exists())
     free = shutil.disk_usage(place).free
     if free < size:
         raise UserError(f"{out}: needs {size / 2**30:.2f} GiB, {place} has {free / 2**30:.2f} GiB free; make room")
@@ -61,7 +71,7 @@ def told_of_full_disks(out: Path) -> Iterator[None]:
         # torch.save says in words of its own that a write came short
         if isinstance(error, RuntimeError) and not re.search("iostream|PytorchStreamWriter|unexpected pos", str(error)):
             raise
-        why = str(error).splitlines()[0]
+        why = first_line(error)
         raise UserError(f"{out}: not written, and nothing of it is left ({why}); is the disk full?") from error
 
 
@@ -83,7 +93,7 @@ def save_own(
     with told_of_full_disks(out), write_beside(out) as beside:
         save_torch_state_dict(state, beside, max_shard_size=SHARD_SIZE)
         model.config.save_pretrained(beside)
-        accompany(beside, tokenizer, training, card(model, training, without_backbones))
+        accompany(beside, model.config, tokenizer, training, card(model, training, without_backbones))
 
 
 def save_published(out: Path, model: PixDLMForCausalLM, tokenizer: PixTokenizer, training: dict[str, Any]) -> None:
@@ -97,18 +107,25 @@ def save_published(out: Path, model: PixDLMForCausalLM, tokenizer: PixTokenizer,
     config = model.config
     with told_of_full_disks(out), write_beside(out) as beside:
         torch.save(merged, beside / "pytorch_model.bin")
-        torch.save(published_fusion(state), beside / "align_stages.bin")
+        torch.save(published_fusion(state), beside / FUSION_FILE)
         clip = {f"vision_model.{n}": t.contiguous() for n, t in under(state, "semantic_path.clip.").items()}
         (beside / "clip").mkdir()
         save_file(clip, beside / "clip" / "model.safetensors", metadata={"format": "pt"})
         config.vision_config.save_pretrained(beside / "clip")
         sam2 = {f"image_encoder.{n}": t for n, t in under(state, "pixel_path.encoder.").items()}
         torch.save({"model": sam2}, beside / "sam2.pt")
-        llama = config.text_config.to_dict()
-        fields = {"architectures": [PUBLISHED_CLASS], "model_type": "llava", **{n: llama[n] for n in LLAMA_FIELDS}}
-        fields[ARCHITECTURE_KEY] = config.to_dict()
-        (beside / CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n")
-        accompany(beside, tokenizer, training, card(model, training, False))
+        (beside / CONFIG_FILE).write_text(json.dumps(published_fields(config), indent=2, default=str) + "\n")
+        accompany(beside, config, tokenizer, training, card(model, training, False))
+
+
+def published_fields(config: PixDLMConfig) -> dict[str, Any]:
+    """A config.json as the published one, which is LLaVA's: the Llama's fields; and under a key of its own
+    the whole architecture, which those do not tell."""
+    llama = {name: value for name, value in config.text_config.to_dict().items() if name != "rope_parameters"}
+    named = {"architectures": [PUBLISHED_CLASS], "model_type": "llava"}
+    clip = {"mm_hidden_size": config.vision_config.hidden_size, "mm_use_im_start_end": True}
+    rope = {"rope_theta": config.text_config.rope_parameters["rope_theta"], "rope_scaling": None}
+    return {**llama, **rope, **clip, **named, ARCHITECTURE_KEY: config.to_dict()}
 
 
 def under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -121,13 +138,11 @@ def published_fusion(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {PUBLISHED_TRAINING + to_published(n): t for n, t in state.items() if n.startswith("fusion.")}
 
 
-def accompany(folder: Path, tokenizer: PixTokenizer, training: dict[str, Any], card: str) -> None:
+def accompany(folder: Path, config: PixDLMConfig, tokenizer: PixTokenizer, training: dict[str, Any], card: str) -> None:
     """What goes with the weights: tokenizer, preprocessor, generation settings, the run's record, a card."""
-    shutil.copyfile(tokenizer.path, folder / TOKENIZER_FILE)
-    # Geometry and sizes are in config.json alone; this names the class that reads them.
-    (folder / "processor_config.json").write_text('{"processor_class": "PixDLMProcessor"}\n')
+    PixDLMProcessor(config, tokenizer).save_pretrained(folder)
     GenerationConfig(
-        max_new_tokens=64, do_sample=False, pad_token_id=PAD_ID, bos_token_id=1, eos_token_id=EOS_ID
+        max_new_tokens=64, do_sample=False, pad_token_id=PAD_ID, bos_token_id=BOS_ID, eos_token_id=EOS_ID
     ).save_pretrained(folder)
     if training:
         (folder / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n")

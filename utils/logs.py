@@ -53,4 +53,9 @@ def peak_memory_gib() -> float:
     """The most memory used so far: of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
+    return peak_process_gib()
+
+
+def peak_process_gib() -> float:
+    """The most memory of the machine that this process used so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

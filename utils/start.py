@@ -6,10 +6,11 @@ import json
 import logging
 from pathlib import Path
 
+from model.backbones import Backbones
 from model.config import PixDLMConfig, named_config
 from model.lora import DEFAULT_TRAINED, PARTS, lora_settings, set_trainable
 from model.pixdlm import PixDLMForCausalLM
-from model.pretrained import Backbones, load_parts
+from model.pretrained import load_parts, parts_settings
 from model.weights import load_clip, load_llava, load_sam2
 from utils import published
 from utils.args import TrainArgs
@@ -34,11 +35,19 @@ def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, i
         fresh: set[str] = set()
     else:
         config, tokenizer = configure(args)
+        neutral = False
+        if args.init_from:
+            adapters, neutral = parts_settings(Path(args.init_from))
+            config.lora = adapters or config.lora  # as they were trained, whatever the options say
         model = build(config)
         fresh = set(PARTS) if args.from_scratch else load_published(model, args)
         if args.init_from:
-            fresh -= load_parts(model, Path(args.init_from))
+            read = load_parts(model, Path(args.init_from))
+            model.config.neutral_fusion = neutral and "fusion" in read
+            fresh -= read
         log.info("starts fresh: %s", ", ".join(part for part in PARTS if part in fresh))
+        if not args.from_scratch:
+            log.info("and fresh: rows of the added tokens in embed_tokens and lm_head, adapters that were not read")
     for option, value in (("--hint-share", args.hint_share), ("--grounding-weight", args.grounding_weight)):
         if value and model.config.geometry != "letterbox":
             raise UserError(
@@ -54,6 +63,11 @@ def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, i
         raise UserError(f"--{'train-only' if only else 'train-parts'}: {error}") from error
     if "fusion" in trained:
         model.config.neutral_fusion = False  # it has weights of its own from the first step on
+    if only and fresh - only:
+        raise UserError(
+            f"--train-only {' '.join(sorted(only))}: {', '.join(sorted(fresh - only))} would stay "
+            "random; start from a model that has them (--init-from)"
+        )
     if not trained:
         raise UserError("nothing trains; name parts with --train-parts")
     return model, tokenizer, trained
@@ -129,11 +143,14 @@ def check_files(args: TrainArgs) -> None:
     """
     if args.from_scratch:
         return
+    default = TrainArgs()
+    if args.fusion and not args.init_from:
+        raise UserError("--fusion goes with --init-from and a published folder; leave it out")
     if args.init_from == published.PIXDLM.folder:
-        published.require(["pixdlm", "clip", "sam2"], data=Path(args.data))
+        ours = [name for name in ("clip", "sam2") if getattr(args, name) == getattr(default, name)]
+        published.require(["pixdlm", *ours], data=Path(args.data))
     if args.init_from and not Path(args.init_from).is_file():
         return
-    default = TrainArgs()
     own = [name for name in ("llava", "clip", "sam2") if getattr(args, name) == getattr(default, name)]
     published.require(own, data=Path(args.data))
     for name in ("llava", "clip", "sam2"):

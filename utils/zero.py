@@ -1,19 +1,19 @@
-"""DeepSpeed's checkpoint folders: ZeRO's shards put together by DeepSpeed, after a look at what they would unpickle."""
+"""DeepSpeed's checkpoint folders: ZeRO's shards put together by DeepSpeed, and nothing else unpickled."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
-import pickle
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
-from model.weights import TensorFile, told_of
+from model.weights import TensorFile, first_line, told_of
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -21,14 +21,6 @@ log = logging.getLogger(__name__)
 LATEST = "latest"
 MODEL_STATES = "*_model_states.pt"
 OPTIM_STATES = "*_optim_states.pt"
-# What DeepSpeed keeps beside tensors in a rank's file. DeepSpeed unpickles these files freely, so no
-# other name may be in them.
-KNOWN_GLOBALS = {
-    "deepspeed.runtime.zero.config.ZeroStageEnum",
-    "deepspeed.utils.tensor_fragment.fragment_address",
-    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
-    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
-}
 
 
 def is_zero_folder(folder: Path) -> bool:
@@ -57,43 +49,77 @@ def zero_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         UserError: a rank's file is missing or cut, or asks to unpickle what DeepSpeed never saves.
     """
     step = step_folder(folder)
-    models, optimizers = sorted(step.glob(MODEL_STATES)), sorted(step.glob(OPTIM_STATES))
-    if not models:
-        raise UserError(f"{step}: no {MODEL_STATES} in it; the checkpoint is unfinished, use an earlier one")
-    for file in models + optimizers:
-        check_pickle(file)
-    if optimizers:
-        state = _merged(step)
-        for name in list(state):
-            tensor = state.pop(name).contiguous()
-            yield name, tensor
+    first = model_file(step)
+    # The same for every rank: which parameters are sharded, None where nothing is (ZeRO 0).
+    if first["param_shapes"] is None:
+        yield from first["module"].items()
         return
-    # ZeRO 0 keeps the whole module in one file and has no shards
-    module = TensorFile(models[0])["module"]
-    yield from module.items()
+    if not any(step.glob(OPTIM_STATES)):
+        raise UserError(f"{step}: no {OPTIM_STATES} in it; the checkpoint is unfinished, use an earlier one")
+    frozen = first["module"]
+    state = merged(step)
+    for name in list(state):
+        yield name, state.pop(name).contiguous()
+        frozen.pop(name, None)
+    # ZeRO 1 keeps what does not train in the module alone.
+    yield from ((name, tensor) for name, tensor in frozen.items() if tensor.numel())
 
 
-def check_pickle(file: Path) -> None:
-    """Raises UserError where a file is cut, or unpickling it would call what DeepSpeed never saves."""
-    with told_of(file):
-        try:
-            asked = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-        except (zipfile.BadZipFile, pickle.UnpicklingError) as error:
-            raise RuntimeError(str(error)) from error
-    unknown = sorted(set(asked) - KNOWN_GLOBALS)
-    if unknown:
-        raise UserError(f"{file}: not read, for it wants to run code (it asks for {', '.join(unknown)})")
+def zero_shapes(folder: Path) -> dict[str, torch.Size]:
+    """Names and shapes of all tensors, without putting them together."""
+    states = model_file(step_folder(folder))
+    shapes = {name: tensor.shape for name, tensor in states["module"].items()}
+    for group in [*(states["param_shapes"] or []), states.get("frozen_param_shapes") or {}]:
+        shapes |= group
+    return shapes
 
 
-def _merged(step: Path) -> dict[str, Tensor]:
-    """DeepSpeed's own merging; what it prints goes to the log."""
+def model_file(step: Path) -> dict[str, Any]:
+    """What the first rank's model file holds, its tensors left on the disk.
+
+    Raises:
+        UserError: there is none, or it is not one of DeepSpeed's.
+    """
+    files = sorted(step.glob(MODEL_STATES))
+    if not files:
+        raise UserError(f"{step}: no {MODEL_STATES} in it; the checkpoint is unfinished, use an earlier one")
+    states = dict(TensorFile(files[0]))
+    absent = {"module", "param_shapes"} - states.keys()
+    if absent:
+        raise UserError(f"{files[0]}: no {', '.join(sorted(absent))} in it, so DeepSpeed did not write it")
+    return states
+
+
+def merged(step: Path) -> dict[str, Tensor]:
+    """DeepSpeed's own putting together, with its files read as tensors and known settings alone.
+
+    Raises:
+        UserError: a file is missing or cut, or asks for another class.
+    """
+    from deepspeed.runtime.fp16 import loss_scaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    known = [ZeroStageEnum, fragment_address, loss_scaler.LossScaler, loss_scaler.DynamicLossScaler]
+    plain_load = torch.load
+
+    def safe_load(file: str, **options: Any) -> Any:
+        # DeepSpeed would unpickle anything, and read model files into memory as a whole
+        with told_of(Path(file)):
+            return plain_load(file, **{**options, "weights_only": True, "mmap": True})
 
     said = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said):
+        with (
+            torch.serialization.safe_globals(known),
+            mock.patch.object(torch, "load", safe_load),
+            contextlib.redirect_stdout(said),
+        ):
             return get_fp32_state_dict_from_zero_checkpoint(str(step.parent), tag=step.name, lazy_mode=True)
-    except (ValueError, KeyError, FileNotFoundError, RuntimeError, AssertionError) as error:
-        raise UserError(f"{step}: unfinished or damaged ({str(error).splitlines()[0]}); use an earlier one") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged checkpoint makes DeepSpeed raise
+        raise UserError(f"{step}: unfinished or damaged ({first_line(error)}); use an earlier one") from error
     finally:
         log.debug("%s", said.getvalue())

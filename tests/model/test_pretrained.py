@@ -15,15 +15,17 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 
 import model as package
-from model.config import PixDLMConfig
+from model.backbones import Backbones
+from model.config import PixDLMConfig, release_config
+from model.folders import load_config
 from model.lora import lora_settings
 from model.pixdlm import PixDLMForCausalLM
-from model.pretrained import Backbones, load_config, load_pretrained
+from model.pretrained import load_pretrained
 from model.weights import PUBLISHED_TRAINING, rename_published, to_published
 from utils.checkpoint import save_model
 from utils.collate import Batch
 from utils.errors import UserError
-from utils.export import save_own, save_published
+from utils.export import published_fields, save_own, save_published
 from utils.tokens import PixTokenizer
 
 NUMBERS = Path(__file__).resolve().parents[1] / "golden"
@@ -130,7 +132,7 @@ def test_without_fusion_weights_it_is_explained(published: Path, release_model: 
     (published / "align_stages.bin").rename(published.parent / "elsewhere.bin")
     with pytest.raises(UserError, match=r"no fusion weights\. .*--fusion neutral .*--train-only fusion"):
         load_pretrained(published)
-    with pytest.raises(UserError, match=r"there is no .*gone\.bin; name it with --fusion"):
+    with pytest.raises(UserError, match=r"--fusion .*gone\.bin: no such file"):
         load_pretrained(published, backbones=Backbones(fusion=published / "gone.bin"))
     named = load_pretrained(published, backbones=Backbones(fusion=published.parent / "elsewhere.bin"))
     assert equal(named, release_model) and not named.config.neutral_fusion
@@ -158,6 +160,52 @@ def test_a_fusion_file_of_something_else_is_refused(published: Path) -> None:
     torch.save({"head.weight": torch.zeros(1)}, published / "align_stages.bin")
     with pytest.raises(UserError, match=r"align_stages\.bin: 'head\.weight' is no align_stages tensor"):
         load_pretrained(published)
+
+
+def test_fusion_weights_of_its_own_are_not_passed_over(published: Path) -> None:
+    for fusion in ("neutral", published / "align_stages.bin"):
+        with pytest.raises(UserError, match="has fusion weights of its own"):
+            load_pretrained(published, backbones=Backbones(fusion=fusion))
+
+
+def test_a_real_fusion_takes_the_mark_away(
+    tmp_path: Path, published: Path, release_model: PixDLMForCausalLM, tokenizer: PixTokenizer
+) -> None:
+    (published / "align_stages.bin").rename(tmp_path / "real.bin")
+    neutral = load_pretrained(published, backbones=Backbones(fusion="neutral"))
+    save_published(tmp_path / "marked", neutral, tokenizer, {})
+    assert load_pretrained(tmp_path / "marked").config.neutral_fusion
+    (tmp_path / "marked" / "align_stages.bin").unlink()
+    real = load_pretrained(tmp_path / "marked", backbones=Backbones(fusion=tmp_path / "real.bin"))
+    assert equal(real, release_model) and not real.config.neutral_fusion
+
+
+def test_published_fields_alone_give_release(tmp_path: Path) -> None:
+    """As the published config.json has them, without this project's own entry."""
+    fields = published_fields(release_config())
+    del fields["pixdlm"]
+    (tmp_path / "config.json").write_text(json.dumps(fields, default=str))
+    torch.save({"model.norm.weight": torch.zeros(4)}, tmp_path / "pytorch_model.bin")
+    assert load_config(tmp_path).to_dict() == release_config().to_dict()
+    fields |= {"hidden_size": 512, "num_attention_heads": 8, "rope_theta": 5e5}
+    fields = {name: value for name, value in fields.items() if name not in ("head_dim", "num_key_value_heads")}
+    (tmp_path / "config.json").write_text(json.dumps(fields, default=str))
+    llama = load_config(tmp_path).text_config
+    assert (llama.head_dim, llama.num_key_value_heads, llama.rope_parameters["rope_theta"]) == (64, 8, 5e5)
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"rope_scaling": {"factor": 2}}, default=str))
+    with pytest.raises(UserError, match="rope_scaling is .* not supported"):
+        load_config(tmp_path)
+
+
+def test_an_adapter_for_no_layer_is_told(
+    tmp_path: Path, tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer
+) -> None:
+    save_own(tmp_path / "one", tiny_model, tokenizer, {}, without_backbones=False)
+    fields = json.loads((tmp_path / "one" / "config.json").read_text())
+    for lora in ({"r": 2, "alpha": 4, "dropout": 0, "targets": ["qkv"]}, {"r": 2}):
+        (tmp_path / "one" / "config.json").write_text(json.dumps(fields | {"lora": lora}))
+        with pytest.raises(UserError, match="no model can be built like its configuration says"):
+            load_pretrained(tmp_path / "one")
 
 
 # A training checkpoint after ZeRO-to-fp32
@@ -246,6 +294,7 @@ def test_auto_classes_find_the_package(
     auto = AutoModelForCausalLM.from_pretrained(folder)
     assert type(auto) is package.PixDLMForCausalLM and equal(auto, tiny_model)
     assert AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert AutoModelForCausalLM.from_pretrained(folder, dtype="auto").dtype == torch.float32
     processor = AutoProcessor.from_pretrained(folder)
     batch = collate(0, 1)
     found = processor([one.image_path for one in batch.samples], [one.question for one in batch.samples])
@@ -266,7 +315,7 @@ def test_code_in_a_folder_is_never_run(tmp_path: Path, tiny_model: PixDLMForCaus
     fields["auto_map"] = {"AutoModelForCausalLM": "evil.Evil", "AutoConfig": "evil.Config"}
     (tmp_path / "config.json").write_text(json.dumps(fields))
     (tmp_path / "evil.py").write_text("raise SystemExit('it ran')")
-    assert equal(AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=False), tiny_model)
+    assert equal(AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True), tiny_model)
 
 
 def test_unknown_options_and_names_are_told(tmp_path: Path, tiny_model: PixDLMForCausalLM) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model.config import PixDLMConfig, mini_config
-from model.lora import PARTS
+from model.lora import PARTS, lora_settings
 from model.pixdlm import PixDLMForCausalLM
 from utils.args import PRESETS, TrainArgs, parse_train
 from utils.checkpoint import save_model
@@ -211,14 +211,24 @@ def test_the_fusion_alone_trains_on_a_published_folder(published: Path) -> None:
         start(TrainArgs(init_from=str(published), fusion="neutral", train_only=["hat"]))
 
 
-def test_adapters_are_fixed_where_only_another_part_trains(tmp_path: Path, mini: TrainArgs) -> None:
-    _, _, trained = start(replace(mini, lora_rank=2, train_only=["projector"]))
+def test_adapters_are_fixed_where_only_another_part_trains(
+    tmp_path: Path, tiny_config: PixDLMConfig, tokenizer: PixTokenizer, mini: TrainArgs
+) -> None:
+    tiny_config.lora = lora_settings(2, 4.0, 0.0, ["q_proj"])
+    model = PixDLMForCausalLM(tiny_config)
+    save_model(tmp_path / "adapted", model, tokenizer, model.state_dict(), {})
+    _, _, trained = start(TrainArgs(init_from=str(tmp_path / "adapted"), train_only=["projector"]))
     assert trained.keys() == {"projector"}
+    with pytest.raises(UserError, match="--train-only projector: .*mask_decoder.* would stay random"):
+        start(replace(mini, train_only=["projector"]))
 
 
-def test_release_with_the_fusion_alone_starts_from_the_published_checkpoint(tmp_path: Path) -> None:
+def test_release_with_the_fusion_alone_starts_from_the_published_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     args = parse_train(["--config", "release", "--train-only", "fusion", "--data", str(tmp_path)])
     assert (args.init_from, args.fusion) == ("PixDLM/weights/pixdlm", "neutral")
+    monkeypatch.setattr("utils.published.require.__defaults__", (None, tmp_path))  # whatever lies in this checkout
     with pytest.raises(UserError, match=r"(?s)weights/pixdlm/pytorch_model\.bin.*--what pixdlm clip sam2"):
         check_files(args)
     with pytest.raises(UserError, match="--train-only names all that trains"):
