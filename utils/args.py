@@ -146,7 +146,7 @@ def parse_train(argv: list[str] | None = None) -> TrainArgs:
         presets["lora_rank"] = 0
         if not known.init_from:
             presets |= {"init_from": "PixDLM/weights/pixdlm", "fusion": "neutral"}
-    if known.init_from:
+    if known.init_from and not Path(known.init_from).is_file():  # a file of parts leaves the rest to be learnt
         presets.pop("hint_share", None)  # a model that has learnt to point needs none
     args = parse(TrainArgs, argv, presets)
     check_train(args)

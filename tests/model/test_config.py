@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig
+from transformers import CLIPVisionConfig, LlamaConfig
 
 from model.config import NAMED_CONFIGS, SIZES, PixDLMConfig, mini_config, named_config, native_config, release_config
 from model.lora import PARTS, part_of
@@ -161,12 +161,6 @@ def test_a_file_with_a_bad_field_is_refused(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"letterbox"', '"postbox"'))
     with pytest.raises(ValueError, match="geometry is 'postbox'"):
         PixDLMConfig.from_pretrained(tmp_path)
-
-
-def test_transformers_does_not_take_it_for_a_model_of_its_own(tmp_path: Path) -> None:
-    mini_config().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="pixdlm"):
-        AutoConfig.from_pretrained(tmp_path)
 
 
 # Sizes of the real models

@@ -16,7 +16,9 @@ from utils.args import (
     as_dict,
     inference_dtype,
     parse_eval,
+    parse_extract,
     parse_infer,
+    parse_merge,
     parse_train,
 )
 from utils.errors import UserError
@@ -183,3 +185,21 @@ def test_a_trained_model_gets_no_hints_unless_asked() -> None:
     assert parse_train(["--config", "mini"]).hint_share > 0
     assert parse_train(["--config", "mini", "--init-from", "runs/mini/best"]).hint_share == 0
     assert parse_train(["--config", "mini", "--init-from", "runs/mini/best", "--hint-share", "0.2"]).hint_share == 0.2
+
+
+def test_a_start_from_parts_keeps_the_hints(tmp_path: Path) -> None:
+    """A file of parts leaves the rest to be learnt from nothing."""
+    (tmp_path / "parts.safetensors").touch()
+    started = parse_train(["--config", "mini", "--init-from", str(tmp_path / "parts.safetensors")])
+    assert started.hint_share == PRESETS["mini"]["hint_share"]
+
+
+def test_a_flag_may_stand_before_the_folders() -> None:
+    args, checkpoint, out = parse_merge(["--overwrite", "a", "b"])
+    assert args.overwrite and (checkpoint, out) == (Path("a"), Path("b"))
+    assert not parse_merge(["--overwrite", "false", "a", "b"])[0].overwrite
+    assert parse_extract(["--overwrite", "a", "b", "--parts", "lora"])[0].overwrite
+    with pytest.raises(UserError, match="--format is 'onnx'; known are pixdlm, published"):
+        parse_merge(["a", "b", "--format", "onnx"])
+    with pytest.raises(UserError, match="always keeps the backbones apart"):
+        parse_merge(["a", "b", "--format", "published", "--without-backbones"])
