@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from pycocotools import mask as coco
 
-from model.backbones import Backbones
 from model.pixdlm import PixDLMForCausalLM
 from utils.args import EvalArgs, inference_dtype, parse_eval
 from utils.checkpoint import load_model
@@ -48,7 +47,7 @@ def main() -> None:
         samples = load_dataset(args.data, args.split, args.dataset, args.polygons, args.skip_bad_records)[: args.limit]
         if args.shuffle_questions is not None:
             samples = shuffle_questions(samples, args.shuffle_questions)
-        model, tokenizer = load_model(args.model, device, dtype, Backbones(args.clip, args.sam2, args.fusion))
+        model, tokenizer = load_model(args.model, device, dtype, args.backbones)
         started = time.perf_counter()
         predictions = evaluate(
             model, tokenizer, samples, args.batch_size, args.workers, dtype, title=f"evaluating {args.split}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 
 import torch
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from model.backbones import NEUTRAL_KEY
 from model.config import PixDLMConfig
-from model.folders import load_config, named_tensors
-from model.lora import PARTS, part_of
+from model.folders import load_config, named_shapes, named_tensors
+from model.lora import check_parts, part_of
 from model.pretrained import LORA_KEY
 from utils.args import parse_extract
 from utils.errors import UserError, run_main
@@ -36,10 +37,10 @@ def main() -> None:
         list_parts(checkpoint, config)
         return
     wanted = {part for part in args.parts.split(",") if part}
-    unknown = wanted - {*PARTS, "lora"}
-    if unknown or not wanted:
-        named = f"unknown part {', '.join(sorted(unknown))}" if unknown else "--parts is empty"
-        raise UserError(f"{named}; known are {', '.join([*PARTS, 'lora'])}")
+    try:
+        check_parts(wanted)
+    except ValueError as error:
+        raise UserError(f"--parts: {error}") from error
     if args.format == "published" and wanted != {"fusion"}:
         raise UserError("--format published is the dictionary of align_stages, which is --parts fusion alone")
     neutral = "fusion" in wanted and config.neutral_fusion
@@ -61,10 +62,10 @@ def main() -> None:
 def list_parts(checkpoint: Path, config: PixDLMConfig) -> None:
     """One line a part: tensors and numbers in it."""
     counts: dict[str, tuple[int, int]] = {}
-    for name, tensor in named_tensors(checkpoint, config):
+    for name, shape in named_shapes(checkpoint, config):
         part = known_part(name, checkpoint)
         tensors, numbers = counts.get(part, (0, 0))
-        counts[part] = tensors + 1, numbers + tensor.numel()
+        counts[part] = tensors + 1, numbers + math.prod(shape)
     for part, (tensors, numbers) in counts.items():
         print(f"{part:<16} {tensors:>5} tensors {numbers:>16,} numbers")
 

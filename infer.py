@@ -16,7 +16,6 @@ import torch
 from pycocotools import mask as coco
 from tqdm import tqdm
 
-from model.backbones import Backbones
 from model.pixdlm import PixDLMForCausalLM
 from utils.args import inference_dtype, parse_infer
 from utils.checkpoint import load_model
@@ -39,7 +38,7 @@ def main() -> None:
     out = results_folder(args.out)
     device = pick_device(args.device)
     dtype = inference_dtype(args.precision, device)
-    model, tokenizer = load_model(args.model, device, dtype, Backbones(args.clip, args.sam2, args.fusion))
+    model, tokenizer = load_model(args.model, device, dtype, args.backbones)
     names = distinct_names(pictures)
     with (out / "answers.jsonl").open("a", encoding="utf-8") as answers:
         for picture, name in zip(tqdm(pictures, desc="asking", unit="picture", leave=False), names, strict=True):

@@ -13,10 +13,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from model.backbones import Backbones
 from model.lora import merge_lora
 from model.pretrained import load_pretrained
-from utils.args import parse_merge
+from utils.args import inference_dtype, parse_merge
 from utils.checkpoint import load_tokenizer, read_training
 from utils.errors import UserError, run_main
 from utils.export import BACKBONES, check_target, save_own, save_published
@@ -24,21 +23,19 @@ from utils.logs import peak_process_gib, start_logging
 
 log = logging.getLogger("merge")
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
 
 def main() -> None:
     args, checkpoint, out = parse_merge()
     start_logging()
     # What is small is read first: what is wrong with it is told before gigabytes are read.
     check_target(out, checkpoint, args.overwrite)
-    tokenizer, _ = load_tokenizer(checkpoint)
+    tokenizer, config = load_tokenizer(checkpoint)
     training = read_training(checkpoint)
     if args.without_backbones:
         check_backbones_are_stock(checkpoint, training)
-    dtype = DTYPES[args.precision]
+    dtype = inference_dtype(args.precision, torch.device("cpu"))
     watch = partial(tqdm, desc="reading", unit="tensor", leave=False)
-    model = load_pretrained(checkpoint, dtype, Backbones(args.clip, args.sam2, args.fusion), watch)
+    model = load_pretrained(checkpoint, dtype, args.backbones, watch, config)
     try:
         merged = merge_lora(model.language_model)
     except ValueError as error:

@@ -84,6 +84,13 @@ def part_of(name: str) -> str:
     raise ValueError(f"parameter {name!r} belongs to no part; add it to model.lora.PARTS")
 
 
+def check_parts(parts: set[str]) -> None:
+    """Raises ValueError where one of the parts is none; the known ones are listed."""
+    unknown = parts - {*PARTS, "lora"}
+    if unknown:
+        raise ValueError(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join([*PARTS, 'lora'])}")
+
+
 def set_trainable(model: nn.Module, parts: set[str], adapters: bool = True) -> dict[str, int]:
     """Let exactly `parts` train, and the adapters unless told otherwise.
 
@@ -93,9 +100,7 @@ def set_trainable(model: nn.Module, parts: set[str], adapters: bool = True) -> d
     Raises:
         ValueError: an unknown part; the known ones are listed.
     """
-    unknown = parts - PARTS.keys() - {"lora"}
-    if unknown:
-        raise ValueError(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join([*PARTS, 'lora'])}")
+    check_parts(parts)
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         part = part_of(name)

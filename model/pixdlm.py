@@ -137,10 +137,8 @@ class PixDLMForCausalLM(PreTrainedModel):
         if loss_weights is not None:
             self.add_losses(output, batch, hidden, place, loss_weights)
             if loss_weights.grounding:
-                likeness = self.likeness(states, hidden[question, place : place + self.config.image_tokens])
-                grounding = grounding_loss(likeness, batch.masks, self.config.image_grid)
-                output.grounding_loss = loss_weights.grounding * grounding
-                output.loss = output.loss + output.grounding_loss
+                image = hidden[question, place : place + self.config.image_tokens]
+                self.add_grounding(output, batch, self.likeness(states, image), loss_weights.grounding)
         return output
 
     def see(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
@@ -196,6 +194,11 @@ class PixDLMForCausalLM(PreTrainedModel):
         if weights.overlap:
             output.overlap_loss = weights.overlap * mean_overlap_loss(logits, batch.masks)
             output.loss = output.loss + output.overlap_loss
+
+    def add_grounding(self, output: PixDLMOutput, batch: Batch, likeness: Tensor, weight: float) -> None:
+        """Fill in the grounding loss of `likeness`, float[M, N]; it counts in the sum."""
+        output.grounding_loss = weight * grounding_loss(likeness, batch.masks, self.config.image_grid)
+        output.loss = output.loss + output.grounding_loss
 
     @torch.no_grad()
     def generate_answers(self, batch: Batch, max_new_tokens: int = 64) -> list[list[int]]:

@@ -18,6 +18,7 @@ from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor
 
 from model.backbones import NEUTRAL_KEY, Backbones, uses_neutral_fusion, with_backbones
+from model.config import PixDLMConfig
 from model.folders import is_published, load_config, local_folder, named_tensors, our_name, replace_config
 from model.lora import part_of
 from model.pixdlm import PixDLMForCausalLM
@@ -39,6 +40,7 @@ def load_pretrained(
     dtype: torch.dtype = torch.float32,
     backbones: Backbones = Backbones(),  # noqa: B008 (frozen)
     watch: Callable[[Tensors], Tensors] = iter,
+    config: PixDLMConfig | None = None,
 ) -> PixDLMForCausalLM:
     """The model of a folder, on the CPU, in evaluation mode.
 
@@ -48,12 +50,13 @@ def load_pretrained(
         dtype: of the weights; buffers keep theirs.
         backbones: files that a published folder does not hold.
         watch: sees the tensors as they are read, such as a progress bar.
+        config: of the folder, where it was read already.
 
     Raises:
         UserError: the folder holds no model, or a tensor is missing, surplus or misshapen.
     """
     folder = Path(folder)
-    config = load_config(folder)
+    config = config or load_config(folder)
     published = is_published(folder)
     if published:
         config = replace_config(config, neutral_fusion=uses_neutral_fusion(folder, config, backbones))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -225,7 +225,7 @@ def check(golden: Golden) -> Iterator[Quantity]:
     """Every quantity of the folder, in the order in which data flow."""
     scores = []
     for number in range(len(golden.samples)):
-        yield from check_sample(golden, number, scores)
+        scores.append((yield from check_sample(golden, number)))
     found = summarise(scores)
     yield relative("gIoU", found["giou"], golden.expected["gIoU"], METRIC)
     yield relative("cIoU", found["ciou"], golden.expected["cIoU"], METRIC)
@@ -241,20 +241,17 @@ def check_tokens(golden: Golden, number: int, batch: Batch) -> Iterator[Quantity
     if golden.tokenizer is None:
         yield Quantity(f"{name}ids and labels", skipped=f"no {TOKENIZER_FILE} in {golden.folder}")
         return
-    yield unequal(f"{name}ids of the recorded prompt", prompt_ids(golden, published), published["input_ids"])
+    # of the text as a whole, however it was put together
+    ids = golden.tokenizer.encode(published["prompt"])
+    yield unequal(f"{name}ids of the recorded prompt", ids, published["input_ids"])
     yield unequal(f"{name}input_ids", batch.input_ids[0].tolist(), published["input_ids"])
     yield unequal(f"{name}labels", batch.labels[0].tolist(), published["labels"])
     yield unequal(f"{name}question_ids", batch.question_ids[0].tolist(), published["question_ids"])
 
 
-def prompt_ids(golden: Golden, published: dict[str, Any]) -> list[int]:
-    """The ids of the prompt's text as a whole, however it was put together."""
-    return golden.tokenizer.encode(published["prompt"])
-
-
 @torch.no_grad()
-def check_sample(golden: Golden, number: int, scores: list[MaskScore]) -> Iterator[Quantity]:
-    """One sample by itself: tokens, pixels, every stage of the model, mask and counts; its score is kept."""
+def check_sample(golden: Golden, number: int) -> Generator[Quantity, None, MaskScore]:
+    """One sample by itself: tokens, pixels, every stage of the model, mask and counts; returns its score."""
     batch, published, name = golden.batch(number), golden.expected["samples"][number], f"s{number}."
     arrays = {key[len(name) :]: value for key, value in golden.arrays.items() if key.startswith(name)}
     model, seen = golden.model, {}
@@ -284,7 +281,7 @@ def check_sample(golden: Golden, number: int, scores: list[MaskScore]) -> Iterat
     yield Quantity(f"{name}intersection", abs(intersection - published["intersection"]), PIXELS)
     yield Quantity(f"{name}union", abs(union - published["union"]), PIXELS)
     yield relative(f"{name}mask_score", confidence(masks[0]), published["mask_score"], SCORE)
-    scores.append(MaskScore(number, 0, intersection, union, int(truth.sum()), truth.size))
+    return MaskScore(number, 0, intersection, union, int(truth.sum()), truth.size)
 
 
 @dataclass

@@ -56,7 +56,7 @@ def build(folder: Path) -> int:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """A SentencePiece model of Llama's size: characters of this file, and byte pieces up to its number."""
+    """A SentencePiece model with as many pieces as Llama's, each a made-up word."""
     words = (f"w{number}" for number in range(4 * LLAMA_VOCABULARY))
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=words,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import HfArgumentParser
 
+from model.backbones import Backbones
 from model.config import NAMED_CONFIGS
 from utils.errors import UserError
 
@@ -212,8 +213,22 @@ def as_dict(args: Any) -> dict[str, Any]:
     return {f.name: getattr(args, f.name) for f in fields(args)}
 
 
+@dataclass(kw_only=True)
+class BackboneArgs:
+    """Options for what a published folder does not hold."""
+
+    clip: str | None = choice(None, "CLIP, where the model folder holds none; default: clip/ in or beside it.")
+    sam2: str | None = choice(None, "SAM2's .pt, where the model folder holds none.")
+    fusion: str | None = choice(None, 'Fusion weights of a published folder: a file, or "neutral" to run without.')
+
+    @property
+    def backbones(self) -> Backbones:
+        """The files that were named."""
+        return Backbones(self.clip, self.sam2, self.fusion)
+
+
 @dataclass
-class EvalArgs:
+class EvalArgs(BackboneArgs):
     """Options of eval.py. The architecture comes from --model alone."""
 
     model: str = choice("PixDLM/mini", "Model folder, e.g. runs/mini/best.")
@@ -230,29 +245,23 @@ class EvalArgs:
     device: str = choice("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = choice("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
     workers: int = choice(2, "Processes that decode pictures, for each evaluating process.")
-    clip: str | None = choice(None, "CLIP, where the model folder holds none; default: clip/ in or beside it.")
-    sam2: str | None = choice(None, "SAM2's .pt, where the model folder holds none.")
-    fusion: str | None = choice(None, 'Fusion weights of a published folder: a file, or "neutral" to run without.')
     threads: int = choice(1, "CPU threads of a process; another number may change last digits. NPROC is faster.")
 
 
 @dataclass
-class InferArgs:
+class InferArgs(BackboneArgs):
     """Options of infer.py beside the pictures."""
 
     ask: str = choice("", "The question.")
     model: str = choice("PixDLM/mini", "Model folder.")
     out: str = choice("runs/infer", "Where masks, overlays and answers.jsonl go.")
     max_new_tokens: int = choice(64, "The answer is cut after so many tokens.")
-    clip: str | None = choice(None, "CLIP, where the model folder holds none; default: clip/ in or beside it.")
-    sam2: str | None = choice(None, "SAM2's .pt, where the model folder holds none.")
-    fusion: str | None = choice(None, 'Fusion weights of a published folder: a file, or "neutral" to run without.')
     device: str = choice("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = choice("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
 
 
 @dataclass
-class MergeArgs:
+class MergeArgs(BackboneArgs):
     """Options of merge_lora.py beside checkpoint and target."""
 
     format: str = choice(
@@ -261,9 +270,6 @@ class MergeArgs:
     precision: str = choice("bf16", "bf16, fp16 or fp32: what is saved.")
     without_backbones: bool = choice(False, "Leave CLIP and SAM2 out, as published.")
     overwrite: bool = choice(False, "Replace the target where it exists.")
-    clip: str | None = choice(None, "CLIP, where the model folder holds none; default: clip/ in or beside it.")
-    sam2: str | None = choice(None, "SAM2's .pt, where the model folder holds none.")
-    fusion: str | None = choice(None, 'Fusion weights of a published folder: a file, or "neutral" to run without.')
 
 
 @dataclass
@@ -317,6 +323,8 @@ def parse_extract(argv: list[str] | None = None) -> tuple[ExtractArgs, Path, Pat
     one_of(args, "format", FORMATS)
     if bool(args.parts) != (out is not None):
         raise UserError("name a target and --parts, or neither to list the parts")
+    if args.parts and not args.parts.strip(","):
+        raise UserError("--parts is empty; name parts with commas between them")
     return args, checkpoint, out
 
 

@@ -23,7 +23,7 @@ from utils.tokens import TOKENIZER_FILE, PixTokenizer
 
 log = logging.getLogger(__name__)
 
-SHARD_SIZE = "5GB"
+SHARD_SIZE = "2GB"  # a shard is copied as a whole when it is written
 TRAINING_FILE = "training.json"
 
 
@@ -40,10 +40,20 @@ def save_model(
         training: settings and scores of the run, written to `training.json`.
     """
     with write_beside(folder) as beside:
-        model.config.save_pretrained(beside)
-        save_torch_state_dict(state, beside, max_shard_size=SHARD_SIZE)
+        write_weights(beside, model.config, state)
         shutil.copyfile(tokenizer.path, beside / TOKENIZER_FILE)
-        (beside / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n")
+        write_training(beside, training)
+
+
+def write_weights(folder: Path, config: PixDLMConfig, state: dict[str, Tensor]) -> None:
+    """`config.json`, and the tensors as safetensors, in shards where they are many."""
+    config.save_pretrained(folder)
+    save_torch_state_dict(state, folder, max_shard_size=SHARD_SIZE)
+
+
+def write_training(folder: Path, training: dict[str, Any]) -> None:
+    """The record of the run, which `read_training` reads."""
+    (folder / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n")
 
 
 def load_model(
@@ -64,8 +74,8 @@ def load_model(
         UserError: the folder is no model folder, or its weights are damaged or do not fit; all
             missing, surplus and misshapen tensors are listed.
     """
-    tokenizer, _ = load_tokenizer(Path(folder))
-    model = load_pretrained(folder, dtype, backbones)
+    tokenizer, config = load_tokenizer(Path(folder))
+    model = load_pretrained(folder, dtype, backbones, config=config)
     model.to(device).use_flash_attention()
     return model, tokenizer
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,13 +22,12 @@ from model.folders import ARCHITECTURE_KEY, CONFIG_FILE, PUBLISHED_CLASS
 from model.pixdlm import PixDLMForCausalLM
 from model.processor import PixDLMProcessor
 from model.weights import PUBLISHED_TRAINING, first_line, to_published
-from utils.checkpoint import TRAINING_FILE
+from utils.checkpoint import write_training, write_weights
 from utils.errors import UserError
 from utils.files import write_beside
 from utils.tokens import BOS_ID, EOS_ID, PAD_ID, PixTokenizer
 
 BACKBONES = ("semantic_path.", "pixel_path.")
-SHARD_SIZE = "2GB"  # a shard is copied as a whole when it is written
 
 
 def check_target(out: Path, source: Path, overwrite: bool, size: int = 0) -> None:
@@ -91,8 +89,7 @@ def save_own(
     if without_backbones:
         state = {name: tensor for name, tensor in state.items() if not name.startswith(BACKBONES)}
     with told_of_full_disks(out), write_beside(out) as beside:
-        save_torch_state_dict(state, beside, max_shard_size=SHARD_SIZE)
-        model.config.save_pretrained(beside)
+        write_weights(beside, model.config, state)
         accompany(beside, model.config, tokenizer, training, card(model, training, without_backbones))
 
 
@@ -145,7 +142,7 @@ def accompany(folder: Path, config: PixDLMConfig, tokenizer: PixTokenizer, train
         max_new_tokens=64, do_sample=False, pad_token_id=PAD_ID, bos_token_id=BOS_ID, eos_token_id=EOS_ID
     ).save_pretrained(folder)
     if training:
-        (folder / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n")
+        write_training(folder, training)
     (folder / "README.md").write_text(card)
 
 

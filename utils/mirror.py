@@ -76,8 +76,7 @@ class MirrorSampler:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[list[Pick]]:
-        generator = torch.Generator().manual_seed(self.sampler.seed * 1_000_003 + self.sampler.epoch)
-        turns = torch.randint(2, (len(self.sampler.groups), 2), generator=generator).bool().tolist()
+        turns = torch.randint(2, (len(self.sampler.groups), 2), generator=self.sampler.chance()).bool().tolist()
         mirrors = {i: tuple(turn) for turn, group in zip(turns, self.sampler.groups, strict=True) for i in group}
         for batch in self.sampler:
             yield [(index, mirrors[index]) for index in batch]

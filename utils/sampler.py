@@ -42,9 +42,12 @@ class TrainSampler:
     def __len__(self) -> int:
         return self.steps * self.accumulation
 
+    def chance(self) -> torch.Generator:
+        """What this epoch is drawn with, the same on every process."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.groups), generator=generator).tolist()
+        order = torch.randperm(len(self.groups), generator=self.chance()).tolist()
         records = [index for group in order for index in self.groups[group]]
         size = self.batch_size * self.world
         for start in range(0, len(self) * size, size):

@@ -75,9 +75,15 @@ def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, i
 
 def backbones(args: TrainArgs) -> Backbones:
     """The files for a published folder: those that were named, else what lies in or beside it."""
-    default = TrainArgs()
-    clip, sam2 = (None if getattr(args, n) == getattr(default, n) else getattr(args, n) for n in ("clip", "sam2"))
+    stock = at_default(args, "clip", "sam2")
+    clip, sam2 = (None if name in stock else getattr(args, name) for name in ("clip", "sam2"))
     return Backbones(clip, sam2, args.fusion)
+
+
+def at_default(args: TrainArgs, *names: str) -> list[str]:
+    """Those of the options that nobody set to something else."""
+    default = TrainArgs()
+    return [name for name in names if getattr(args, name) == getattr(default, name)]
 
 
 def build(config: PixDLMConfig) -> PixDLMForCausalLM:
@@ -143,16 +149,13 @@ def check_files(args: TrainArgs) -> None:
     """
     if args.from_scratch:
         return
-    default = TrainArgs()
     if args.fusion and not args.init_from:
         raise UserError("--fusion goes with --init-from and a published folder; leave it out")
     if args.init_from == published.PIXDLM.folder:
-        ours = [name for name in ("clip", "sam2") if getattr(args, name) == getattr(default, name)]
-        published.require(["pixdlm", *ours], data=Path(args.data))
+        published.require(["pixdlm", *at_default(args, "clip", "sam2")], data=Path(args.data))
     if args.init_from and not Path(args.init_from).is_file():
         return
-    own = [name for name in ("llava", "clip", "sam2") if getattr(args, name) == getattr(default, name)]
-    published.require(own, data=Path(args.data))
+    published.require(at_default(args, "llava", "clip", "sam2"), data=Path(args.data))
     for name in ("llava", "clip", "sam2"):
         if not Path(getattr(args, name)).exists():
             raise UserError(f"--{name} {getattr(args, name)}: no such file or folder")

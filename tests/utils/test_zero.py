@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,40 +80,27 @@ def source(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Pa
     return folder
 
 
-@pytest.fixture(scope="module")
-def zero0(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
-    """Everything in one file."""
-    return save(tmp_path_factory.mktemp("zero0"), 0, 1, source)
+PROCESSES = {0: 1, 1: 1, 2: 2, 3: 2}  # by ZeRO stage
+MakeCheckpoint = Callable[[int], Path]
 
 
 @pytest.fixture(scope="module")
-def zero2(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
-    """Optimiser and trained weights in shards of two processes."""
-    return save(tmp_path_factory.mktemp("zero2"), 2, 2, source)
-
-
-@pytest.fixture(scope="module")
-def zero1(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
-    """Optimiser in shards; what is frozen is in the module alone."""
-    return save(tmp_path_factory.mktemp("zero1"), 1, 1, source)
-
-
-@pytest.fixture(scope="module")
-def zero3(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
-    """Everything in shards, of two processes."""
-    return save(tmp_path_factory.mktemp("zero3"), 3, 2, source)
+def checkpoint_of(tmp_path_factory: pytest.TempPathFactory, source: Path) -> MakeCheckpoint:
+    """A checkpoint by its ZeRO stage, each trained once."""
+    return functools.cache(lambda stage: save(tmp_path_factory.mktemp("zero"), stage, PROCESSES[stage], source))
 
 
 @pytest.fixture
-def sharded(zero2: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be damaged."""
-    shutil.copytree(zero2.parent, tmp_path / "run")
-    return tmp_path / "run" / zero2.name
+def sharded(checkpoint_of: MakeCheckpoint, tmp_path: Path) -> Path:
+    """A copy of a sharded one, to be damaged."""
+    whole = checkpoint_of(2)
+    shutil.copytree(whole.parent, tmp_path / "run")
+    return tmp_path / "run" / whole.name
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_the_model_is_put_together(request: pytest.FixtureRequest, stage: int) -> None:
-    checkpoint = request.getfixturevalue(f"zero{stage}")
+@pytest.mark.parametrize("stage", PROCESSES)
+def test_the_model_is_put_together(checkpoint_of: MakeCheckpoint, stage: int) -> None:
+    checkpoint = checkpoint_of(stage)
     expected = torch.load(checkpoint / "expected.pt", weights_only=True)
     for folder in (checkpoint, checkpoint / "step1"):
         model, _ = load_model(folder)
