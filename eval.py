@@ -10,6 +10,7 @@ import logging
 import math
 import re
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,7 @@ from utils.datasets import load_dataset
 from utils.datasets.base import Sample, target_masks
 from utils.distributed import pick_device, process_group, world
 from utils.errors import UserError, run_main
-from utils.evaluation import Prediction, evaluate, shuffle_questions
+from utils.evaluation import Prediction, evaluate, shuffle_questions, swapped_image_tokens
 from utils.files import write_beside
 from utils.images import read_image
 from utils.logs import peak_memory_gib, start_logging
@@ -49,9 +50,10 @@ def main() -> None:
             samples = shuffle_questions(samples, args.shuffle_questions)
         model, tokenizer = load_model(args.model, device, dtype, args.backbones)
         started = time.perf_counter()
-        predictions = evaluate(
-            model, tokenizer, samples, args.batch_size, args.workers, dtype, title=f"evaluating {args.split}"
-        )
+        with swapped_image_tokens(model, samples, args.batch_size) if args.swap_image_tokens else nullcontext():
+            predictions = evaluate(
+                model, tokenizer, samples, args.batch_size, args.workers, dtype, title=f"evaluating {args.split}"
+            )
         if predictions is None:  # not on rank 0
             return
         seconds = time.perf_counter() - started
@@ -85,6 +87,7 @@ def protocol(args: EvalArgs, samples: list[Sample], model: PixDLMForCausalLM, dt
         "skip_bad_records": args.skip_bad_records,
         "polygons": args.polygons,
         "shuffle_questions": args.shuffle_questions,
+        "swap_image_tokens": args.swap_image_tokens,
         "neutral_fusion": model.config.neutral_fusion,
         "batch_size": args.batch_size,
         "device": device.type,

@@ -170,6 +170,7 @@ def test_results_name_the_protocol_and_not_the_machine(evaluate: Callable, data:
     metrics = read(tmp_path / "out/metrics.json")
     expected = {"kind": "forced", "dataset": "drseg", "split": "test", "polygons": "first", "dtype": "float32"}
     expected |= {"limit": 5, "records": 5, "skip_bad_records": True, "shuffle_questions": None, "threads": 1}
+    expected |= {"swap_image_tokens": False}
     assert expected.items() <= metrics["protocol"].items()
     assert metrics["protocol"]["opencv"] and metrics["protocol"]["torch"] == torch.__version__
     assert metrics["overall"]["count"] == 5
@@ -218,6 +219,24 @@ def test_the_control_swaps_questions_and_nothing_else(evaluate: Callable, tmp_pa
     for group in ("by_reasoning_type", "by_target_size"):
         assert {k: v["count"] for k, v in metrics[group].items()} == {k: v["count"] for k, v in control[group].items()}
     assert [one["segmentation"] for one in plain] != [one["segmentation"] for one in swapped]  # it reads the question
+
+
+def test_the_other_control_shows_the_language_model_another_picture(evaluate: Callable, tmp_path: Path) -> None:
+    runs = {"plain": [], "swapped": ["--swap-image-tokens"], "again": []}
+    found = {}
+    for name, options in runs.items():
+        assert evaluate("--out", tmp_path / name, *options)[0] == 0
+        predictions = read(tmp_path / name / "predictions.json")
+        found[name] = [one["score"] for one in predictions], [one["question"] for one in predictions]
+    assert read(tmp_path / "swapped/metrics.json")["protocol"]["swap_image_tokens"] is True
+    assert found["plain"][1] == found["swapped"][1]
+    assert found["plain"] == found["again"]  # nothing of it stays
+    assert found["plain"][0] != pytest.approx(found["swapped"][0], abs=1e-4)
+
+
+def test_the_other_control_needs_another_picture(evaluate: Callable) -> None:
+    status, _, error = evaluate("--swap-image-tokens", "--batch-size", "1")
+    assert status == 2 and "has one picture only" in error and "Traceback" not in error
 
 
 def test_overlays_are_spread_and_replace_earlier_ones(evaluate: Callable, tmp_path: Path) -> None:

@@ -239,6 +239,7 @@ class EvalArgs(BackboneArgs):
     polygons: str = choice("union", "A target's polygons: their union, or only the first (published reading).")
     skip_bad_records: bool = choice(False, "Count and list records that cannot be used instead of stopping.")
     shuffle_questions: int | None = choice(None, "Control: swap the questions between records, with this seed.")
+    swap_image_tokens: bool = choice(False, "Control: the language model is shown another picture of the batch.")
     overlays: int = choice(0, "How many pictures of frame, prediction and ground truth to draw.")
     limit: int | None = choice(None, "Evaluate the first N records only; named in the results.")
     batch_size: int = choice(8, "Records a batch; records of one picture stay together.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from model.pixdlm import PixDLMForCausalLM
 from utils.collate import Batch, Collator
 from utils.datasets.base import Sample, image_groups
 from utils.distributed import gather_lists, rank, world
+from utils.errors import UserError
 from utils.images import frame_logits
 from utils.metrics import MaskScore, mask_counts
 from utils.tokens import PixTokenizer
@@ -73,6 +74,28 @@ def shuffle_questions(samples: list[Sample], seed: int) -> list[Sample]:
                 order[i], order[j] = order[j], order[i]
                 break
     return [replace(sample, question=samples[j].question) for sample, j in zip(samples, order, strict=True)]
+
+
+@contextlib.contextmanager
+def swapped_image_tokens(model: PixDLMForCausalLM, samples: list[Sample], batch_size: int) -> Iterator[None]:
+    """The other control: the language model is shown the next picture of the batch, the mask decoder its own.
+
+    A model that scores the same under it answers by the question's words alone.
+
+    Raises:
+        UserError: a batch has one picture only, so that there is no other to show.
+    """
+    for batch in fixed_batches(samples, batch_size):
+        if len({samples[index].image_path for index in batch}) < 2:
+            raise UserError(
+                f"--swap-image-tokens: at --batch-size {batch_size} the batch of record "
+                f"{samples[batch[0]].record_id!r} has one picture only, so there is no other; choose another size"
+            )
+    hook = model.projector.register_forward_hook(lambda _module, _inputs, tokens: tokens.roll(1, dims=0))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def confidence(logits: Tensor) -> float:
