@@ -81,7 +81,7 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     loader = DataLoader(
         MirroredSamples(samples) if args.mirror else samples,
         batch_sampler=MirrorSampler(sampler) if args.mirror else sampler,
-        collate_fn=Collator(model.config, tokenizer, cut=True),
+        collate_fn=Collator(model.config, tokenizer, cut=True, mask_side=args.mask_side),
         num_workers=args.workers,
         persistent_workers=args.workers > 0,
         generator=torch.Generator().manual_seed(args.seed),  # or workers would draw from dropout's

@@ -64,6 +64,7 @@ class TrainArgs:
     bce_weight: float = choice(2.0, "Weight of the masks' binary cross entropy.")
     dice_weight: float = choice(0.5, "Weight of the masks' dice loss.")
     overlap_weight: float = choice(0.0, "Weight of the overlap loss between masks of one answer.")
+    mask_side: int | None = choice(None, "Longer side in pixels at which masks are compared; default: the frame's.")
     mirror: bool = choice(False, "Mirror pictures at random, and swap left with right, top with bottom in questions.")
     grounding_weight: float = choice(0.0, "Weight of the grounding loss, which makes [SEG] states resemble the target.")
     hint_share: float = choice(0.0, "From scratch: share of masks whose prompt is at first told the target's place.")
@@ -99,6 +100,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.05,
         "bce_weight": 0.5,
         "dice_weight": 2.0,
+        "mask_side": 160,
         "mirror": True,
         "grounding_weight": 0.5,
         "hint_share": 0.6,
@@ -177,6 +179,8 @@ def check_train(args: TrainArgs) -> None:
     at_least(args, 0, "ce_weight", "bce_weight", "dice_weight", "overlap_weight", "grounding_weight")
     if args.steps_per_epoch is not None:
         at_least(args, 1, "steps_per_epoch")
+    if args.mask_side is not None:
+        at_least(args, 16, "mask_side")
     at_least(args, 0, "hint_share", "hint_steps")
     if args.hint_share > 1:
         raise UserError(f"--hint-share is {args.hint_share}; a share is at most 1")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,10 +97,19 @@ class Collator:
         tokenizer: of the model.
         answered: prompts with the answer (training, forced evaluation) or ending where it begins.
         cut: cut prompts to `max_sequence`, as training does; else only the language model sets a limit.
+        mask_side: draw targets with a longer side of so many pixels, and let the geometry lead there; None
+            keeps the frame's size, which evaluation needs and large frames make dear.
     """
 
-    def __init__(self, config: PixDLMConfig, tokenizer: PixTokenizer, answered: bool = True, cut: bool = False) -> None:
-        self.config, self.tokenizer, self.answered = config, tokenizer, answered
+    def __init__(
+        self,
+        config: PixDLMConfig,
+        tokenizer: PixTokenizer,
+        answered: bool = True,
+        cut: bool = False,
+        mask_side: int | None = None,
+    ) -> None:
+        self.config, self.tokenizer, self.answered, self.mask_side = config, tokenizer, answered, mask_side
         longest = config.max_sequence if cut else config.text_config.max_position_embeddings
         self.room = longest - (config.image_tokens - 1)  # the placeholder makes way for the image tokens
 
@@ -119,7 +129,8 @@ class Collator:
         pictures = list(dict.fromkeys((sample.image_path, sample.mirror) for sample in samples))
         images = [turned(read_image(path), mirror, axes=(1, 0)) for path, mirror in pictures]
         index = [pictures.index((sample.image_path, sample.mirror)) for sample in samples]
-        masks = [self.draw(sample, images[i].shape[:2]) for sample, i in zip(samples, index, strict=True)]
+        geometries = [self.geometry(image) for image in images]
+        masks = [self.draw(sample, geometries[i]) for sample, i in zip(samples, index, strict=True)]
         prompts = [self.prompt(sample, len(mask)) for sample, mask in zip(samples, masks, strict=True)]
         questions = [self.tokenizer.question(sample.question) for sample in samples]
         sam = [sam_pixels(image, self.config) for image in images]
@@ -135,13 +146,27 @@ class Collator:
             question_ids=question_ids,
             question_mask=question_mask,
             masks=masks,
-            geometries=[geometry_of(image, self.config) for image in images],
+            geometries=geometries,
             samples=samples,
         )
 
-    def draw(self, sample: Sample, size: tuple[int, int]) -> Tensor:
-        """uint8[K, H, W]; the union as one target where the model answers with one."""
-        masks = target_masks(sample, *size, merge=self.config.single_target)
+    def geometry(self, image: np.ndarray) -> Geometry:
+        """Where the masks of a picture lie: in its own pixels, or in as many fewer as `mask_side` says."""
+        own = geometry_of(image, self.config)
+        return own if self.mask_side is None else own.shrunk(self.mask_side)
+
+    def draw(self, sample: Sample, geometry: Geometry) -> Tensor:
+        """uint8[K, H, W]; the union as one target where the model answers with one.
+
+        Raises:
+            UserError: a target is too small to show at `mask_side`.
+        """
+        masks = target_masks(sample, geometry.height, geometry.width, merge=self.config.single_target)
+        if self.mask_side is not None and not masks.any(axis=(1, 2)).all():
+            raise UserError(
+                f"{sample.dataset} record {sample.record_id!r}: a target does not show in a mask of {geometry.width}x"
+                f"{geometry.height} pixels; raise --mask-side ({self.mask_side})"
+            )
         return torch.from_numpy(turned(masks, sample.mirror, axes=(2, 1)))
 
     def prompt(self, sample: Sample, targets: int) -> Prompt:

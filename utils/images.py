@@ -63,8 +63,16 @@ class Geometry:
         """Rows and columns of a `size` x `size` canvas that the frame covers, from the top left."""
         if self.kind == "centre_crop":
             return size, size
-        longer = max(self.height, self.width)
-        return max(1, round(self.height * size / longer)), max(1, round(self.width * size / longer))
+        return self.scaled(size)
+
+    def scaled(self, longer: int) -> tuple[int, int]:
+        """Height and width of the frame with its longer side scaled to `longer`."""
+        now = max(self.height, self.width)
+        return max(1, round(self.height * longer / now)), max(1, round(self.width * longer / now))
+
+    def shrunk(self, longer: int) -> Geometry:
+        """That of the same picture in fewer pixels, its longer side `longer` at most."""
+        return self if max(self.height, self.width) <= longer else Geometry(self.kind, *self.scaled(longer))
 
 
 def geometry_of(image: np.ndarray, config: PixDLMConfig) -> Geometry:

@@ -16,6 +16,7 @@ from utils.collate import BadSample, Batch, Collator
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample
 from utils.errors import UserError
+from utils.images import frame_logits
 from utils.tokens import BOS_ID, EOS_ID, IGNORE_INDEX, IMAGE_INDEX, PixTokenizer
 
 Make = Callable[..., Any]
@@ -92,6 +93,28 @@ def test_release_answers_with_one_target_and_gives_sam_no_pixels(
     assert batch.masks[0].shape == (1, 90, 70) and batch.masks[0].sum() == 300
     assert len(tokenizer.seg_groups(batch.input_ids[0].tolist())) == 1
     assert batch.to("cpu", torch.bfloat16).sam_pixels is None
+
+
+def test_targets_can_be_drawn_smaller_for_training(
+    config: PixDLMConfig, tokenizer: PixTokenizer, samples: list[Sample]
+) -> None:
+    whole = Collator(config, tokenizer)(samples)
+    batch = Collator(config, tokenizer, mask_side=45)(samples)
+    assert [tuple(mask.shape) for mask in batch.masks] == [(1, 34, 45), (1, 34, 45), (2, 45, 35)]
+    for small, large, scale in zip(batch.masks, whole.masks, (45 / 80, 45 / 80, 1 / 2), strict=True):
+        assert small.sum().item() == pytest.approx(scale**2 * large.sum().item(), rel=0.15)
+    assert torch.equal(batch.sam_pixels, whole.sam_pixels) and torch.equal(batch.input_ids, whole.input_ids)
+    logits = torch.randn(2, config.mask_size, config.mask_size)
+    assert frame_logits(logits, batch.geometries[1], config).shape == batch.masks[2].shape
+    same = Collator(config, tokenizer, mask_side=1000)(samples)
+    assert [tuple(mask.shape) for mask in same.masks] == [tuple(mask.shape) for mask in whole.masks]
+
+
+def test_a_target_that_vanishes_is_told(config: PixDLMConfig, tokenizer: PixTokenizer, samples: list[Sample]) -> None:
+    with pytest.raises(
+        UserError, match=r"record 'b': a target does not show in a mask of 2x2 pixels; raise --mask-side"
+    ):
+        Collator(config, tokenizer, mask_side=2)(samples)
 
 
 def test_unanswered_prompts_end_where_the_answer_begins(
