@@ -371,6 +371,15 @@ def test_pictures_are_mirrored_when_asked(server: Server, data: Path, fresh: End
     assert len(turned.losses) == len(fresh.losses) and turned.losses != fresh.losses
 
 
+def test_masks_are_compared_in_fewer_pixels_when_asked(
+    server: Server, data: Path, fresh: Ended, tmp_path: Path
+) -> None:
+    smaller = server.train_well(data, tmp_path, "--batch-size", "4", "--seed", "5", "--lr", "0", "--mask-side", "16")
+    pairs = list(zip(smaller.losses, fresh.losses, strict=True))
+    assert all(one != other for one, other in pairs)
+    assert all(one == pytest.approx(other, rel=0.2) for one, other in pairs)
+
+
 def test_a_seed_gives_the_same_losses_again_and_another_one_others(
     server: Server, base: Ended, data: Path, tmp_path: Path
 ) -> None:
@@ -497,6 +506,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_records(
         (["--seed", "-1"], "--seed is -1; it must be at least 0"),
         (["--beta1", "1"], "--beta1 is 1.0; it must be at least 0 and less than 1"),
         (["--hint-share", "2"], "--hint-share is 2.0; a share is at most 1"),
+        (["--mask-side", "8"], "--mask-side is 8; it must be at least 16"),
         (["--hint-share", "0.5", "--override", "geometry=centre_crop"], "--hint-share is 0.5, which needs letterboxed"),
         (
             ["--hint-share", "0", "--grounding-weight", "2", "--override", "geometry=centre_crop"],

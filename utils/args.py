@@ -104,7 +104,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mirror": True,
         "grounding_weight": 0.5,
         "hint_share": 0.6,
-        "hint_steps": 800,
+        "hint_steps": 250,
         "precision": "fp32",
         "zero_stage": 0,
         "lora_rank": 0,

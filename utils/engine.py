@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.args import TrainArgs
+from utils.distributed import world
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,9 @@ def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[A
         lr_scheduler=schedule,
         config=engine_config(args),
     )
+    if world() == 1 and args.zero_stage == 0:
+        # There is nobody to add gradients of, yet they would be copied there and back: a tenth of `mini`'s step.
+        engine.enable_backward_allreduce = False
     return engine, schedule
 
 
