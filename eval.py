@@ -25,7 +25,13 @@ from utils.datasets import load_dataset
 from utils.datasets.base import Sample, target_masks
 from utils.distributed import pick_device, process_group, world
 from utils.errors import UserError, run_main
-from utils.evaluation import Prediction, evaluate, shuffle_questions, swapped_image_tokens
+from utils.evaluation import (
+    Prediction,
+    check_other_pictures,
+    evaluate,
+    shuffle_questions,
+    swapped_image_tokens,
+)
 from utils.files import write_beside
 from utils.images import read_image
 from utils.logs import peak_memory_gib, start_logging
@@ -48,9 +54,11 @@ def main() -> None:
         samples = load_dataset(args.data, args.split, args.dataset, args.polygons, args.skip_bad_records)[: args.limit]
         if args.shuffle_questions is not None:
             samples = shuffle_questions(samples, args.shuffle_questions)
+        if args.swap_image_tokens:
+            check_other_pictures(samples, args.batch_size)
         model, tokenizer = load_model(args.model, device, dtype, args.backbones)
         started = time.perf_counter()
-        with swapped_image_tokens(model, samples, args.batch_size) if args.swap_image_tokens else nullcontext():
+        with swapped_image_tokens(model) if args.swap_image_tokens else nullcontext():
             predictions = evaluate(
                 model, tokenizer, samples, args.batch_size, args.workers, dtype, title=f"evaluating {args.split}"
             )

@@ -36,7 +36,7 @@ def main() -> None:
     if out is None:
         list_parts(checkpoint, config)
         return
-    wanted = {part for part in args.parts.split(",") if part}
+    wanted = {part.strip() for part in args.parts.split(",") if part.strip()}
     try:
         check_parts(wanted)
     except ValueError as error:

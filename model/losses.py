@@ -43,7 +43,7 @@ def mask_losses(logits: list[Tensor], targets: list[Tensor]) -> tuple[Tensor, Te
     """Mean BCE and mean dice over all masks of a batch.
 
     Args:
-        logits: per question float[K, H, W], in the frame's geometry.
+        logits: per question float[K, H, W], in the frame's geometry, as large as the targets.
         targets: per question uint8[K, H, W].
 
     Raises:

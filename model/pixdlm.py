@@ -180,10 +180,10 @@ class PixDLMForCausalLM(PreTrainedModel):
         return torch.einsum("md,mnd->mn", groups, image) / image.shape[-1] ** 0.5
 
     def add_losses(self, output: PixDLMOutput, batch: Batch, hidden: Tensor, place: int, weights: LossWeights) -> None:
-        """Fill in the weighted losses; masks are compared in the frame's own geometry."""
+        """Fill in the weighted losses; masks are compared in the frame's geometry, as large as the targets are."""
         logits = [
-            frame_logits(one, batch.geometries[image], self.config)
-            for one, image in zip(output.mask_logits, batch.image_index.tolist(), strict=True)
+            frame_logits(one, batch.geometries[image], self.config, tuple(masks.shape[-2:]))
+            for one, image, masks in zip(output.mask_logits, batch.image_index.tolist(), batch.masks, strict=True)
         ]
         ce = answer_loss(self.language_model, hidden, batch.labels, place, self.config.image_tokens)
         bce, dice = mask_losses(logits, batch.masks)

@@ -107,7 +107,7 @@ class Attention(nn.Module):
 
 
 def softmax(scores: Tensor, dim: int) -> Tensor:
-    """In float32, whatever the type of the scores, as PyTorch's own attention does it."""
+    """In float32, whatever the type of the scores."""
     return scores.softmax(dim, dtype=torch.float32).to(scores.dtype)
 
 

@@ -230,13 +230,15 @@ def test_the_other_control_shows_the_language_model_another_picture(evaluate: Ca
         found[name] = [one["score"] for one in predictions], [one["question"] for one in predictions]
     assert read(tmp_path / "swapped/metrics.json")["protocol"]["swap_image_tokens"] is True
     assert found["plain"][1] == found["swapped"][1]
-    assert found["plain"] == found["again"]  # nothing of it stays
+    assert found["plain"] == found["again"]
     assert found["plain"][0] != pytest.approx(found["swapped"][0], abs=1e-4)
 
 
 def test_the_other_control_needs_another_picture(evaluate: Callable) -> None:
     status, _, error = evaluate("--swap-image-tokens", "--batch-size", "1")
-    assert status == 2 and "has one picture only" in error and "Traceback" not in error
+    assert status == 2 and "at --batch-size 1 a batch has one picture only; use --batch-size 7" in error
+    assert "Traceback" not in error
+    assert "the split has no other" in evaluate("--swap-image-tokens", "--limit", "1")[2]
 
 
 def test_overlays_are_spread_and_replace_earlier_ones(evaluate: Callable, tmp_path: Path) -> None:

@@ -240,6 +240,10 @@ def test_a_wrong_folder_is_told(tmp_path: Path, script: str) -> None:
 def test_parts_are_listed(run_folder: Path) -> None:
     lines = succeed(sys.executable, "extract.py", run_folder).splitlines()
     found = {line.split()[0] for line in lines if "tensors" in line}
+    (projector,) = (line.split() for line in lines if line.startswith("projector"))
+    with safe_open(run_folder / "model.safetensors", "pt") as file:
+        numbers = sum(file.get_tensor(f"projector.{name}").numel() for name in ("weight", "bias"))
+    assert projector[1:] == ["2", "tensors", f"{numbers:,}", "numbers"]
     assert found == {"clip", "sam2", "fusion", "projector", "embeddings", "lm_head", "seg_projection", "mask_decoder",
                      "language_model", "lora"}  # fmt: skip
 

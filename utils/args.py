@@ -64,7 +64,7 @@ class TrainArgs:
     bce_weight: float = choice(2.0, "Weight of the masks' binary cross entropy.")
     dice_weight: float = choice(0.5, "Weight of the masks' dice loss.")
     overlap_weight: float = choice(0.0, "Weight of the overlap loss between masks of one answer.")
-    mask_side: int | None = choice(None, "Longer side in pixels at which masks are compared; default: the frame's.")
+    mask_side: int | None = choice(None, "Longest side in pixels of masks that are compared; default: the frame's.")
     mirror: bool = choice(False, "Mirror pictures at random, and swap left with right, top with bottom in questions.")
     grounding_weight: float = choice(0.0, "Weight of the grounding loss, which makes [SEG] states resemble the target.")
     hint_share: float = choice(0.0, "From scratch: share of masks whose prompt is at first told the target's place.")
@@ -328,7 +328,7 @@ def parse_extract(argv: list[str] | None = None) -> tuple[ExtractArgs, Path, Pat
     one_of(args, "format", FORMATS)
     if bool(args.parts) != (out is not None):
         raise UserError("name a target and --parts, or neither to list the parts")
-    if args.parts and not args.parts.strip(","):
+    if args.parts and not args.parts.strip(", "):
         raise UserError("--parts is empty; name parts with commas between them")
     return args, checkpoint, out
 

@@ -36,7 +36,7 @@ class Batch:
         labels: long[Q, L], IGNORE_INDEX where nothing is scored.
         question_ids: long[Q, T], the bare questions, right-padded.
         question_mask: bool[Q, T]
-        masks: per question uint8[K, H, W], in the frame's geometry.
+        masks: per question uint8[K, H, W], in the frame's geometry; smaller than it with `mask_side`.
         geometries: per picture.
         samples: per question.
     """
@@ -97,7 +97,7 @@ class Collator:
         tokenizer: of the model.
         answered: prompts with the answer (training, forced evaluation) or ending where it begins.
         cut: cut prompts to `max_sequence`, as training does; else only the language model sets a limit.
-        mask_side: draw targets with a longer side of so many pixels, and let the geometry lead there; None
+        mask_side: draw targets in frames of at most so many pixels on the longer side, for training; None
             keeps the frame's size, which evaluation needs and large frames make dear.
     """
 
@@ -129,7 +129,7 @@ class Collator:
         pictures = list(dict.fromkeys((sample.image_path, sample.mirror) for sample in samples))
         images = [turned(read_image(path), mirror, axes=(1, 0)) for path, mirror in pictures]
         index = [pictures.index((sample.image_path, sample.mirror)) for sample in samples]
-        geometries = [self.geometry(image) for image in images]
+        geometries = [geometry_of(image, self.config) for image in images]
         masks = [self.draw(sample, geometries[i]) for sample, i in zip(samples, index, strict=True)]
         prompts = [self.prompt(sample, len(mask)) for sample, mask in zip(samples, masks, strict=True)]
         questions = [self.tokenizer.question(sample.question) for sample in samples]
@@ -150,23 +150,20 @@ class Collator:
             samples=samples,
         )
 
-    def geometry(self, image: np.ndarray) -> Geometry:
-        """Where the masks of a picture lie: in its own pixels, or in as many fewer as `mask_side` says."""
-        own = geometry_of(image, self.config)
-        return own if self.mask_side is None else own.shrunk(self.mask_side)
-
     def draw(self, sample: Sample, geometry: Geometry) -> Tensor:
         """uint8[K, H, W]; the union as one target where the model answers with one.
 
-        Raises:
-            UserError: a target is too small to show at `mask_side`.
+        A target too small to show at `mask_side` takes every pixel that it touches there.
         """
-        masks = target_masks(sample, geometry.height, geometry.width, merge=self.config.single_target)
-        if self.mask_side is not None and not masks.any(axis=(1, 2)).all():
-            raise UserError(
-                f"{sample.dataset} record {sample.record_id!r}: a target does not show in a mask of {geometry.width}x"
-                f"{geometry.height} pixels; raise --mask-side ({self.mask_side})"
-            )
+        frame = geometry.height, geometry.width
+        shrinks = self.mask_side is not None and self.mask_side < max(frame)
+        height, width = geometry.scaled(self.mask_side) if shrinks else frame
+        masks = target_masks(sample, height, width, merge=self.config.single_target)
+        if shrinks and not masks.any(axis=(1, 2)).all():
+            whole = target_masks(sample, *frame, merge=self.config.single_target)
+            for k in np.flatnonzero(~masks.any(axis=(1, 2))):
+                rows, columns = whole[k].nonzero()
+                masks[k, rows * height // frame[0], columns * width // frame[1]] = 1
         return torch.from_numpy(turned(masks, sample.mirror, axes=(2, 1)))
 
     def prompt(self, sample: Sample, targets: int) -> Prompt:

@@ -101,6 +101,7 @@ def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[A
     )
     if world() == 1 and args.zero_stage == 0:
         # There is nobody to add gradients of, yet they would be copied there and back: a tenth of `mini`'s step.
+        # (It also makes zeros of missing gradients, so that weight decay acts on what no mask depends on.)
         engine.enable_backward_allreduce = False
     return engine, schedule
 

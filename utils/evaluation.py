@@ -76,21 +76,28 @@ def shuffle_questions(samples: list[Sample], seed: int) -> list[Sample]:
     return [replace(sample, question=samples[j].question) for sample, j in zip(samples, order, strict=True)]
 
 
-@contextlib.contextmanager
-def swapped_image_tokens(model: PixDLMForCausalLM, samples: list[Sample], batch_size: int) -> Iterator[None]:
-    """The other control: the language model is shown the next picture of the batch, the mask decoder its own.
-
-    A model that scores the same under it answers by the question's words alone.
+def check_other_pictures(samples: list[Sample], batch_size: int) -> None:
+    """Whether every batch has another picture to show, which `swapped_image_tokens` needs.
 
     Raises:
-        UserError: a batch has one picture only, so that there is no other to show.
+        UserError: one has a single picture; the smallest batch size at which none has is named.
     """
-    for batch in fixed_batches(samples, batch_size):
-        if len({samples[index].image_path for index in batch}) < 2:
-            raise UserError(
-                f"--swap-image-tokens: at --batch-size {batch_size} the batch of record "
-                f"{samples[batch[0]].record_id!r} has one picture only, so there is no other; choose another size"
-            )
+
+    def fits(size: int) -> bool:
+        return all(len({samples[i].image_path for i in batch}) > 1 for batch in fixed_batches(samples, size))
+
+    if not fits(batch_size):
+        size = next((size for size in range(batch_size, len(samples) + 1) if fits(size)), None)
+        cure = f"use --batch-size {size}" if size else "the split has no other"
+        raise UserError(f"--swap-image-tokens: at --batch-size {batch_size} a batch has one picture only; {cure}")
+
+
+@contextlib.contextmanager
+def swapped_image_tokens(model: PixDLMForCausalLM) -> Iterator[None]:
+    """The other control: the language model is shown the picture before in the batch, the mask decoder its own.
+
+    A model that scores the same under it answers by the question's words alone.
+    """
     hook = model.projector.register_forward_hook(lambda _module, _inputs, tokens: tokens.roll(1, dims=0))
     try:
         yield

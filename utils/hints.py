@@ -3,8 +3,9 @@
 A decoder that cannot follow a prompt gives the language model nothing to learn from, and a language
 model that cannot point gives the decoder nothing to follow: from scratch `mini` gave the same mask to
 every question of a picture for 15,000 samples. With hints the decoder learns to follow a place
-within 2,000, as Segment Anything's does from clicks, and the language model can learn to point
-after 5,000. They are for training alone: evaluation and inference have no way to pass one.
+within 2,000, as Segment Anything's does from clicks. That was before the grounding loss; beside it
+short hints or none do as well, and long ones hold `mini` up (README, "For developers"). They are for
+training alone: evaluation and inference have no way to pass one.
 """
 
 from __future__ import annotations

@@ -70,10 +70,6 @@ class Geometry:
         now = max(self.height, self.width)
         return max(1, round(self.height * longer / now)), max(1, round(self.width * longer / now))
 
-    def shrunk(self, longer: int) -> Geometry:
-        """That of the same picture in fewer pixels, its longer side `longer` at most."""
-        return self if max(self.height, self.width) <= longer else Geometry(self.kind, *self.scaled(longer))
-
 
 def geometry_of(image: np.ndarray, config: PixDLMConfig) -> Geometry:
     """The geometry of a picture uint8[H, W, 3] under a configuration."""
@@ -98,7 +94,9 @@ def sam_pixels(image: np.ndarray, config: PixDLMConfig) -> Tensor | None:
     return _letterbox(image, geometry_of(image, config), config.pixel_image_size, SAM2_MEAN, SAM2_STD)
 
 
-def frame_logits(logits: Tensor, geometry: Geometry, config: PixDLMConfig) -> Tensor:
+def frame_logits(
+    logits: Tensor, geometry: Geometry, config: PixDLMConfig, size: tuple[int, int] | None = None
+) -> Tensor:
     """Mask logits from the network's geometry to the frame's, bilinearly and differentiably.
 
     Args:
@@ -106,6 +104,7 @@ def frame_logits(logits: Tensor, geometry: Geometry, config: PixDLMConfig) -> Te
         geometry: of the picture.
         config: tells the canvas: published 448, then stretched to the frame; letterbox
             `pixel_image_size`, of which the content is cut out.
+        size: height and width to draw the frame in; its own where there are none.
 
     Returns:
         float[K, height, width]
@@ -114,7 +113,7 @@ def frame_logits(logits: Tensor, geometry: Geometry, config: PixDLMConfig) -> Te
     canvas = config.vision_config.image_size if crop else config.pixel_image_size
     rows, columns = geometry.content(canvas)
     on_canvas = _resize(logits, (canvas, canvas))[:, :rows, :columns]
-    return _resize(on_canvas, (geometry.height, geometry.width))
+    return _resize(on_canvas, size or (geometry.height, geometry.width))
 
 
 def network_mask(mask: np.ndarray, geometry: Geometry, size: int) -> np.ndarray:

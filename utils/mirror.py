@@ -76,7 +76,8 @@ class MirrorSampler:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[list[Pick]]:
-        turns = torch.randint(2, (len(self.sampler.groups), 2), generator=self.sampler.chance()).bool().tolist()
+        generator = self.sampler.epoch_generator()
+        turns = torch.randint(2, (len(self.sampler.groups), 2), generator=generator).bool().tolist()
         mirrors = {i: tuple(turn) for turn, group in zip(turns, self.sampler.groups, strict=True) for i in group}
         for batch in self.sampler:
             yield [(index, mirrors[index]) for index in batch]

@@ -42,12 +42,12 @@ class TrainSampler:
     def __len__(self) -> int:
         return self.steps * self.accumulation
 
-    def chance(self) -> torch.Generator:
+    def epoch_generator(self) -> torch.Generator:
         """What this epoch is drawn with, the same on every process."""
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = torch.randperm(len(self.groups), generator=self.chance()).tolist()
+        order = torch.randperm(len(self.groups), generator=self.epoch_generator()).tolist()
         records = [index for group in order for index in self.groups[group]]
         size = self.batch_size * self.world
         for start in range(0, len(self) * size, size):

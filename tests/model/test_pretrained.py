@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 import model as package
 from model.backbones import Backbones
 from model.config import PixDLMConfig, release_config
-from model.folders import load_config
+from model.folders import load_config, named_shapes, named_tensors
 from model.lora import lora_settings
 from model.pixdlm import PixDLMForCausalLM
 from model.pretrained import load_pretrained
@@ -98,6 +98,9 @@ def test_written_as_published_and_read(
     read = load_pretrained(tmp_path / "out")
     assert equal(read, model) and not read.training
     assert read.config.to_dict() | {"dtype": 0} == model.config.to_dict() | {"dtype": 0}
+    shapes = dict(named_shapes(tmp_path / "out", model.config))
+    tensors = dict(named_tensors(tmp_path / "out", model.config))
+    assert shapes == {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def test_a_config_as_published_gives_release_in_its_dimensions(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from utils.collate import BadSample, Batch, Collator
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample
 from utils.errors import UserError
-from utils.images import frame_logits
 from utils.tokens import BOS_ID, EOS_ID, IGNORE_INDEX, IMAGE_INDEX, PixTokenizer
 
 Make = Callable[..., Any]
@@ -104,17 +103,19 @@ def test_targets_can_be_drawn_smaller_for_training(
     for small, large, scale in zip(batch.masks, whole.masks, (45 / 80, 45 / 80, 1 / 2), strict=True):
         assert small.sum().item() == pytest.approx(scale**2 * large.sum().item(), rel=0.15)
     assert torch.equal(batch.sam_pixels, whole.sam_pixels) and torch.equal(batch.input_ids, whole.input_ids)
-    logits = torch.randn(2, config.mask_size, config.mask_size)
-    assert frame_logits(logits, batch.geometries[1], config).shape == batch.masks[2].shape
+    assert batch.geometries == whole.geometries
     same = Collator(config, tokenizer, mask_side=1000)(samples)
     assert [tuple(mask.shape) for mask in same.masks] == [tuple(mask.shape) for mask in whole.masks]
 
 
-def test_a_target_that_vanishes_is_told(config: PixDLMConfig, tokenizer: PixTokenizer, samples: list[Sample]) -> None:
-    with pytest.raises(
-        UserError, match=r"record 'b': a target does not show in a mask of 2x2 pixels; raise --mask-side"
-    ):
-        Collator(config, tokenizer, mask_side=2)(samples)
+def test_a_target_that_would_vanish_takes_the_pixels_that_it_touches(
+    config: PixDLMConfig, tokenizer: PixTokenizer, make_drseg: Make, make_record: Make
+) -> None:
+    corner = [{"segmentation": [61, 41, 63, 41, 63, 43, 61, 43]}]  # 4 pixels of a frame of 80 x 60
+    (sample,) = load_dataset(make_drseg([make_record("a", ann_list=corner)]), "test")
+    (mask,) = Collator(config, tokenizer, mask_side=16)([sample]).masks
+    assert tuple(mask.shape) == (1, 12, 16)
+    assert mask[0].nonzero().tolist() == [[41 * 12 // 60, 61 * 16 // 80]]
 
 
 def test_unanswered_prompts_end_where_the_answer_begins(

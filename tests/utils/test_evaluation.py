@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,15 @@ from utils import evaluation
 from utils.collate import Batch
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample
-from utils.evaluation import Prediction, confidence, encode_mask, evaluate, fixed_batches, shuffle_questions
+from utils.evaluation import (
+    Prediction,
+    confidence,
+    encode_mask,
+    evaluate,
+    fixed_batches,
+    shuffle_questions,
+    swapped_image_tokens,
+)
 from utils.images import network_mask
 from utils.tokens import SEG_TOKENS, PixTokenizer
 
@@ -77,6 +86,20 @@ def test_shuffling_keeps_a_text_only_where_too_many_have_it() -> None:
 
 
 # Masks
+
+
+def test_only_the_language_model_is_shown_another_picture(
+    tiny_model: PixDLMForCausalLM, collate: Callable[..., Batch]
+) -> None:
+    batch = collate()
+    pyramid, tokens = tiny_model.see(batch)
+    with swapped_image_tokens(tiny_model):
+        same, others = tiny_model.see(batch)
+    assert all(torch.equal(one, other) for one, other in zip(pyramid, same, strict=True))
+    assert len(tokens) > 1 and torch.equal(others, tokens[[len(tokens) - 1, *range(len(tokens) - 1)]])
+    with pytest.raises(RuntimeError), swapped_image_tokens(tiny_model):
+        raise RuntimeError
+    assert torch.equal(tiny_model.see(batch)[1], tokens)
 
 
 def test_confidence_is_the_foregrounds_mean_probability() -> None:

@@ -217,6 +217,19 @@ def test_logits_beyond_the_frame_do_not_reach_it() -> None:
     assert (inside > 0).all() and (inside[:, :58] == 1).all()
 
 
+def test_frame_logits_draw_the_frame_in_fewer_pixels() -> None:
+    """The content that is cut out follows from the picture's own proportions, whatever the size asked for."""
+    config = mini_config()
+    geometry = Geometry("letterbox", 104, 1600)
+    rows = geometry.content(config.pixel_image_size)[0]
+    ramp = torch.arange(config.mask_size, dtype=torch.float32)[None, :, None].expand(1, -1, config.mask_size)
+    small = frame_logits(ramp, geometry, config, (rows, config.pixel_image_size))
+    assert small.shape == (1, rows, config.pixel_image_size)
+    whole = frame_logits(ramp, geometry, config)
+    reduced = torch.nn.functional.adaptive_avg_pool2d(whole, (rows, config.pixel_image_size))
+    torch.testing.assert_close(small, reduced, atol=0.3, rtol=0)
+
+
 def test_frame_logits_passes_gradients_and_takes_no_masks() -> None:
     for config in (mini_config(), release_config()):
         geometry = Geometry(config.geometry, 30, 40)

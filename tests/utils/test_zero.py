@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.folders import named_shapes, named_tensors
 from model.pretrained import load_pretrained
 from utils.checkpoint import load_model
 from utils.errors import UserError
@@ -108,6 +109,8 @@ def test_the_model_is_put_together(checkpoint_of: MakeCheckpoint, stage: int) ->
         assert state.keys() == expected.keys()
         assert all(torch.equal(state[name], expected[name]) for name in state)
     assert model.config.lora["r"] == 2
+    shapes = dict(named_shapes(checkpoint, model.config))
+    assert shapes == {name: tuple(tensor.shape) for name, tensor in named_tensors(checkpoint, model.config)}
 
 
 def test_a_rank_that_is_missing_is_told(sharded: Path) -> None:
