@@ -82,7 +82,10 @@ def load_config(folder: Path) -> PixDLMConfig:
         UserError: no such folder, no configuration in it, or one of another model.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such model folder; train one with train.sh or use PixDLM/mini")
+        raise UserError(
+            f"{folder}: no such model folder; train one with train.sh, use PixDLM/mini, or fetch the published one "
+            "with `python -m utils.download --what pixdlm clip sam2`"
+        )
     fields = config_fields(folder)
     if fields is None:
         if not (is_zero_folder(folder) or holds_weights(folder)) or not is_published(folder):
