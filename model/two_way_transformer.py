@@ -43,17 +43,9 @@ class Attention(nn.Module):
         self.q_proj.weight.mul_(2)
         self.k_proj.weight.copy_(self.q_proj.weight)
 
-    def heads_of(self, layer: nn.Linear) -> Tensor:
-        """The weights of one of q_proj, k_proj and v_proj by head: float[h, d, C]"""
-        return layer.weight.unflatten(0, (self.heads, -1))
-
-    def bias_of(self, layer: nn.Linear) -> Tensor:
-        """Likewise its bias: float[h, d]"""
-        return layer.bias.unflatten(0, (self.heads, -1))
-
-    def split(self, projected: Tensor) -> Tensor:
-        """float[M, T, A] -> float[M, T, h, d]"""
-        return projected.unflatten(-1, (self.heads, -1))
+    def by_head(self, x: Tensor, dim: int) -> Tensor:
+        """A dimension of h times something parted in two, such as A = h * d of projected tokens or of a layer."""
+        return x.unflatten(dim, (self.heads, -1))
 
     @property
     def scale(self) -> float:
@@ -63,8 +55,24 @@ class Attention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Tokens to tokens, unprojected: float[M, Lq, C], float[M, Lk, C], float[M, Lk, C] -> float[M, Lq, C]"""
         projected = (self.q_proj(q), self.k_proj(k), self.v_proj(v))
-        heads = (self.split(one).transpose(1, 2) for one in projected)
+        heads = (self.by_head(one, -1).transpose(1, 2) for one in projected)
         return self.out_proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+
+    def scores(self, projected: Tensor, layer: nn.Linear, placed: Tensor) -> Tensor:
+        """Of tokens and map; it is `layer` that comes to the tokens, so that the map need not be projected.
+
+        Args:
+            projected: float[M, T, A]
+            layer: k_proj where the tokens ask, q_proj where the map asks.
+            placed: float[M, N, C], features plus position code.
+
+        Returns:
+            float[M, h, T, N]
+        """
+        tokens = self.by_head(projected, -1) * self.scale
+        brought = torch.einsum("mthd,hdc->mhtc", tokens, self.by_head(layer.weight, 0)).flatten(1, 2)
+        bias = torch.einsum("mthd,hd->mht", tokens, self.by_head(layer.bias, 0)).flatten(1)
+        return self.by_head(torch.baddbmm(bias[..., None], brought, placed.transpose(1, 2)), 1)
 
     def read_map(self, tokens: Tensor, features: Tensor, placed: Tensor) -> Tensor:
         """Tokens to map: q W_k' meets the map as it is, and W_v follows on what was read.
@@ -77,13 +85,10 @@ class Attention(nn.Module):
         Returns:
             float[M, T, C], what is added to the tokens
         """
-        queries = self.split(self.q_proj(tokens)) * self.scale
-        brought = torch.einsum("mthd,hdc->mthc", queries, self.heads_of(self.k_proj)).flatten(1, 2)
-        bias = torch.einsum("mthd,hd->mth", queries, self.bias_of(self.k_proj)).flatten(1)
-        scores = torch.baddbmm(bias[..., None], brought, placed.transpose(1, 2))
-        read = (softmax(scores, dim=-1) @ features).unflatten(1, (-1, self.heads))
-        values = torch.einsum("mthc,hdc->mthd", read, self.heads_of(self.v_proj)).flatten(2) + self.v_proj.bias
-        return self.out_proj(values)
+        shares = softmax(self.scores(self.q_proj(tokens), self.k_proj, placed), dim=-1).flatten(1, 2)
+        read = self.by_head(shares @ features, 1)
+        values = torch.einsum("mhtc,hdc->mthd", read, self.by_head(self.v_proj.weight, 0)).flatten(2)
+        return self.out_proj(values + self.v_proj.bias)
 
     def write_map(self, placed: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Map to tokens: k W_q' meets the map as it is, and W_o is done on the tokens' values.
@@ -96,13 +101,9 @@ class Attention(nn.Module):
         Returns:
             float[M, N, C], what is added to the map
         """
-        k, v = self.split(self.k_proj(keys)) * self.scale, self.split(self.v_proj(values))
-        brought = torch.einsum("mthd,hdc->mhtc", k, self.heads_of(self.q_proj)).flatten(1, 2)
-        bias = torch.einsum("mthd,hd->mht", k, self.bias_of(self.q_proj)).flatten(1)
-        scores = torch.baddbmm(bias[..., None], brought, placed.transpose(1, 2))
-        shares = softmax(scores.unflatten(1, (self.heads, -1)), dim=2).flatten(1, 2)
-        output = self.out_proj.weight.unflatten(1, (self.heads, -1))
-        written = torch.einsum("mthd,chd->mhtc", v, output).flatten(1, 2)
+        shares = softmax(self.scores(self.k_proj(keys), self.q_proj, placed), dim=2).flatten(1, 2)
+        output = self.by_head(self.out_proj.weight, 1)
+        written = torch.einsum("mthd,chd->mhtc", self.by_head(self.v_proj(values), -1), output).flatten(1, 2)
         return torch.baddbmm(self.out_proj.bias.expand(len(written), 1, -1), shares.transpose(1, 2), written)
 
 
