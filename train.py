@@ -1,7 +1,7 @@
 """Train PixDLM. `bash train.sh [release|native|mini]` runs this by DeepSpeed; `--help` lists the options.
 
 A run writes under --run-dir: `last/` and `best/` (folders that eval.py --model takes), TensorBoard
-files, `train.log`, and `config.json` inside each checkpoint.
+files, `train.log`, and, until it has ended, `state/`: the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import json
 import logging
 import random
 import time
+import zlib
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,42 +28,67 @@ from utils.args import TrainArgs, as_dict, parse_train
 from utils.checkpoint import save_model
 from utils.collate import Batch, Collator
 from utils.datasets import load_dataset
-from utils.distributed import mean_over_processes, pick_device, process_group, rank, world
+from utils.datasets.base import Sample
+from utils.distributed import (
+    gather_lists,
+    mean_over_processes,
+    on_any_process,
+    pick_device,
+    process_group,
+    rank,
+    world,
+)
 from utils.engine import DTYPES, check_precision, gathered_state, single_process_environment, start_engine
-from utils.errors import UserError, run_main
+from utils.errors import STOPPED_STATUS, UserError, run_main
 from utils.evaluation import evaluate
+from utils.export import told_of_full_disks
 from utils.hints import draw_hints, hint_share
 from utils.launch import free_port
 from utils.logs import peak_memory_gib, start_logging
 from utils.metrics import breakdowns
 from utils.mirror import MirroredSamples, MirrorSampler
 from utils.report import results_folder, table
+from utils.run_state import Progress, RunStates
 from utils.sampler import TrainSampler
 from utils.start import check_files, start
 from utils.tokens import PixTokenizer
+from utils.watch import Stopped, StopRequest, Watchdog, outlive_sigterm, told_of_dead_workers
 
 log = logging.getLogger("train")
 
 LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss", "grounding_loss")
+BAD_BATCHES = "bad_batches.jsonl"
 
 
-def main() -> None:
+def main() -> int:
     args = parse_train()
     run_dir = results_folder(args.run_dir, "--run-dir")
     start_logging(run_dir / "train.log")
     single_process_environment(free_port())
     device = pick_device()
-    with process_group(device):
-        train(args, run_dir, device)
+    with process_group(device, patience(args)):
+        try:
+            train(args, run_dir, device)
+        except Stopped as stopped:
+            log.info("%s", stopped)
+            return STOPPED_STATUS
+    return 0
 
 
 def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
-    """The whole run: data, model, engine, epochs."""
+    """The whole run: data, model, engine, epochs; it goes on where the same command stopped."""
     seed_everything(args.seed)
     check_files(args)
     reading = {"name": args.dataset, "polygons": args.polygons, "skip_bad_records": args.skip_bad_records}
     samples = load_dataset(args.data, "train", **reading)
     validation = load_dataset(args.data, "val", **reading)
+    states = RunStates(run_dir, as_dict(args) | {"training records": fingerprint(samples)}, args.keep)
+    if args.restart:
+        states.clear()
+    if states.finished():
+        log.info("%s has ended already, nothing is left to train; --restart trains it anew", run_dir)
+        return
+    found = states.newest()
     check_precision(args.precision)
     model, tokenizer, trained = start(args)
     if args.gradient_checkpointing:
@@ -84,90 +112,192 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
         collate_fn=Collator(model.config, tokenizer, cut=True, mask_side=args.mask_side),
         num_workers=args.workers,
         persistent_workers=args.workers > 0,
+        worker_init_fn=outlive_sigterm,
         generator=torch.Generator().manual_seed(args.seed),  # or workers would draw from dropout's
         pin_memory=device.type == "cuda",
     )
-    run = Run(args, engine, schedule, tokenizer, run_dir, steps)
+    run = Run(args, engine, schedule, tokenizer, run_dir, steps, states)
+    if found:
+        run.resume(found)
+        sampler.go_to(run.progress.drawn)
     try:
-        batches = endless(loader, sampler)
-        for epoch in range(args.epochs):
-            run.train_epoch(epoch, batches)
-            if (epoch + 1) % args.validate_every == 0 or epoch + 1 == args.epochs:
-                run.validate(epoch, validation)
+        with run.watchdog.watching(), told_of_dead_workers():
+            run.to_the_end(endless(loader, sampler), validation)
     finally:
         run.close()
 
 
 class Run:
-    """The state of a run that outlives an epoch: engine, step, best score, writers."""
+    """The state of a run that outlives an epoch: engine, progress, best score, writers."""
 
     def __init__(
-        self, args: TrainArgs, engine: Any, schedule: Any, tokenizer: PixTokenizer, run_dir: Path, steps: int
+        self,
+        args: TrainArgs,
+        engine: Any,
+        schedule: Any,
+        tokenizer: PixTokenizer,
+        run_dir: Path,
+        steps: int,
+        states: RunStates,
     ) -> None:
         self.args, self.engine, self.schedule, self.tokenizer = args, engine, schedule, tokenizer
-        self.run_dir, self.steps = run_dir, steps
+        self.run_dir, self.steps, self.states = run_dir, steps, states
         self.dtype = DTYPES[args.precision]
         self.weights = LossWeights(
             args.ce_weight, args.bce_weight, args.dice_weight, args.overlap_weight, args.grounding_weight
         )
-        self.step, self.best = 0, -1.0
+        self.progress = Progress()
+        self.sums = torch.zeros(len(LOSSES), device=engine.device)
         self.chance = torch.Generator().manual_seed(args.seed)  # of the hints
-        self.writer = SummaryWriter(str(run_dir), purge_step=0) if rank() == 0 else None
-        self.started = time.perf_counter()
+        self.stop, self.watchdog = StopRequest(), Watchdog(args.timeout_minutes * 60)
+        self.writer: SummaryWriter | None = None
+        self.started = self.saved = time.perf_counter()
+        self.past_seconds = 0.0
 
-    def train_epoch(self, epoch: int, batches: Any) -> None:
-        """`steps` optimiser steps; losses are summed on the device and read when they are logged."""
-        self.engine.train()
-        bar = tqdm(total=self.steps, desc=f"epoch {epoch + 1}/{self.args.epochs}", unit="step", disable=rank() != 0)
-        sums = torch.zeros(len(LOSSES), device=self.engine.device)
-        records, since = 0, time.perf_counter()
-        for step in range(self.steps):
-            rate = self.schedule.get_last_lr()[0]  # of this step; the engine moves the schedule on
-            for _ in range(self.args.grad_accumulation):
-                batch = next(batches).to(self.engine.device, self.dtype)
-                share = hint_share(self.step, self.args.hint_share, self.args.hint_steps)
-                output = self.engine(batch, self.weights, draw_hints(batch, share, self.chance))
-                self.check_finite(output, batch)
-                self.engine.backward(output.loss)
-                self.engine.step()
-                sums += torch.stack([value_of(output, name, sums) for name in LOSSES])
-                records += len(batch) * world()
-            self.step += 1
-            bar.update()
-            if (step + 1) % self.args.log_every == 0 or step + 1 == self.steps:
-                micro = ((step % self.args.log_every) + 1) * self.args.grad_accumulation
-                losses = mean_over_processes(sums / micro)
-                self.log_step(losses, rate, records / (time.perf_counter() - since), bar)
-                sums.zero_()
-                records, since = 0, time.perf_counter()
-        bar.close()
+    def resume(self, folder: Path) -> None:
+        """Go on from a state."""
+        self.progress = self.states.load(self.engine, folder, self.chance)
+        self.sums += torch.tensor(self.progress.sums, device=self.sums.device)
+        self.past_seconds = self.progress.seconds
+        log.info("goes on after step %d, from %s", self.progress.step, folder)
 
-    def check_finite(self, output: PixDLMOutput, batch: Batch) -> None:
-        """Stop before a loss that is no number reaches the weights, and name the batch.
+    def to_the_end(self, batches: Iterator[Batch], validation: list[Sample]) -> None:
+        """The epochs that are left, each with its validation and a state."""
+        if rank() == 0:
+            self.writer = SummaryWriter(str(self.run_dir), purge_step=self.progress.step + 1)
+        for epoch in range(self.progress.epoch, self.args.epochs):
+            self.train_epoch(epoch, batches)
+            if (epoch + 1) % self.args.validate_every == 0 or epoch + 1 == self.args.epochs:
+                self.validate(epoch, validation)
+            self.progress.epoch = epoch + 1
+            if epoch + 1 < self.args.epochs:
+                self.save()
+        self.states.finish()
+
+    def train_epoch(self, epoch: int, batches: Iterator[Batch]) -> None:
+        """`steps` optimiser steps, less those that are done; states in between.
 
         Raises:
-            UserError: with every loss and the records of the batch.
+            Stopped: SIGTERM came; a state has been written.
         """
-        if torch.isfinite(output.loss):
-            return
-        losses = {name: float(value) for name in LOSSES if (value := getattr(output, name)) is not None}
-        records = ", ".join(f"{sample.record_id} ({sample.question!r})" for sample in batch.samples)
-        raise UserError(f"the loss at step {self.step} is not finite: {losses}; the batch holds {records}")
+        self.engine.train()
+        end, done = (epoch + 1) * self.steps, self.progress.step - epoch * self.steps
+        title = f"epoch {epoch + 1}/{self.args.epochs}"
+        bar = tqdm(total=self.steps, initial=done, desc=title, unit="step", disable=rank() != 0)
+        micro, since = 0, time.perf_counter()
+        while self.progress.step < end:
+            rate = self.schedule.get_last_lr()[0]  # of this step; the engine moves the schedule on
+            stop, due = self.train_step(batches)
+            micro += self.args.grad_accumulation
+            bar.update()
+            if self.progress.step % self.steps % self.args.log_every == 0 or self.progress.step == end:
+                records = micro * self.args.batch_size * world()
+                self.log_losses(rate, records / (time.perf_counter() - since), bar)
+                micro, since = 0, time.perf_counter()
+            if stop or due:
+                self.save()
+            if stop:
+                raise Stopped(
+                    f"stopped by SIGTERM after step {self.progress.step}; the same command goes on from there"
+                )
+        bar.close()
 
-    def log_step(self, losses: torch.Tensor, rate: float, speed: float, bar: tqdm) -> None:
-        """Losses, learning rate, speed and memory to TensorBoard, the log and the bar."""
+    def train_step(self, batches: Iterator[Batch]) -> tuple[bool, bool]:
+        """One optimiser step; losses are summed on the device and read when they are logged.
+
+        Returns:
+            whether the run is to stop, and whether a state is due, the same on every process
+        """
+        taken: list[Sample] = []
+        for _ in range(self.args.grad_accumulation):
+            output, batch, stop, due = self.finite_forward(batches)
+            taken += batch.samples
+            self.engine.backward(output.loss)
+            self.engine.step()
+            self.sums += torch.stack([value_of(output, name, self.sums) for name in LOSSES])
+            self.progress.summed += 1
+        self.progress.step += 1
+        # In fp16 the loss scale is found by steps that overflow, which is no mistake.
+        if not self.engine.was_step_applied() and self.args.precision != "fp16":
+            self.leave_out(f"a gradient at step {self.progress.step} is not finite", taken)
+        return stop, due
+
+    def finite_forward(self, batches: Iterator[Batch]) -> tuple[PixDLMOutput, Batch, bool, bool]:
+        """The next batch whose loss is a number on every process, and whether to stop and to write a state.
+
+        Raises:
+            UserError: too many had none.
+        """
+        while True:
+            self.watchdog.beat(f"step {self.progress.step + 1}")
+            batch = next(batches).to(self.engine.device, self.dtype)
+            self.progress.drawn += 1
+            share = hint_share(self.progress.step, self.args.hint_share, self.args.hint_steps)
+            output = self.engine(batch, self.weights, draw_hints(batch, share, self.chance))
+            bad, stop, due = on_any_process(
+                [~torch.isfinite(output.loss.detach()), self.stop.made, self.state_is_due()], self.engine.device
+            )
+            if not bad:
+                return output, batch, stop, due
+            losses = {name: float(value) for name in LOSSES if (value := getattr(output, name)) is not None}
+            self.leave_out(f"the loss at step {self.progress.step + 1} is not finite: {losses}", batch.samples)
+
+    def state_is_due(self) -> bool:
+        """Whether the options want a state after this step; the first process's clock counts."""
+        every = self.args.save_steps
+        if every and (self.progress.step + 1) % every == 0:
+            return True
+        limit = self.args.save_minutes * 60
+        return rank() == 0 and limit > 0 and time.perf_counter() - self.saved >= limit
+
+    def leave_out(self, what: str, samples: list[Sample]) -> None:
+        """Note a batch or step that taught nothing, and its records in `bad_batches.jsonl`.
+
+        Raises:
+            UserError: there were more than --max-bad-steps; it names the records.
+        """
+        self.progress.bad_steps += 1
+        named = gather_lists([f"{sample.record_id} ({sample.question!r})" for sample in samples])
+        if named is not None:
+            note = {"step": self.progress.step, "what": what, "records": named}
+            with open(self.run_dir / BAD_BATCHES, "a", encoding="utf-8") as file:
+                file.write(json.dumps(note, ensure_ascii=False) + "\n")
+        said = f"{what}; the batch holds {', '.join(named or [])}"
+        if self.progress.bad_steps > self.args.max_bad_steps:
+            raise UserError(f"{said}. --max-bad-steps {self.progress.bad_steps} would leave it out")
+        log.warning("left out: %s", said)
+
+    def save(self) -> None:
+        """Write a state from which the same command goes on."""
+        self.watchdog.beat("writing a state")
+        self.progress.seconds = self.seconds()
+        self.progress.sums = self.sums.tolist()
+        self.states.save(self.engine, self.progress, self.chance)
+        self.saved = time.perf_counter()
+        self.watchdog.beat(f"step {self.progress.step + 1}")
+
+    def seconds(self) -> float:
+        """The time that the run took, over all its starts."""
+        return round(self.past_seconds + time.perf_counter() - self.started, 1)
+
+    def log_losses(self, rate: float, speed: float, bar: tqdm) -> None:
+        """Mean losses since the last line, learning rate, speed and memory to TensorBoard, the log and the bar."""
+        losses = mean_over_processes(self.sums / self.progress.summed)
+        self.sums.zero_()
+        self.progress.summed = 0
         values = dict(zip(LOSSES, losses.tolist(), strict=True))
         values["lr"] = rate
         values["samples_per_second"] = speed
         values["memory_gib"] = peak_memory_gib()
         if self.writer is None:
             return
+        step = self.progress.step
         for name, value in values.items():
-            self.writer.add_scalar(f"train/{name}", value, self.step)
+            self.writer.add_scalar(f"train/{name}", value, step)
         bar.set_postfix(loss=f"{values['loss']:.4f}")
-        log.info("step %d  %s", self.step, "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+        log.info("step %d  %s", step, "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
-    def validate(self, epoch: int, samples: list) -> None:
+    def validate(self, epoch: int, samples: list[Sample]) -> None:
         """Score the validation split; write `last/`, and `best/` when gIoU is the best so far."""
         self.engine.eval()
         predictions = evaluate(
@@ -178,22 +308,28 @@ class Run:
             self.args.workers,
             self.dtype,
             title=f"validation {epoch + 1}",
-            runner=self.engine,
+            runner=self.predict,
         )
         scores = breakdowns([one.score for one in predictions]) if predictions is not None else None
         state = gathered_state(self.engine)
         if scores is None or state is None:
             return
-        giou, ciou = scores["overall"]["giou"], scores["overall"]["ciou"]
+        step, giou = self.progress.step, scores["overall"]["giou"]
         log.info("validation after epoch %d:\n%s", epoch + 1, table(scores))
-        self.writer.add_scalar("val/giou", giou, self.step)
-        self.writer.add_scalar("val/ciou", ciou, self.step)
-        record = {"epoch": epoch + 1, "step": self.step, "validation": scores, "settings": as_dict(self.args)}
-        record["seconds"] = round(time.perf_counter() - self.started, 1)
-        folders = ["last", "best"] if giou > self.best else ["last"]
-        self.best = max(self.best, giou)
-        for folder in folders:
-            save_model(self.run_dir / folder, self.engine.module, self.tokenizer, state, record)
+        self.writer.add_scalar("val/giou", giou, step)
+        self.writer.add_scalar("val/ciou", scores["overall"]["ciou"], step)
+        record = {"epoch": epoch + 1, "step": step, "validation": scores, "settings": as_dict(self.args)}
+        record["seconds"] = self.seconds()
+        folders = ["last", "best"] if giou > self.progress.best else ["last"]
+        self.progress.best = max(self.progress.best, giou)
+        for name in folders:
+            with told_of_full_disks(self.run_dir / name):
+                save_model(self.run_dir / name, self.engine.module, self.tokenizer, state, record)
+
+    def predict(self, batch: Batch) -> PixDLMOutput:
+        """A forward pass of validation."""
+        self.watchdog.beat("validation")
+        return self.engine(batch)
 
     def close(self) -> None:
         """Flush what TensorBoard still holds."""
@@ -212,11 +348,21 @@ def describe(args: TrainArgs, config: Any, samples: list, validation: list, trai
     log.info("%d epochs of %d steps, %d records a step", args.epochs, steps, records)
 
 
-def endless(loader: DataLoader, sampler: TrainSampler) -> Any:
+def endless(loader: DataLoader, sampler: TrainSampler) -> Iterator[Batch]:
     """Batches without end; the order changes with every pass over the data."""
     while True:
         yield from loader
-        sampler.epoch += 1
+        sampler.next_pass()
+
+
+def fingerprint(samples: list[Sample]) -> str:
+    """What tells one training split from another: the number of its records and a checksum of their ids."""
+    return f"{len(samples)} ({zlib.crc32(repr([(one.record_id, one.question) for one in samples]).encode()):08x})"
+
+
+def patience(args: TrainArgs) -> timedelta:
+    """How long a process waits for the others: longer than one that hangs is left alive to say so."""
+    return timedelta(minutes=args.timeout_minutes + 5) if args.timeout_minutes else timedelta(days=30)
 
 
 def value_of(output: PixDLMOutput, name: str, like: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from transformers import CLIPVisionConfig, LlamaConfig
 
 from model.config import PixDLMConfig
 from model.pixdlm import PixDLMForCausalLM
+from tests.training import Server
 from utils.collate import Batch, Collator
 from utils.datasets import load_dataset
+from utils.mini_drseg import generate
 from utils.tokens import PixTokenizer
 
 SENTENCES = (
@@ -181,3 +183,20 @@ def collate(tiny_drseg: Path, tiny_config: PixDLMConfig, tokenizer: PixTokenizer
         return collator([samples[number] for number in numbers or range(len(samples))])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(tmp_path_factory.mktemp("server"))
+    yield running
+    running.process.stdin.close()
+    running.process.wait(timeout=60)
+    running.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve records for training, six for validation."""
+    out = tmp_path_factory.mktemp("data") / "mini"
+    generate(out, {"train": 12, "val": 6, "test": 3}, workers=1)
+    return out

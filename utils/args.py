@@ -84,6 +84,12 @@ class TrainArgs:
     validate_every: int = choice(1, "Epochs between validations; the last epoch is always validated.")
     eval_batch_size: int = choice(8, "Records a batch in validation.")
     log_every: int = choice(10, "Optimiser steps between log lines.")
+    save_minutes: float = choice(15.0, "Minutes between states from which a run that is stopped goes on; 0 for none.")
+    save_steps: int = choice(0, "Optimiser steps between such states; 0 for none. One is written after every epoch.")
+    keep: int = choice(2, "How many of the last states stay on the disk until the run ends.")
+    restart: bool = choice(False, "Train anew where the same command would go on, or has nothing left to do.")
+    max_bad_steps: int = choice(0, "Batches and steps left out for a loss or gradient that is no number; then it ends.")
+    timeout_minutes: float = choice(30.0, "A process that makes no progress for so long ends the run; 0 for never.")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -181,7 +187,8 @@ def check_train(args: TrainArgs) -> None:
         at_least(args, 1, "steps_per_epoch")
     if args.mask_side is not None:
         at_least(args, 16, "mask_side")
-    at_least(args, 0, "hint_share", "hint_steps")
+    at_least(args, 0, "hint_share", "hint_steps", "save_minutes", "save_steps", "max_bad_steps", "timeout_minutes")
+    at_least(args, 1, "keep")
     if args.hint_share > 1:
         raise UserError(f"--hint-share is {args.hint_share}; a share is at most 1")
     for name in ("beta1", "beta2"):

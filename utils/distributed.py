@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from utils.errors import UserError
+
+T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
 
@@ -51,14 +53,16 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device, timeout: timedelta = TIMEOUT) -> Iterator[None]:
     """The group of a launcher's processes, taken down at the end; nothing for a single process.
+
+    A process that waits for the others longer than `timeout` ends with an error.
 
     After an error NCCL's group is left to the process's end: taking it down waits for all GPUs, and
     the others are still in the step that this process has left. The error would never be told.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     ended_well = False
     try:
         yield
@@ -75,6 +79,31 @@ def gather_lists(items: list[Any]) -> list[Any] | None:
     gathered: list[Any] | None = [None] * world() if rank() == 0 else None
     dist.gather_object(items, gathered)
     return None if gathered is None else [item for part in gathered for item in part]
+
+
+def first_says(say: Callable[[], T] | None) -> T:
+    """What `say` gives on rank 0, on every process; the others pass None.
+
+    An error there ends that process, and the launcher then ends the others.
+    """
+    said = [say() if say is not None else None]
+    if world() > 1:
+        dist.broadcast_object_list(said)
+    return said[0]
+
+
+def on_any_process(flags: Sequence[bool | torch.Tensor], device: torch.device) -> list[bool]:
+    """Of each flag whether a process has it set: the same answer everywhere. It waits for the device once."""
+    told = torch.stack([torch.as_tensor(flag, device=device).to(torch.uint8) for flag in flags])
+    if world() > 1:
+        dist.all_reduce(told, op=dist.ReduceOp.MAX)
+    return told.bool().tolist()
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world() > 1:
+        dist.barrier()
 
 
 def mean_over_processes(values: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,7 @@ def engine_config(args: TrainArgs) -> dict[str, Any]:
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": args.batch_size,
         "gradient_accumulation_steps": args.grad_accumulation,
-        "gradient_clipping": args.clip_norm,
+        "gradient_clipping": 0.0 if clips_itself(args) else args.clip_norm,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -44,6 +44,36 @@ def engine_config(args: TrainArgs) -> dict[str, Any]:
     if args.precision == "mixed":
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
     return config
+
+
+def clips_itself(args: TrainArgs) -> bool:
+    """Whether the engine gets a `ClippedAdamW`: the one case in which DeepSpeed steps a bare optimiser."""
+    return args.zero_stage == 0 and args.precision in ("fp32", "mixed")
+
+
+class ClippedAdamW(torch.optim.AdamW):
+    """AdamW that clips its gradients, and leaves out a step whose gradients are no numbers.
+
+    DeepSpeed's optimisers do both, but for ZeRO 0 with fp32 weights it has none: it then clips tensor by
+    tensor, a tenth of `mini`'s step, and takes what is no number into the weights. `overflow` is what the
+    engine asks for.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], clip_norm: float, **options: Any) -> None:
+        super().__init__(groups, **options)
+        self.clip_norm, self.overflow = clip_norm, False
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One update; of processes that hold the same gradients all take it or none does."""
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters], foreach=True)
+        self.overflow = not torch.isfinite(norm).item()
+        if self.overflow:
+            return
+        if self.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm, foreach=True)
+        super().step()
 
 
 def check_precision(precision: str) -> None:
@@ -83,9 +113,13 @@ def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[A
     # Shared memory between CPU processes would be compiled at the first start, half a minute with a
     # C++ compiler and a crash without one; gloo does.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, args.weight_decay), lr=args.lr, betas=(args.beta1, args.beta2), fused=True
-    )
+    groups = parameter_groups(model, args.weight_decay)
+    settings = {"lr": args.lr, "betas": (args.beta1, args.beta2), "fused": True}
+    optimizer: torch.optim.AdamW
+    if clips_itself(args):
+        optimizer = ClippedAdamW(groups, args.clip_norm, **settings)
+    else:
+        optimizer = torch.optim.AdamW(groups, **settings)
 
     def scale(step: int) -> float:
         if step < args.warmup_steps:

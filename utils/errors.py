@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 
 USER_ERROR_STATUS = 2
+HUNG_STATUS = 3  # a process made no progress
+STOPPED_STATUS = 143  # as a shell tells of SIGTERM: 128 + 15
 OTHERS_WAIT_SECONDS = 3
 
 

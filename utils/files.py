@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -52,3 +53,12 @@ def write_file(path: Path, data: bytes) -> None:
     """Write a file beside its target and rename it."""
     with file_beside(path) as beside:
         beside.write_bytes(data)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    total = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 22):
+            total.update(chunk)
+    return total.hexdigest()

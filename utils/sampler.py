@@ -33,6 +33,7 @@ class TrainSampler:
         self.batch_size, self.accumulation = batch_size, accumulation
         self.seed, self.rank, self.world = seed, rank, world
         self.epoch = 0
+        self.skip = 0  # batches at the start of this pass that are left out, since they were trained on before
 
     @property
     def steps(self) -> int:
@@ -46,10 +47,18 @@ class TrainSampler:
         """What this epoch is drawn with, the same on every process."""
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
 
+    def go_to(self, drawn: int) -> None:
+        """Go on after so many batches, counted from the first pass."""
+        self.epoch, self.skip = divmod(drawn, len(self))
+
+    def next_pass(self) -> None:
+        """The next pass over the data begins, with another order."""
+        self.epoch, self.skip = self.epoch + 1, 0
+
     def __iter__(self) -> Iterator[list[int]]:
         order = torch.randperm(len(self.groups), generator=self.epoch_generator()).tolist()
         records = [index for group in order for index in self.groups[group]]
         size = self.batch_size * self.world
-        for start in range(0, len(self) * size, size):
+        for start in range(self.skip * size, len(self) * size, size):
             first = start + self.rank * self.batch_size
             yield records[first : first + self.batch_size]

@@ -96,26 +96,11 @@ def merged(step: Path) -> dict[str, Tensor]:
     Raises:
         UserError: a file is missing or cut, or asks for another class.
     """
-    from deepspeed.runtime.fp16 import loss_scaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    known = [ZeroStageEnum, fragment_address, loss_scaler.LossScaler, loss_scaler.DynamicLossScaler]
-    plain_load = torch.load
-
-    def safe_load(file: str, **options: Any) -> Any:
-        # DeepSpeed would unpickle anything, and read model files into memory as a whole
-        with told_of(Path(file)):
-            return plain_load(file, **{**options, "weights_only": True, "mmap": True})
 
     said = io.StringIO()
     try:
-        with (
-            torch.serialization.safe_globals(known),
-            mock.patch.object(torch, "load", safe_load),
-            contextlib.redirect_stdout(said),
-        ):
+        with safe_unpickling(), contextlib.redirect_stdout(said):
             return get_fp32_state_dict_from_zero_checkpoint(str(step.parent), tag=step.name, lazy_mode=True)
     except UserError:
         raise
@@ -123,3 +108,25 @@ def merged(step: Path) -> dict[str, Tensor]:
         raise UserError(f"{step}: unfinished or damaged ({first_line(error)}); use an earlier one") from error
     finally:
         log.debug("%s", said.getvalue())
+
+
+@contextlib.contextmanager
+def safe_unpickling() -> Iterator[None]:
+    """Inside it DeepSpeed reads tensors and its own settings alone; it would unpickle anything.
+
+    Raises:
+        UserError: a file is cut, or asks for another class.
+    """
+    from deepspeed.runtime.fp16 import loss_scaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    known = [ZeroStageEnum, fragment_address, loss_scaler.LossScaler, loss_scaler.DynamicLossScaler]
+    plain_load = torch.load
+
+    def safe_load(file: str, **options: Any) -> Any:
+        with told_of(Path(file)):  # mapped, or model files would be read into memory as a whole
+            return plain_load(file, **{**options, "weights_only": True, "mmap": True})
+
+    with torch.serialization.safe_globals(known), mock.patch.object(torch, "load", safe_load):
+        yield

@@ -1,0 +1,283 @@
+"""A run that is killed, asked to stop, or finds its state damaged or its disk full goes on exactly, or says why not."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.training import CHECKOUT, Ended, Server, command, environment
+
+# Everything that draws at random is on; a line every second step, so that states fall between lines.
+OPTIONS = ["--hint-share", "0.5", "--hint-steps", "9", "--mirror", "True", "--lora-rank", "2", "--lora-dropout", "0.2"]
+OPTIONS += ["--log-every", "2", "--grad-accumulation", "2", "--save-steps", "1", "--epochs", "3"]
+KILL_AFTER = """
+import os, signal, threading
+threading.Timer({seconds}, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+"""
+KILL_AT_STEP = """
+import os, signal
+from train import Run
+train_step = Run.train_step
+
+def killed(run, batches):
+    if run.progress.step == {step}:
+        os.kill(os.getpid(), signal.{signal})
+    return train_step(run, batches)
+
+Run.train_step = killed
+"""
+
+
+def scalars(folder: Path) -> dict[int, float]:
+    """The losses that TensorBoard shows, by step."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {one.step: one.value for one in events.Scalars("train/loss")}
+
+
+def same(one: Ended, other: Ended) -> None:
+    """The same losses, and the same weights to the bit."""
+    assert scalars(one.folder) == scalars(other.folder)
+    for which in ("last", "best"):
+        states = [ended.state(which) for ended in (one, other)]
+        assert states[0].keys() == states[1].keys()
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+        records = [ended.training(which) for ended in (one, other)]
+        assert records[0]["validation"] == records[1]["validation"] and records[0]["step"] == records[1]["step"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server: Server, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """Nine steps in three epochs, left alone."""
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    return server.train_well(data, folder, *OPTIONS)
+
+
+def test_a_run_killed_at_ten_random_moments_ends_as_one_left_alone(
+    server: Server, data: Path, undisturbed: Ended, tmp_path: Path
+) -> None:
+    began = time.perf_counter()
+    server.train_well(data, tmp_path / "timed", *OPTIONS)
+    whole = time.perf_counter() - began
+    moments = random.Random(0)
+    killed = 0
+    for _ in range(10):
+        seconds = moments.uniform(0.3, 1.0) * whole
+        ended = server.train(data, tmp_path / "run", *OPTIONS, before=KILL_AFTER.format(seconds=seconds))
+        if ended.status == 0:  # it had come to its end: the next kill meets one that starts anew
+            same(ended, undisturbed)
+            shutil.rmtree(tmp_path / "run")
+        killed += ended.status == -signal.SIGKILL
+    assert killed >= 5
+    same(server.train_well(data, tmp_path / "run", *OPTIONS), undisturbed)
+
+
+@pytest.mark.parametrize("step", [0, 2, 3, 8])  # within an epoch, at its end, at the last step
+def test_a_run_killed_before_any_of_its_steps_goes_on_there(
+    server: Server, data: Path, undisturbed: Ended, tmp_path: Path, step: int
+) -> None:
+    killed = server.train(data, tmp_path, *OPTIONS, before=KILL_AT_STEP.format(step=step, signal="SIGKILL"))
+    assert killed.status == -signal.SIGKILL
+    ended = server.train_well(data, tmp_path, *OPTIONS)
+    if step:
+        assert f"goes on after step {step}, from " in ended.said
+    same(ended, undisturbed)
+    assert not list((tmp_path / "state").glob("step-*")) and not (tmp_path / "state/.writing").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--zero-stage", "2"], ["--zero-stage", "3"], ["--precision", "bf16", "--zero-stage", "2"]],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_sharded_states_go_on_too(server: Server, data: Path, tmp_path: Path, arguments: list[str]) -> None:
+    options = [*OPTIONS, *arguments]
+    alone = server.train_well(data, tmp_path / "alone", *options)
+    killed = server.train(data, tmp_path / "run", *options, before=KILL_AT_STEP.format(step=4, signal="SIGKILL"))
+    assert killed.status == -signal.SIGKILL
+    same(server.train_well(data, tmp_path / "run", *options), alone)
+
+
+def test_frozen_weights_are_read_again_not_saved(
+    server: Server, data: Path, undisturbed: Ended, tmp_path: Path
+) -> None:
+    options = [*OPTIONS, "--init-from", undisturbed.folder / "last", "--epochs", "1"]  # CLIP and SAM2 stay fixed
+    alone = server.train_well(data, tmp_path / "alone", *options)
+    server.train(data, tmp_path / "run", *options, before=KILL_AT_STEP.format(step=2, signal="SIGKILL"))
+    (state,) = (tmp_path / "run/state/step-00000002").glob("*model_states.pt")
+    names = torch.load(state, weights_only=True)["module"]
+    assert not [name for name in names if name.startswith("pixel_path.encoder.trunk")]
+    same(server.train_well(data, tmp_path / "run", *options), alone)
+
+
+def test_sigterm_writes_a_state_and_leaves(server: Server, data: Path, undisturbed: Ended, tmp_path: Path) -> None:
+    rarely = [*OPTIONS, "--save-steps", "0", "--save-minutes", "0"]
+    stopped = server.train(data, tmp_path, *rarely, before=KILL_AT_STEP.format(step=4, signal="SIGTERM"))
+    assert (
+        stopped.status == 143 and "stopped by SIGTERM after step 5; the same command goes on from there" in stopped.said
+    )
+    assert "Traceback" not in stopped.said
+    ended = server.train_well(data, tmp_path, *rarely)
+    assert "goes on after step 5, from " in ended.said
+    same(ended, undisturbed)
+
+
+def test_a_damaged_state_is_told_and_the_one_before_is_used(
+    server: Server, data: Path, undisturbed: Ended, tmp_path: Path
+) -> None:
+    server.train(data, tmp_path, *OPTIONS, before=KILL_AT_STEP.format(step=5, signal="SIGKILL"))
+    states = sorted((tmp_path / "state").glob("step-*"))
+    assert [state.name for state in states] == ["step-00000004", "step-00000005"]  # as many as --keep
+    (file,) = states[1].glob("*model_states.pt")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    ended = server.train_well(data, tmp_path, *OPTIONS)
+    assert re.search(rf"step-00000005 is damaged \({file.name} has changed\) and passed over", ended.said)
+    assert "goes on after step 4, from " in ended.said
+    same(ended, undisturbed)
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_state_before(
+    server: Server, data: Path, undisturbed: Ended, tmp_path: Path
+) -> None:
+    """A limit on the size of files stands in for a full disk: writing fails after a part."""
+    fill = KILL_AT_STEP.format(step=5, signal="SIGKILL").replace(
+        "os.kill(os.getpid(), signal.SIGKILL)", "__import__('resource').setrlimit(1, (200_000, 200_000))"
+    )
+    full = server.train(data, tmp_path, *OPTIONS, before=fill)
+    assert full.status == 2 and "Traceback" not in full.said
+    assert re.search(
+        r"error: .*step-00000006: not written, and nothing of it is left \(.*\); is the disk full\?", full.said
+    )
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["step-00000004", "step-00000005"]
+    ended = server.train_well(data, tmp_path, *OPTIONS)
+    assert "passed over" not in ended.said and "goes on after step 5" in ended.said
+    same(ended, undisturbed)
+
+
+def test_another_command_does_not_go_on_with_this_runs_state(server: Server, data: Path, tmp_path: Path) -> None:
+    server.train(data, tmp_path, *OPTIONS, before=KILL_AT_STEP.format(step=2, signal="SIGKILL"))
+    other = server.train(data, tmp_path, *OPTIONS, "--lr", "1e-3")
+    assert other.status == 2
+    assert f"{tmp_path} is a run with other options (lr 0.0005, now 0.001); give the same" in other.said
+    assert len(list((tmp_path / "state").glob("step-*"))) == 2
+    anew = server.train_well(data, tmp_path, *OPTIONS, "--lr", "1e-3", "--restart")
+    assert "goes on" not in anew.said and list(scalars(tmp_path)) == [2, 3, 5, 6, 8, 9]
+
+
+def test_a_run_that_has_ended_is_left_alone(server: Server, data: Path, undisturbed: Ended, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed.folder, tmp_path / "run")
+    written = (tmp_path / "run/last/model.safetensors").stat().st_mtime_ns
+    again = server.train_well(data, tmp_path / "run", *OPTIONS)
+    assert "has ended already, nothing is left to train; --restart trains it anew" in again.said
+    assert (tmp_path / "run/last/model.safetensors").stat().st_mtime_ns == written
+    other = server.train(data, tmp_path / "run", *OPTIONS, "--seed", "3")
+    assert other.status == 2 and "(seed 0, now 3)" in other.said
+
+
+def test_two_processes_stop_and_go_on_together(data: Path, tmp_path: Path) -> None:
+    """SIGTERM to the launcher, as a cluster sends it."""
+
+    def start(folder: Path) -> subprocess.Popen:
+        options = [*OPTIONS, "--zero-stage", "2", "--batch-size", "1", "--save-steps", "0", "--epochs", "2"]
+        options += ["--workers", "1"]  # which gets SIGTERM too
+        launch = [sys.executable, "-m", "utils.launch", "train.py", *command(data, folder, *options)]
+        kept = environment(NPROC="2")
+        return subprocess.Popen(launch, cwd=CHECKOUT, env=kept, stderr=subprocess.PIPE, text=True)
+
+    alone = start(tmp_path / "alone")
+    assert alone.wait(timeout=240) == 0, alone.stderr.read()[-3000:]
+    stopped = start(tmp_path / "run")
+    log = tmp_path / "run/train.log"
+    while stopped.poll() is None and not (log.is_file() and "step 2  " in log.read_text()):
+        time.sleep(0.05)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait(timeout=60) != 0
+    assert "stopped by SIGTERM after step" in log.read_text()
+    (state,) = (tmp_path / "run/state").glob("step-*")
+    assert {"random-0.pt", "random-1.pt"} <= {path.name for path in state.iterdir()}
+    again = start(tmp_path / "run")
+    said = again.stderr.read()
+    assert again.wait(timeout=240) == 0, said[-3000:]
+    assert said.count("goes on after step") == 1
+    same(Ended(0, "", tmp_path / "run"), Ended(0, "", tmp_path / "alone"))
+
+
+# What goes wrong within a run
+
+BAD = """
+import torch
+from model.pixdlm import PixDLMForCausalLM
+forward, calls = PixDLMForCausalLM.forward, []
+
+def spoilt(model, batch, weights=None, hints=None):
+    output = forward(model, batch, weights, hints)
+    if model.training:
+        calls.append(1)
+        if len(calls) in {calls}:
+            zero = (model.projector.weight * 0).sum()
+            output.loss = output.loss + {spoil}
+    return output
+
+PixDLMForCausalLM.forward = spoilt
+"""
+NO_LOSS, NO_GRADIENT = "zero / zero", "zero.sqrt()"  # the square root of 0 is 0, and has no slope
+
+
+@pytest.mark.parametrize(
+    ("spoil", "stage", "what"),
+    [
+        (NO_LOSS, "0", r"the loss at step 2 is not finite: \{'loss': nan"),
+        (NO_GRADIENT, "0", "a gradient at step 2 is not finite"),
+        (NO_GRADIENT, "2", "a gradient at step 2 is not finite"),
+        (NO_GRADIENT, "3", "a gradient at step 2 is not finite"),
+    ],
+)
+def test_what_is_no_number_is_left_out_as_often_as_allowed(
+    server: Server, data: Path, tmp_path: Path, spoil: str, stage: str, what: str
+) -> None:
+    arguments = ["--zero-stage", stage, "--epochs", "1", "--max-bad-steps", "1"]
+    once = server.train_well(data, tmp_path, *arguments, before=BAD.format(calls="{2}", spoil=spoil))
+    assert re.search(f"left out: {what}", once.said)
+    assert all(torch.isfinite(tensor).all() for tensor in once.state().values())
+    (line,) = (tmp_path / "bad_batches.jsonl").read_text().splitlines()
+    records = {one["id"] for one in json.loads((data / "labels/DRSeg_train.json").read_text())}
+    note = json.loads(line)
+    assert re.match(what, note["what"]) and len(note["records"]) == 2
+    assert {name.split(" ")[0] for name in note["records"]} <= records
+    if spoil == NO_LOSS:
+        twice = server.train(data, tmp_path / "two", *arguments, before=BAD.format(calls="{2, 3}", spoil=spoil))
+        assert twice.status == 2 and re.search(
+            rf"error: {what}.*the batch holds mini_train.*--max-bad-steps 2", twice.said
+        )
+
+
+HANG = KILL_AT_STEP.replace("os.kill(os.getpid(), signal.{signal})", "__import__('time').sleep(60)")
+
+
+def test_a_process_that_hangs_ends_and_says_where(server: Server, data: Path, tmp_path: Path) -> None:
+    hung = server.train(data, tmp_path, *OPTIONS, "--timeout-minutes", "0.1", before=HANG.format(step=2))
+    assert hung.status == 3
+    assert "process 0 of 1 made no progress for 0.1 minutes (step 3)" in hung.said and "in killed" in hung.said
+    ended = server.train_well(data, tmp_path, *OPTIONS)
+    assert "goes on after step 2" in ended.said
+
+
+def test_a_worker_that_dies_is_told(server: Server, data: Path, tmp_path: Path) -> None:
+    kill = "__import__('multiprocessing').active_children()[0].kill(); __import__('time').sleep(1)"
+    before = KILL_AT_STEP.replace("os.kill(os.getpid(), signal.{signal})", kill).format(step=1)
+    ended = server.train(data, tmp_path, *OPTIONS, "--workers", "1", before=before)
+    assert ended.status == 2 and "Traceback" not in ended.said
+    assert re.search(r"error: a process that decodes pictures died \(.*\), often for lack of memory", ended.said)
