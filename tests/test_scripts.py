@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from importlib import metadata
@@ -285,3 +287,32 @@ def test_the_tests_run_in_the_same_environment_offline(checkout: Path, run: Run)
     ended = run("tests/run.sh", "-p", "no:cacheprovider", **environ)
     assert ended.returncode == 0 and ended.stdout.strip().splitlines()[-1].startswith("1 passed"), ended.stdout
     assert run("tests/run.sh", "-k", "nothing", **environ).returncode == 5
+
+
+HEEDING = """
+import os, signal, sys, time
+
+def leave(number, frame):
+    open(os.environ["CALLS"], "a").write(f"[{number}]\\n")
+    time.sleep(0.5)  # a state is written
+    sys.exit(128 + number)
+
+for one in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(one, leave)
+open(os.environ["CALLS"], "a").write("[0]\\n")
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_run_and_is_waited_for(checkout: Path, number: signal.Signals) -> None:
+    (checkout / "train.py").write_text(HEEDING)
+    environ = {**os.environ, "CALLS": str(checkout / "calls"), "PIXDLM_PYTHON": sys.executable}
+    environ["PIXDLM_CHECKED"] = f"{checkout}|{sys.executable}|{sys.executable}"
+    shell = subprocess.Popen(["bash", "train.sh", "mini"], env=environ, cwd=checkout, stderr=subprocess.PIPE, text=True)
+    while calls(checkout) != [[0]] and shell.poll() is None:
+        time.sleep(0.05)
+    shell.send_signal(number)
+    assert shell.wait(timeout=20) == 128 + number, shell.stderr.read()
+    assert calls(checkout) == [[0], [number]]  # and nothing is evaluated
+    shell.stderr.close()
