@@ -50,6 +50,7 @@ from utils.mirror import MirroredSamples, MirrorSampler
 from utils.report import results_folder, table
 from utils.run_state import Progress, RunStates
 from utils.sampler import TrainSampler
+from utils.sharding import start_sharded
 from utils.start import check_files, start
 from utils.tokens import PixTokenizer
 from utils.watch import Stopped, StopRequest, Watchdog, outlive_sigterm, told_of_dead_workers
@@ -90,7 +91,7 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
         return
     found = states.newest()
     check_precision(args.precision)
-    model, tokenizer, trained = start(args)
+    model, tokenizer, trained = start_sharded(args, start) if args.zero_stage == 3 else start(args)
     if args.gradient_checkpointing:
         model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
         model.language_model.enable_input_require_grads()

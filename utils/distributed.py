@@ -84,11 +84,21 @@ def gather_lists(items: list[Any]) -> list[Any] | None:
 def first_says(say: Callable[[], T] | None) -> T:
     """What `say` gives on rank 0, on every process; the others pass None.
 
-    An error there ends that process, and the launcher then ends the others.
+    Raises:
+        UserError: what `say` raised, on every process.
     """
-    said = [say() if say is not None else None]
+    said: list[Any] = [None, None]
+    if say is not None:
+        try:
+            said[0] = say()
+        except UserError as error:
+            if world() == 1:
+                raise
+            said[1] = str(error)
     if world() > 1:
         dist.broadcast_object_list(said)
+    if said[1] is not None:
+        raise UserError(said[1])
     return said[0]
 
 

@@ -94,7 +94,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[parameter.ndim >= 2 and "embed" not in name].append(parameter)
+            shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves a parted one no shape of its own
+            groups[len(shape) >= 2 and "embed" not in name].append(parameter)
     return [
         {"params": parameters, "weight_decay": weight_decay if decayed else 0.0}
         for decayed, parameters in groups.items()

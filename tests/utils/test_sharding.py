@@ -1,0 +1,76 @@
+"""With ZeRO-3 no process but the first ever holds the whole model, and all have the first one's weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.training import CHECKOUT, TINY, environment
+from utils.distributed import first_says
+from utils.errors import UserError
+
+# Shards a language model of 79 M parameters, 315 MB; says how much each process grew at most.
+SCRIPT = """
+import json, sys, torch
+from pathlib import Path
+from utils.args import parse_train
+from utils.distributed import process_group, rank
+from utils.engine import gathered_state, start_engine
+from utils.logs import peak_process_gib
+from utils.sharding import start_sharded
+from utils.start import start
+import deepspeed
+
+args = parse_train(sys.argv[2:])
+with process_group(torch.device("cpu")):
+    torch.manual_seed(rank())  # so that each would draw other weights
+    before = peak_process_gib()
+    model, tokenizer, trained = start_sharded(args, start)
+    grown = peak_process_gib() - before
+    engine, _ = start_engine(model, args, total_steps=10)
+    state = gathered_state(engine)
+    sums = {} if state is None else {name: float(tensor.double().sum()) for name, tensor in state.items()}
+    codes = [float(buffer.double().sum()) for buffer in model.buffers()]
+    said = {"grown": grown, "sums": sums, "trained": trained, "vocabulary": len(tokenizer), "codes": codes}
+    Path(sys.argv[1], f"{rank()}.json").write_text(json.dumps(said))
+"""
+TEXT = {**TINY["text_config"], "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 6}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("sharded")
+    (folder / "grow.py").write_text(SCRIPT)
+    arguments = ["--config", "mini", "--zero-stage", "3", "--override"]
+    arguments += [f"{field}={json.dumps(value)}" for field, value in {**TINY, "text_config": TEXT}.items()]
+    command = [sys.executable, "-m", "utils.launch", str(folder / "grow.py"), str(folder), *arguments]
+    # glibc keeps what was let go between the shares, which on a GPU lie elsewhere; so large pieces go back at once
+    kept = environment(NPROC="2", PYTHONPATH=str(CHECKOUT), MALLOC_MMAP_THRESHOLD_="65536")
+    ended = subprocess.run(command, cwd=CHECKOUT, env=kept, capture_output=True, text=True, timeout=240)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_a_process_grows_by_its_share(said: list[dict]) -> None:
+    whole = sum(said[0]["trained"].values()) * 4 / 2**30
+    assert whole > 0.18
+    assert said[0]["grown"] > 0.9 * whole  # the first one builds it
+    assert said[1]["grown"] < 0.75 * whole  # the other: half of it, and one parameter at a time
+
+
+def test_all_have_the_first_ones_model(said: list[dict]) -> None:
+    assert said[0]["codes"] == said[1]["codes"]
+    assert said[0]["trained"] == said[1]["trained"] and said[0]["vocabulary"] == said[1]["vocabulary"]
+    assert said[0]["sums"] and not said[1]["sums"]
+    assert abs(said[0]["sums"]["language_model.model.norm.weight"] - 1024) < 1e-3  # ones, as Llama's norms begin
+
+
+def test_a_mistake_of_the_first_process_is_told() -> None:
+    def say() -> None:
+        raise UserError("no such folder")
+
+    with pytest.raises(UserError, match="no such folder"):
+        first_says(say)

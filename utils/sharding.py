@@ -1,0 +1,88 @@
+"""ZeRO-3 from the first moment: one process reads the model, and each gets its share of it.
+
+Built the plain way every process would hold all weights until DeepSpeed parts them: 27 GB in float32 for
+7B, in each of a node's eight processes, and once more on each GPU. Here the first process builds the model,
+the others its outline without memory; one parameter after the other is handed out, parted and let go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+
+from model.config import PixDLMConfig
+from model.pixdlm import PixDLMForCausalLM
+from utils.args import TrainArgs
+from utils.distributed import first_says, rank
+from utils.engine import DTYPES, engine_config
+from utils.tokens import PixTokenizer
+
+Started = tuple[PixDLMForCausalLM, PixTokenizer, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What the first process tells the others of its model: all but the parameters."""
+
+    config: PixDLMConfig
+    buffers: dict[str, Tensor]
+    training_names: set[str]
+    tokenizer: Path
+    trained: dict[str, int]
+
+
+def start_sharded(args: TrainArgs, start: Callable[[TrainArgs], Started]) -> Started:
+    """What `start` gives, called by the first process alone; its parameters are parted and in the run's precision.
+
+    Raises:
+        UserError: what `start` raises, on every process.
+    """
+    built: list[Started] = []
+
+    def tell() -> Outline:
+        built.append(start(args))
+        return outline(*built[0])
+
+    told = first_says(tell if rank() == 0 else None)
+    model, tokenizer, trained = built[0] if built else without_memory(told)
+    shard(model, args)
+    return model, tokenizer, trained
+
+
+def outline(model: PixDLMForCausalLM, tokenizer: PixTokenizer, trained: dict[str, int]) -> Outline:
+    """Enough to build the same model elsewhere."""
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return Outline(model.config, dict(model.named_buffers()), names, tokenizer.path, trained)
+
+
+def without_memory(told: Outline) -> Started:
+    """The same model, its parameters on the meta device."""
+    with init_empty_weights(include_buffers=False):
+        model = PixDLMForCausalLM(told.config).train()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in told.training_names)
+    for name, buffer in model.named_buffers():  # position codes are drawn at random
+        buffer.copy_(told.buffers[name])
+    return model, PixTokenizer(told.tokenizer, told.config.system_prompt), told.trained
+
+
+def shard(model: nn.Module, args: TrainArgs) -> None:
+    """Part the parameters over all processes, module by module, with the first process's values; in place."""
+    import deepspeed  # here, since it probes the machine when imported
+
+    dtype, config = DTYPES[args.precision], engine_config(args)
+    for module in reversed(list(model.modules())):  # children first: of its own parameters alone there is then a rest
+        own = list(module.named_parameters(recurse=False))
+        for name, parameter in own:
+            if parameter.is_meta:
+                room = torch.empty(parameter.shape, dtype=dtype)
+                setattr(module, name, nn.Parameter(room, requires_grad=parameter.requires_grad))
+            else:
+                parameter.data = parameter.data.to(dtype)
+        if own:
+            deepspeed.zero.Init(module=module, config_dict_or_path=config, dtype=dtype)
