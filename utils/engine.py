@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -76,6 +77,17 @@ class ClippedAdamW(torch.optim.AdamW):
         super().step()
 
 
+def import_deepspeed() -> ModuleType:
+    """DeepSpeed, which probes the machine when it is imported, told to be quiet and to compile nothing."""
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    # Shared memory between CPU processes would be compiled at the first start, half a minute with a
+    # C++ compiler and a crash without one; gloo does.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
 def check_precision(precision: str) -> None:
     """Ask before anything is loaded; DeepSpeed would after all of it.
 
@@ -108,12 +120,7 @@ def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[A
 
     The schedule is linear warm-up and then a linear decay to zero at `total_steps`.
     """
-    import deepspeed  # here, since it probes the machine when imported
-
-    deepspeed.utils.logger.setLevel(logging.WARNING)
-    # Shared memory between CPU processes would be compiled at the first start, half a minute with a
-    # C++ compiler and a crash without one; gloo does.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed = import_deepspeed()
     groups = parameter_groups(model, args.weight_decay)
     settings = {"lr": args.lr, "betas": (args.beta1, args.beta2), "fused": True}
     optimizer: torch.optim.AdamW

@@ -19,7 +19,7 @@ from model.config import PixDLMConfig
 from model.pixdlm import PixDLMForCausalLM
 from utils.args import TrainArgs
 from utils.distributed import first_says, rank
-from utils.engine import DTYPES, engine_config
+from utils.engine import DTYPES, engine_config, import_deepspeed
 from utils.tokens import PixTokenizer
 
 Started = tuple[PixDLMForCausalLM, PixTokenizer, dict[str, int]]
@@ -73,8 +73,7 @@ def without_memory(told: Outline) -> Started:
 
 def shard(model: nn.Module, args: TrainArgs) -> None:
     """Part the parameters over all processes, module by module, with the first process's values; in place."""
-    import deepspeed  # here, since it probes the machine when imported
-
+    deepspeed = import_deepspeed()
     dtype, config = DTYPES[args.precision], engine_config(args)
     for module in reversed(list(model.modules())):  # children first: of its own parameters alone there is then a rest
         own = list(module.named_parameters(recurse=False))
