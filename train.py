@@ -29,6 +29,7 @@ from utils.distributed import mean_over_processes, pick_device, process_group, r
 from utils.engine import DTYPES, check_precision, gathered_state, single_process_environment, start_engine
 from utils.errors import UserError, run_main
 from utils.evaluation import evaluate
+from utils.feature_cache import start_cache
 from utils.hints import draw_hints, hint_share
 from utils.launch import free_port
 from utils.logs import peak_memory_gib, start_logging
@@ -77,6 +78,7 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     model.cast(DTYPES[args.precision]).to(device)
     if model.use_flash_attention():
         log.info("the language model attends by flash-attn")
+    cache = start_cache(model, args)
     engine, schedule = start_engine(model, args, total_steps=steps * args.epochs)
     loader = DataLoader(
         MirroredSamples(samples) if args.mirror else samples,
@@ -96,6 +98,8 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
                 run.validate(epoch, validation)
     finally:
         run.close()
+    if cache:
+        cache.log_use()
 
 
 class Run:
