@@ -2,8 +2,9 @@
 
 A file a picture, named by all that its features follow from: the tensor that SAM2 sees (so a mirrored
 picture is another one), SAM2's weights and settings, and where and how it computes. Features are kept as
-they were computed, in the same type and order in memory: every result is the one without a cache, to the
-bit. Any number of processes and runs share a folder.
+they were computed, in the same type and order in memory, so every result is the one without a cache, to the
+bit. (As far as SAM2 itself gives a picture the same in every batch: of `mini`'s last bits some differ in
+batches of 16.) Any number of processes and runs share a folder.
 
 Shape legend: B pictures, P pixels along a side of the input, C, H and W of a level.
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load_file, save
 from sam2.modeling.sam2_utils import DropPath
 from torch import Tensor, nn
 
@@ -116,14 +117,17 @@ class FeatureCache:
     def load(self, file: Path) -> Features | None:
         """A picture's features; None where they are not kept, or are damaged, which is told."""
         try:
-            features = load(file.read_bytes())  # at once: another process may remove it meanwhile
-            if features.pop(CHECKSUM).item() != checksum(features):
-                raise ValueError("its checksum does not fit")
-            os.utime(file)  # used now
+            with file.open("rb") as opened:
+                # safetensors opens by name, and twice; by its number it finds this very file, though another
+                # process may remove or replace it meanwhile
+                features = load_file(f"/dev/fd/{opened.fileno()}")
+                if features.pop(CHECKSUM).item() != checksum(features):
+                    raise ValueError("its checksum does not fit")
+                os.utime(opened.fileno())  # used now
             return features
-        except FileNotFoundError:  # or removed by another process just now
+        except FileNotFoundError:
             return None
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (SafetensorError, RuntimeError, OSError, KeyError, ValueError) as error:
             log.warning("%s: damaged (%s); its picture is encoded again", file, error)
             return None
 
