@@ -32,6 +32,7 @@ from utils.evaluation import (
     shuffle_questions,
     swapped_image_tokens,
 )
+from utils.feature_cache import start_cache
 from utils.files import write_beside
 from utils.images import read_image
 from utils.logs import peak_memory_gib, start_logging
@@ -57,11 +58,14 @@ def main() -> None:
         if args.swap_image_tokens:
             check_other_pictures(samples, args.batch_size)
         model, tokenizer = load_model(args.model, device, dtype, args.backbones)
+        cache = start_cache(model, args)
         started = time.perf_counter()
         with swapped_image_tokens(model) if args.swap_image_tokens else nullcontext():
             predictions = evaluate(
                 model, tokenizer, samples, args.batch_size, args.workers, dtype, title=f"evaluating {args.split}"
             )
+        if cache:
+            cache.log_use()
         if predictions is None:  # not on rank 0
             return
         seconds = time.perf_counter() - started

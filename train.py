@@ -42,6 +42,7 @@ from utils.engine import DTYPES, check_precision, gathered_state, single_process
 from utils.errors import STOPPED_STATUS, UserError, run_main
 from utils.evaluation import evaluate
 from utils.export import told_of_full_disks
+from utils.feature_cache import start_cache
 from utils.hints import draw_hints, hint_share
 from utils.launch import free_port
 from utils.logs import peak_memory_gib, start_logging
@@ -106,6 +107,7 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     model.cast(DTYPES[args.precision]).to(device)
     if model.use_flash_attention():
         log.info("the language model attends by flash-attn")
+    cache = start_cache(model, args)
     engine, schedule = start_engine(model, args, total_steps=steps * args.epochs)
     loader = DataLoader(
         MirroredSamples(samples) if args.mirror else samples,
@@ -126,6 +128,8 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
             run.to_the_end(endless(loader, sampler), validation)
     finally:
         run.close()
+    if cache:
+        cache.log_use()
 
 
 class Run:

@@ -279,6 +279,22 @@ def test_a_run_goes_on_from_a_checkpoint(base: Ended, continued: Ended) -> None:
     assert config == json.loads((base.folder / "last/config.json").read_text())
 
 
+def test_features_on_disk_change_nothing(
+    server: Server, base: Ended, continued: Ended, data: Path, tmp_path: Path
+) -> None:
+    """Every picture of both splits is encoded once; what comes out is what comes out without."""
+    arguments = ["--init-from", base.folder / "last", "--lora-dropout", "0", "--lr", "1e-3"]
+    cached = server.train_well(data, tmp_path / "run", *arguments, "--feature-cache", tmp_path / "cache")
+    assert cached.losses == continued.losses
+    state, expected = cached.state(), continued.state()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    read, encoded = map(int, re.search(r"features of (\d+) pictures read, of (\d+) encoded", cached.log).groups())
+    assert (
+        encoded == len(list((tmp_path / "cache").glob("*.features"))) == len(list(data.glob("CODrone/DR[tv][ra]*/*")))
+    )
+    assert read >= encoded
+
+
 def test_adapters_train_and_come_back(base: Ended) -> None:
     model, _ = load_model(base.folder / "best")
     assert model.config.lora == {"r": 2, "alpha": 16.0, "dropout": 0.1, "targets": ["q_proj", "v_proj"]}
@@ -350,6 +366,9 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_records(
         (["--grounding-weight", "-1"], "--grounding-weight is -1.0; it must be at least 0"),
         (["--run-dir", "train.py"], "--run-dir train.py: cannot be made a folder"),
         (["--precision", "fp8"], "--precision is 'fp8'; known are fp32, bf16, fp16, mixed"),
+        (["--feature-cache", "runs/features"], "--feature-cache needs a frozen SAM2, and in this run it trains"),
+        (["--feature-cache", "runs/features", "--zero-stage", "3"], "--feature-cache does not go with --zero-stage 3"),
+        (["--feature-cache-gb", "0"], "--feature-cache-gb is 0.0; it must be at least 0.001"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

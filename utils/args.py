@@ -28,8 +28,18 @@ def choice(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+@dataclass(kw_only=True)
+class CacheArgs:
+    """Options for SAM2's features on disk (`utils.feature_cache`)."""
+
+    feature_cache: str | None = choice(
+        None, "Folder that keeps the features of a frozen SAM2, which sees a picture once then."
+    )
+    feature_cache_gb: float = choice(20.0, "GB that they may take there; those used longest ago make room.")
+
+
 @dataclass
-class TrainArgs:
+class TrainArgs(CacheArgs):
     """Options of train.py. Where a named configuration prefers another default, PRESETS says so."""
 
     config: str = choice("native", "Named configuration: release, native or mini.")
@@ -189,6 +199,7 @@ def check_train(args: TrainArgs) -> None:
         at_least(args, 16, "mask_side")
     at_least(args, 0, "hint_share", "hint_steps", "save_minutes", "save_steps", "max_bad_steps", "timeout_minutes")
     at_least(args, 1, "keep")
+    at_least(args, 0.001, "feature_cache_gb")
     if args.hint_share > 1:
         raise UserError(f"--hint-share is {args.hint_share}; a share is at most 1")
     for name in ("beta1", "beta2"):
@@ -200,6 +211,8 @@ def check_train(args: TrainArgs) -> None:
         raise UserError("--train-only names all that trains; leave --train-parts out")
     if args.zero_stage not in (0, 1, 2, 3):
         raise UserError(f"--zero-stage is {args.zero_stage}; ZeRO has stages 0, 1, 2 and 3")
+    if args.feature_cache and args.zero_stage == 3:
+        raise UserError("--feature-cache does not go with --zero-stage 3, where every process must run every layer")
     if args.offload == "all" and args.zero_stage != 3:
         raise UserError(f"--offload all needs --zero-stage 3, which alone shards parameters; it is {args.zero_stage}")
     if args.offload == "optimizer" and args.zero_stage == 0:
@@ -239,7 +252,7 @@ class BackboneArgs:
 
 
 @dataclass
-class EvalArgs(BackboneArgs):
+class EvalArgs(BackboneArgs, CacheArgs):
     """Options of eval.py. The architecture comes from --model alone."""
 
     model: str = choice("PixDLM/mini", "Model folder, e.g. runs/mini/best.")
@@ -349,6 +362,7 @@ def parse_eval(argv: list[str] | None = None) -> EvalArgs:
     args = parse(EvalArgs, argv)
     at_least(args, 1, "batch_size", "threads")
     at_least(args, 0, "workers", "overlays")
+    at_least(args, 0.001, "feature_cache_gb")
     if args.limit is not None:
         at_least(args, 1, "limit")
     return args

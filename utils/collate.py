@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from utils.datasets.base import Sample, target_masks
+from utils.datasets.base import Mirror, Sample, target_masks
 from utils.errors import UserError
-from utils.images import Geometry, clip_pixels, geometry_of, read_image, sam_pixels
+from utils.images import Geometry, clip_pixels, read_frame, sam_pixels
 from utils.mirror import turned
 from utils.tokens import IGNORE_INDEX, PAD_ID, PixTokenizer, Prompt
 
@@ -127,17 +128,15 @@ class Collator:
     def collate(self, samples: list[Sample]) -> Batch:
         """What a call does, with the errors as they come."""
         pictures = list(dict.fromkeys((sample.image_path, sample.mirror) for sample in samples))
-        images = [turned(read_image(path), mirror, axes=(1, 0)) for path, mirror in pictures]
+        clip, sam, geometries = zip(*(self.read(*picture) for picture in pictures), strict=True)
         index = [pictures.index((sample.image_path, sample.mirror)) for sample in samples]
-        geometries = [geometry_of(image, self.config) for image in images]
         masks = [self.draw(sample, geometries[i]) for sample, i in zip(samples, index, strict=True)]
         prompts = [self.prompt(sample, len(mask)) for sample, mask in zip(samples, masks, strict=True)]
         questions = [self.tokenizer.question(sample.question) for sample in samples]
-        sam = [sam_pixels(image, self.config) for image in images]
         ids, attention = pad([prompt.ids for prompt in prompts], PAD_ID)
         question_ids, question_mask = pad(questions, PAD_ID)
         return Batch(
-            clip_pixels=torch.stack([clip_pixels(image, self.config) for image in images]),
+            clip_pixels=torch.stack(clip),
             sam_pixels=None if sam[0] is None else torch.stack(sam),
             image_index=torch.tensor(index),
             input_ids=ids,
@@ -146,9 +145,15 @@ class Collator:
             question_ids=question_ids,
             question_mask=question_mask,
             masks=masks,
-            geometries=geometries,
+            geometries=list(geometries),
             samples=samples,
         )
+
+    def read(self, path: Path, mirror: Mirror) -> tuple[Tensor, Tensor | None, Geometry]:
+        """What both networks see of a picture; the frame itself is let go before the next one is decoded."""
+        image, geometry = read_frame(path, self.config)
+        image = turned(image, mirror, axes=(1, 0))
+        return clip_pixels(image, self.config), sam_pixels(image, self.config), geometry
 
     def draw(self, sample: Sample, geometry: Geometry) -> Tensor:
         """uint8[K, H, W]; the union as one target where the model answers with one.

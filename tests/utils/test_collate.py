@@ -46,7 +46,7 @@ def test_a_picture_is_decoded_once_for_all_its_questions(
 ) -> None:
     decoded = []
     monkeypatch.setattr(
-        collate, "read_image", lambda path, real=collate.read_image: decoded.append(path.name) or real(path)
+        collate, "read_frame", lambda path, *to, real=collate.read_frame: decoded.append(path.name) or real(path, *to)
     )
     batch = Collator(config, tokenizer)([samples[0], samples[2], samples[1]])
     assert decoded == ["a.jpg", "b.jpg"]

@@ -13,7 +13,16 @@ from PIL import Image
 
 from model.config import PixDLMConfig, mini_config, native_config, release_config
 from utils.errors import UserError
-from utils.images import Geometry, clip_pixels, frame_logits, geometry_of, network_mask, read_image, sam_pixels
+from utils.images import (
+    Geometry,
+    clip_pixels,
+    frame_logits,
+    geometry_of,
+    network_mask,
+    read_frame,
+    read_image,
+    sam_pixels,
+)
 
 TESTS = Path(__file__).resolve().parents[1]
 CANVAS = mini_config().pixel_image_size
@@ -87,6 +96,102 @@ def test_a_picture_must_be_there_and_be_one(tmp_path: Path, picture: Path, monke
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UserError, match=r"a\.jpg: too large to decode at once"):
         read_image(picture)
+
+
+# Reading as little as the networks need
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A frame of 1440 x 1080: a sine over a ramp, with texture and a sharp edge."""
+    y, x = np.mgrid[:1080, :1440].astype(np.float32)
+    ramp = np.stack([x / 8, y / 6, (x + y) / 12], axis=-1)
+    texture = cv2.GaussianBlur(noise(1080, 1440).astype(np.float32) - 128, (0, 0), 1.0)  # about 20 grey levels
+    picture = 30 + ramp + 20 * np.sin(x / 9)[..., None] + texture / 3
+    picture[300:500, 700:900] = (220, 30, 60)
+    path = tmp_path / "large.jpg"
+    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, quality=92)
+    return path
+
+
+def config_of(side: int, **fields: object) -> PixDLMConfig:
+    """`mini` with another canvas for SAM2."""
+    return PixDLMConfig.from_dict({**mini_config().to_dict(), "pixel_image_size": side, **fields})
+
+
+@pytest.mark.parametrize(
+    ("side", "decoded"),
+    [
+        (64, (135, 180)),  # CLIP's 160 decides: 1/16 is not there, and an eighth has 180
+        (160, (135, 180)),
+        (192, (270, 360)),
+        (360 - 360 % 32, (270, 360)),
+        (384, (540, 720)),
+        (704, (540, 720)),
+        (736, (1080, 1440)),
+        (1024, (1080, 1440)),
+        (2048, (1080, 1440)),
+    ],
+)
+def test_a_large_frame_is_decoded_as_small_as_the_larger_canvas_needs(
+    large: Path, side: int, decoded: tuple[int, int]
+) -> None:
+    image, geometry = read_frame(large, config_of(side))
+    assert image.shape == (*decoded, 3) and image.dtype == np.uint8
+    assert geometry == Geometry("letterbox", 1080, 1440)  # masks and labels stay in the frame's pixels
+
+
+def test_the_whole_frame_is_decoded_where_results_must_stay(tmp_path: Path, large: Path) -> None:
+    """Published geometry, small frames, and formats that know no smaller decoding."""
+    whole = read_image(large)
+    image, geometry = read_frame(large, release_config())
+    assert np.array_equal(image, whole) and geometry == Geometry("centre_crop", 1080, 1440)
+    Image.fromarray(whole).save(tmp_path / "large.png")
+    assert np.array_equal(read_frame(tmp_path / "large.png", config_of(160))[0], whole)
+    Image.fromarray(whole[:720, :1280]).save(tmp_path / "small.jpg")
+    assert np.array_equal(read_frame(tmp_path / "small.jpg", config_of(160))[0], read_image(tmp_path / "small.jpg"))
+
+
+@pytest.mark.parametrize("side", [160, 352, 384, 704])
+def test_a_smaller_decoding_looks_as_the_whole_frame_does(large: Path, side: int) -> None:
+    """Both are shrunk to the canvas, one of them by libjpeg at first. In grey levels, of 255."""
+    config = config_of(side)
+    (small, _), whole = read_frame(large, config), read_image(large)
+    assert small.size <= whole.size // 4
+    levels = 255 * torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    rows, columns = geometry_of(whole, config).content(side)
+    difference = (sam_pixels(small, config) - sam_pixels(whole, config)) * levels
+    assert difference[:, :rows, :columns].abs().mean() < 1.5
+    assert difference[:, :rows, :columns].mean().abs() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scale"), [(1200, 1600, 8), (1204, 1604, 4), (1206, 1604, 2), (1205, 1600, 1), (1602, 1200, 2)]
+)
+def test_a_smaller_decoding_lies_where_the_whole_frame_does(
+    tmp_path: Path, height: int, width: int, scale: int
+) -> None:
+    """Only what divides the frame is taken: else its places would move by up to a pixel of the canvas."""
+    config = config_of(160)
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[height // 2 :, width // 2 :] = 255
+    path = tmp_path / "sized.jpg"
+    Image.fromarray(picture).save(path, quality=95)
+    image, geometry = read_frame(path, config)
+    assert image.shape[:2] == (height // scale, width // scale)
+    assert geometry_of(image, config).content(160) == geometry.content(160)
+    small, whole = clip_pixels(image, config), clip_pixels(read_image(path), config)
+    assert ((small > 0) != (whole > 0)).float().mean() < 0.001 and (small > 0).any()
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.9, 0.99])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_cut_off_frame_is_named_where_it_is_decoded_small(large: Path, kept: float, progressive: bool) -> None:
+    Image.open(large).save(large, quality=95, progressive=progressive)
+    content = large.read_bytes()
+    large.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(UserError, match=r"large\.jpg: damaged or no picture"):
+        read_frame(large, config_of(160))
 
 
 # Release: the published centre crop
