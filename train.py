@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from model.losses import LossWeights
 from model.pixdlm import PixDLMOutput
 from utils.args import TrainArgs, as_dict, parse_train
 from utils.checkpoint import save_model
@@ -36,7 +35,7 @@ from utils.metrics import breakdowns
 from utils.mirror import MirroredSamples, MirrorSampler
 from utils.report import results_folder, table
 from utils.sampler import TrainSampler
-from utils.start import check_files, start
+from utils.start import check_files, loss_weights, recompute_layers, start
 from utils.tokens import PixTokenizer
 
 log = logging.getLogger("train")
@@ -64,8 +63,7 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     check_precision(args.precision)
     model, tokenizer, trained = start(args)
     if args.gradient_checkpointing:
-        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.language_model.enable_input_require_grads()
+        recompute_layers(model)
     sampler = TrainSampler(samples, args.batch_size, args.grad_accumulation, args.seed, rank(), world())
     steps = args.steps_per_epoch or sampler.steps
     if not sampler.steps:
@@ -107,9 +105,7 @@ class Run:
         self.args, self.engine, self.schedule, self.tokenizer = args, engine, schedule, tokenizer
         self.run_dir, self.steps = run_dir, steps
         self.dtype = DTYPES[args.precision]
-        self.weights = LossWeights(
-            args.ce_weight, args.bce_weight, args.dice_weight, args.overlap_weight, args.grounding_weight
-        )
+        self.weights = loss_weights(args)
         self.step, self.best = 0, -1.0
         self.chance = torch.Generator().manual_seed(args.seed)  # of the hints
         self.writer = SummaryWriter(str(run_dir), purge_step=0) if rank() == 0 else None
