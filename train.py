@@ -22,7 +22,6 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from model.losses import LossWeights
 from model.pixdlm import PixDLMOutput
 from utils.args import TrainArgs, as_dict, parse_train
 from utils.checkpoint import save_model
@@ -52,7 +51,7 @@ from utils.report import results_folder, table
 from utils.run_state import Progress, RunStates
 from utils.sampler import TrainSampler
 from utils.sharding import start_sharded
-from utils.start import check_files, start
+from utils.start import check_files, loss_weights, recompute_layers, start
 from utils.tokens import PixTokenizer
 from utils.watch import Stopped, StopRequest, Watchdog, outlive_sigterm, told_of_dead_workers
 
@@ -94,8 +93,7 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     check_precision(args.precision)
     model, tokenizer, trained = start_sharded(args, start) if args.zero_stage == 3 else start(args)
     if args.gradient_checkpointing:
-        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.language_model.enable_input_require_grads()
+        recompute_layers(model)
     sampler = TrainSampler(samples, args.batch_size, args.grad_accumulation, args.seed, rank(), world())
     steps = args.steps_per_epoch or sampler.steps
     if not sampler.steps:
@@ -148,9 +146,7 @@ class Run:
         self.args, self.engine, self.schedule, self.tokenizer = args, engine, schedule, tokenizer
         self.run_dir, self.steps, self.states = run_dir, steps, states
         self.dtype = DTYPES[args.precision]
-        self.weights = LossWeights(
-            args.ce_weight, args.bce_weight, args.dice_weight, args.overlap_weight, args.grounding_weight
-        )
+        self.weights = loss_weights(args)
         self.progress = Progress()
         self.sums = torch.zeros(len(LOSSES), device=engine.device)
         self.chance = torch.Generator().manual_seed(args.seed)  # of the hints

@@ -21,15 +21,14 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import CLIPVisionConfig, LlamaConfig
 
-from model.config import PixDLMConfig, release_config
 from model.language import condition_on_text, question_features
 from model.lora import PARTS, set_trainable
 from model.losses import LossWeights, mask_losses, mean_overlap_loss
 from model.pixdlm import PixDLMForCausalLM, PixDLMOutput
 from model.semantic_path import resize_positions
 from model.weights import load_strict, rename_published
+from utils.benchmark.setup import golden_config
 from utils.collate import Batch, Collator
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample
@@ -108,37 +107,6 @@ class RecordedTokenizer:
 
 
 # -- reading -----------------------------------------------------------------------------------
-def golden_config() -> PixDLMConfig:
-    """`release` in the tiny dimensions of golden's README."""
-    llama = LlamaConfig(
-        vocab_size=32_015,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        rms_norm_eps=1e-5,
-        pad_token_id=0,
-    )
-    clip = CLIPVisionConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=448,
-        patch_size=14,
-    )
-    trunk = {
-        "embed_dim": 16,
-        "num_heads": 1,
-        "stages": [1, 1, 3, 1],
-        "global_att_blocks": [3],
-        "window_pos_embed_bkg_spatial_size": [7, 7],
-        "window_spec": [8, 4, 16, 8],
-    }
-    sizes = {"pixel_encoder": {"trunk": trunk, "neck": {}}, "pixel_embed_width": 64}
-    return PixDLMConfig.from_dict({**release_config().to_dict(), "text_config": llama, "vision_config": clip, **sizes})
-
-
 def golden_tensor(name: str, shape: list[int], salt: str) -> Tensor:
     """What stands for the published tensor `name`: computed from the name alone."""
     values = np.random.RandomState(zlib.crc32((salt + name).encode()) & 0x7FFFFFFF).standard_normal(int(np.prod(shape)))

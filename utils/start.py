@@ -9,6 +9,7 @@ from pathlib import Path
 from model.backbones import Backbones
 from model.config import PixDLMConfig, named_config
 from model.lora import DEFAULT_TRAINED, PARTS, lora_settings, set_trainable
+from model.losses import LossWeights
 from model.pixdlm import PixDLMForCausalLM
 from model.pretrained import load_parts, parts_settings
 from model.weights import load_clip, load_llava, load_sam2
@@ -118,6 +119,17 @@ def configure(args: TrainArgs) -> tuple[PixDLMConfig, PixTokenizer]:
             f"has a vocabulary of {config.text_config.vocab_size - len(ADDED_TOKENS)}"
         )
     return config, tokenizer
+
+
+def loss_weights(args: TrainArgs) -> LossWeights:
+    """What each loss counts in a run."""
+    return LossWeights(args.ce_weight, args.bce_weight, args.dice_weight, args.overlap_weight, args.grounding_weight)
+
+
+def recompute_layers(model: PixDLMForCausalLM) -> None:
+    """Let the backward pass compute the language model's layers again instead of keeping what is in them."""
+    model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.language_model.enable_input_require_grads()
 
 
 def override(config: PixDLMConfig, changes: list[str]) -> PixDLMConfig:

@@ -49,12 +49,14 @@ class PixTokenizer:
     Args:
         model_file: the `tokenizer.model`; added tokens get the ids that follow its last piece.
         system: the sentence that opens every conversation ("" for none).
+        vocabulary: tokens of the model, of which the added ones are the last; None where there are no others
+            than the file's and those.
 
     Raises:
-        UserError: the file is missing or is no SentencePiece model.
+        UserError: the file is missing, is no SentencePiece model or has more pieces than the vocabulary takes.
     """
 
-    def __init__(self, model_file: Path | str, system: str = VICUNA_SYSTEM) -> None:
+    def __init__(self, model_file: Path | str, system: str = VICUNA_SYSTEM, vocabulary: int | None = None) -> None:
         path = Path(model_file)
         if path.is_dir():
             path = path / TOKENIZER_FILE
@@ -66,7 +68,10 @@ class PixTokenizer:
             raise UserError(f"{path}: not a SentencePiece model ({error})") from error
         self.path = path
         self.system = system
-        base = self.pieces.vocab_size()
+        base = self.pieces.vocab_size() if vocabulary is None else vocabulary - len(ADDED_TOKENS)
+        if base < self.pieces.vocab_size():
+            raise UserError(f"{path}: {self.pieces.vocab_size()} pieces, more than the {base} that the model has")
+        self.vocabulary = base + len(ADDED_TOKENS)
         self.special = {**CONTROL_TOKENS, **{token: base + i for i, token in enumerate(ADDED_TOKENS)}}
         self.special[IMAGE_TOKEN] = IMAGE_INDEX
         self.seg_ids = [self.special[token] for token in SEG_TOKENS]
@@ -74,7 +79,7 @@ class PixTokenizer:
         self._cut = re.compile("(" + "|".join(re.escape(token) for token in self.special) + ")")
 
     def __len__(self) -> int:
-        return self.pieces.vocab_size() + len(ADDED_TOKENS)
+        return self.vocabulary
 
     def encode(self, text: str) -> list[int]:
         """The legacy ids of `text` with BOS first; IMAGE_INDEX stands for `<image>`."""
