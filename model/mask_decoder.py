@@ -121,11 +121,12 @@ class MaskDecoder(nn.Module):
         levels = self.level_features(pyramid)
         logits: list[Tensor] = []
         for level, (features, size) in enumerate(levels):
-            features = features[image_index]
+            features, dense = features[image_index], self.prompt_encoder.no_mask_embed.weight
             if level:
-                attention = _resize(logits[-1], size).sigmoid()
-                features = features * (1 + attention.flatten(1)[..., None])
-            features = features + self.prompt_encoder.no_mask_embed.weight
+                attention = _resize(logits[-1], size).sigmoid().flatten(1)[..., None]
+                features = torch.addcmul(dense, features, 1 + attention)
+            else:
+                features = features + dense
             logits.append(self.decode_level(level, features, size, seg[:, level]))
         resized = torch.stack([_resize(one, (self.mask_size,) * 2) for one in logits])
         if self.scale_weights is None:

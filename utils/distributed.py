@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from utils.errors import UserError
+from utils.memory import keep_freed_memory
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ def world() -> int:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """This process's device: its own GPU where there are any, else the CPU.
+    """This process's device: its own GPU where there are any, else the CPU, which it sets the process up for.
 
     Args:
         name: "auto", "cpu", "cuda" (the GPU of this process's local rank) or "cuda:N" (one process only).
@@ -49,6 +50,8 @@ def pick_device(name: str = "auto") -> torch.device:
         raise UserError(f"device {device} is not there; PyTorch finds {torch.cuda.device_count()} GPUs")
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
     return device
 
 
