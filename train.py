@@ -84,6 +84,7 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     samples = load_dataset(args.data, "train", **reading)
     validation = load_dataset(args.data, "val", **reading)
     states = RunStates(run_dir, as_dict(args) | {"training records": fingerprint(samples)}, args.keep)
+    states.check_shared()
     if args.restart:
         states.clear()
     if states.finished():
@@ -169,6 +170,7 @@ class Run:
         for epoch in range(self.progress.epoch, self.args.epochs):
             self.train_epoch(epoch, batches)
             if (epoch + 1) % self.args.validate_every == 0 or epoch + 1 == self.args.epochs:
+                self.save()  # a validation may take longer than a cluster waits
                 self.validate(epoch, validation)
             self.progress.epoch = epoch + 1
             if epoch + 1 < self.args.epochs:
@@ -261,7 +263,8 @@ class Run:
         named = gather_lists([f"{sample.record_id} ({sample.question!r})" for sample in samples])
         if named is not None:
             note = {"step": self.progress.step, "what": what, "records": named}
-            with open(self.run_dir / BAD_BATCHES, "a", encoding="utf-8") as file:
+            path = self.run_dir / BAD_BATCHES
+            with told_of_full_disks(path), open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(note, ensure_ascii=False) + "\n")
         said = f"{what}; the batch holds {', '.join(named or [])}"
         if self.progress.bad_steps > self.args.max_bad_steps:
@@ -333,7 +336,8 @@ class Run:
         return self.engine(batch)
 
     def close(self) -> None:
-        """Flush what TensorBoard still holds."""
+        """Flush what TensorBoard still holds; SIGTERM then ends the process at once."""
+        self.stop.no_longer_heeded()
         if self.writer is not None:
             self.writer.close()
 

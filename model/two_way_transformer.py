@@ -106,8 +106,10 @@ class Attention(nn.Module):
         shares = softmax(self.scores(self.k_proj(keys), self.q_proj, features, positions), dim=2).flatten(1, 2)
         output = self.by_head(self.out_proj.weight, 1)
         written = torch.einsum("mthd,chd->mhtc", self.by_head(self.v_proj(values), -1), output).flatten(1, 2)
-        # a head's shares add up to 1, so that its part of the bias arrives whole
-        return torch.baddbmm(features, shares.transpose(1, 2), written + self.out_proj.bias / self.heads)
+        written = written + self.out_proj.bias / self.heads  # a head's shares add up to 1, so that this arrives whole
+        if torch.is_autocast_enabled(features.device.type):  # which would round the map as well
+            return features + torch.bmm(shares.transpose(1, 2), written)
+        return torch.baddbmm(features, shares.transpose(1, 2), written)
 
 
 def softmax(scores: Tensor, dim: int) -> Tensor:

@@ -78,6 +78,7 @@ def test_a_run_killed_at_ten_random_moments_ends_as_one_left_alone(
         if ended.status == 0:  # it had come to its end: the next kill meets one that starts anew
             same(ended, undisturbed)
             shutil.rmtree(tmp_path / "run")
+        assert ended.status in (0, -signal.SIGKILL), ended.said[-3000:]
         killed += ended.status == -signal.SIGKILL
     assert killed >= 5
     same(server.train_well(data, tmp_path / "run", *OPTIONS), undisturbed)
@@ -115,7 +116,7 @@ def test_frozen_weights_are_read_again_not_saved(
     options = [*OPTIONS, "--init-from", undisturbed.folder / "last", "--epochs", "1"]  # CLIP and SAM2 stay fixed
     alone = server.train_well(data, tmp_path / "alone", *options)
     server.train(data, tmp_path / "run", *options, before=KILL_AT_STEP.format(step=2, signal="SIGKILL"))
-    (state,) = (tmp_path / "run/state/step-00000002").glob("*model_states.pt")
+    (state,) = (tmp_path / "run/state/step-00000002-epoch-0000").glob("*model_states.pt")
     names = torch.load(state, weights_only=True)["module"]
     assert not [name for name in names if name.startswith("pixel_path.encoder.trunk")]
     same(server.train_well(data, tmp_path / "run", *options), alone)
@@ -138,13 +139,16 @@ def test_a_damaged_state_is_told_and_the_one_before_is_used(
 ) -> None:
     server.train(data, tmp_path, *OPTIONS, before=KILL_AT_STEP.format(step=5, signal="SIGKILL"))
     states = sorted((tmp_path / "state").glob("step-*"))
-    assert [state.name for state in states] == ["step-00000004", "step-00000005"]  # as many as --keep
+    assert [state.name for state in states] == [
+        "step-00000004-epoch-0001",
+        "step-00000005-epoch-0001",
+    ]  # as many as --keep
     (file,) = states[1].glob("*model_states.pt")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     ended = server.train_well(data, tmp_path, *OPTIONS)
-    assert re.search(rf"step-00000005 is damaged \({file.name} has changed\) and passed over", ended.said)
+    assert re.search(rf"step-00000005-epoch-0001 is damaged \({file.name} has changed\) and passed over", ended.said)
     assert "goes on after step 4, from " in ended.said
     same(ended, undisturbed)
 
@@ -159,9 +163,13 @@ def test_a_full_disk_stops_the_run_and_leaves_the_state_before(
     full = server.train(data, tmp_path, *OPTIONS, before=fill)
     assert full.status == 2 and "Traceback" not in full.said
     assert re.search(
-        r"error: .*step-00000006: not written, and nothing of it is left \(.*\); is the disk full\?", full.said
+        r"error: .*step-00000006-epoch-0001: not written, and nothing of it is left \(.*\); is the disk full\?",
+        full.said,
     )
-    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["step-00000004", "step-00000005"]
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == [
+        "step-00000004-epoch-0001",
+        "step-00000005-epoch-0001",
+    ]
     ended = server.train_well(data, tmp_path, *OPTIONS)
     assert "passed over" not in ended.said and "goes on after step 5" in ended.said
     same(ended, undisturbed)
@@ -207,7 +215,7 @@ def test_two_processes_stop_and_go_on_together(data: Path, tmp_path: Path) -> No
     assert stopped.wait(timeout=60) != 0
     assert "stopped by SIGTERM after step" in log.read_text()
     (state,) = (tmp_path / "run/state").glob("step-*")
-    assert {"random-0.pt", "random-1.pt"} <= {path.name for path in state.iterdir()}
+    assert {"process-0.pt", "process-1.pt"} <= {path.name for path in state.iterdir()}
     again = start(tmp_path / "run")
     said = again.stderr.read()
     assert again.wait(timeout=240) == 0, said[-3000:]

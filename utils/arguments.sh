@@ -47,20 +47,20 @@ draw_mini_data() {
 }
 
 # launch ARGUMENT...: `python -m utils.launch`; the shell script ends with its status when it fails.
-# SIGTERM, which a cluster sends some time before it takes the machine, and SIGINT are passed on, so that
-# a run can write its state. In a process group of its own (set -m) the run heeds both.
+# Signals are passed on: at SIGTERM, which a cluster sends some time before it takes the machine, and when the
+# terminal goes, a run writes its state. In a process group of its own (set -m) the run heeds SIGINT too.
 launch() {
-    local status=0 child
+    local status=0 child=
+    trap '[ -z "$child" ] || kill -TERM -- "-$child" 2>/dev/null' TERM HUP
+    trap '[ -z "$child" ] || kill -INT -- "-$child" 2>/dev/null' INT
     set -m
     "$python" -m utils.launch "$@" &
     child=$!
     set +m
-    trap 'kill -TERM -- "-$child" 2>/dev/null' TERM
-    trap 'kill -INT -- "-$child" 2>/dev/null' INT
     wait "$child" || status=$?
     # a trapped signal ends the wait before the run has ended
     while kill -0 "$child" 2>/dev/null; do wait "$child" || status=$?; done
-    trap - TERM INT
+    trap - TERM HUP INT
     # 1 to 3, 130 and 143 have said what happened themselves; a process that was killed has not.
     case $status in 0 | 1 | 2 | 3 | 130 | 143) ;; *) say "error: a process ended with status $status" ;; esac
     [ $status -eq 0 ] || exit $status

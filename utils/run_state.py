@@ -1,8 +1,9 @@
 """A run's state on disk: all that it takes to go on exactly where a run stopped, whole or not there.
 
-`RUN/state/step-00000150/` holds what DeepSpeed saves (trained weights, optimiser, schedule), each
-process's random states, `progress.json`, and `checksums.json` over all of it. A folder is written beside
-and renamed; older ones go only then. A run that has ended leaves `finished.json` in their place.
+`RUN/state/step-00000150-epoch-0002/` holds what DeepSpeed saves (trained weights, optimiser, schedule), a
+file a process with its random states, `progress.json`, and `checksums.json` over all of it. A folder is
+written beside and renamed, and replaces no other; older ones go only then. A run that has ended leaves
+`finished.json` in their place.
 
 What does not train is not saved: the same command reads or draws the same again.
 """
@@ -50,7 +51,7 @@ class Progress:
         best: highest gIoU in validation.
         bad_steps: batches and steps left out since a loss or gradient was no number.
         seconds: time that the run took, over all its starts.
-        sums: of each loss since the last log line.
+        sums: of each loss since the last log line, in this process.
         summed: micro-steps in them.
     """
 
@@ -78,10 +79,21 @@ class RunStates:
         # as JSON gives them back, so that both sides compare equal
         self.settings = json.loads(json.dumps({**settings, "processes": world()}))
 
+    def check_shared(self) -> None:
+        """Raises UserError where a process does not see the first one's files: its own would be of no use."""
+        if rank() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        barrier()
+        if not self.folder.is_dir():
+            raise UserError(
+                f"--run-dir: {self.folder} is not seen by process {rank()}; use a disk that all nodes share"
+            )
+
     def clear(self) -> None:
         """Forget every state, so that the run starts anew."""
         if rank() == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self.folder)
+            self.folder.mkdir()
         barrier()
 
     def finished(self) -> bool:
@@ -90,11 +102,25 @@ class RunStates:
         Raises:
             UserError: one with other options has.
         """
-        file = self.folder / FINISHED
-        if not file.is_file():
-            return False
-        self.check_settings(file)
-        return True
+
+        def look() -> bool:
+            file = self.folder / FINISHED
+            if file.is_file():
+                self.check_settings(file)
+                self.remove(self.states())  # where the run was killed before that
+            return file.is_file()
+
+        return first_says(look if rank() == 0 else None)
+
+    def states(self) -> list[Path]:
+        """All that are there, the oldest first."""
+        return sorted(self.folder.glob(STEPS))
+
+    @staticmethod
+    def remove(states: list[Path]) -> None:
+        """Take states away."""
+        for state in states:
+            shutil.rmtree(state)
 
     def newest(self) -> Path | None:
         """The last state whose files are as they were written; what is damaged is told and passed over.
@@ -108,7 +134,7 @@ class RunStates:
         return found
 
     def _newest_whole(self) -> Path | None:
-        for folder in sorted(self.folder.glob(STEPS), reverse=True):
+        for folder in reversed(self.states()):
             damaged = damage(folder)
             if not damaged:
                 return folder
@@ -132,21 +158,20 @@ class RunStates:
         Raises:
             UserError: the disk is full; earlier states are as they were.
         """
-        name = f"step-{progress.step:08d}"
+        name = f"step-{progress.step:08d}-epoch-{progress.epoch:04d}"
         with told_of_full_disks(self.folder / name), self._beside() as beside:
-            # safe for the micro-step's state too: it is called between optimiser steps alone
             engine.save_checkpoint(str(beside), tag=name, save_latest=False, exclude_frozen_parameters=True)
-            torch.save(random_states(chance), beside / name / f"random-{rank()}.pt")
+            torch.save(random_states(chance) | {"sums": progress.sums}, beside / name / f"process-{rank()}.pt")
             barrier()
             if rank() == 0:
                 record = {"progress": asdict(progress), "settings": self.settings}
                 (beside / name / PROGRESS).write_text(json.dumps(record, indent=1))
                 write_checksums(beside / name)
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+                # a later one is damaged, or this run would have gone on from it
+                self.remove([state for state in self.states() if state.name >= name])
                 (beside / name).rename(self.folder / name)
         if rank() == 0:
-            for old in sorted(self.folder.glob(STEPS))[: -self.keep]:
-                shutil.rmtree(old)
+            self.remove(self.states()[: -self.keep])
         barrier()
 
     @contextmanager
@@ -172,15 +197,18 @@ class RunStates:
         with safe_unpickling():
             # not strict: what does not train is not in it
             engine.load_checkpoint(str(folder.parent), tag=folder.name, load_module_strict=False)
-        set_random_states(dict(TensorFile(folder / f"random-{rank()}.pt")), chance)
-        return Progress(**json.loads((folder / PROGRESS).read_text())["progress"])
+        own = dict(TensorFile(folder / f"process-{rank()}.pt"))
+        set_random_states(own, chance)
+        progress = Progress(**json.loads((folder / PROGRESS).read_text())["progress"])
+        progress.sums = own["sums"]
+        return progress
 
     def finish(self) -> None:
         """The run has ended: its states go, and a mark stays that says so."""
         if rank() == 0:
-            write_file(self.folder / FINISHED, json.dumps({"settings": self.settings}, indent=1).encode())
-            for old in self.folder.glob(STEPS):
-                shutil.rmtree(old)
+            with told_of_full_disks(self.folder / FINISHED):
+                write_file(self.folder / FINISHED, json.dumps({"settings": self.settings}, indent=1).encode())
+            self.remove(self.states())
         barrier()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import logging
 import os
 import signal
 import sys
@@ -15,8 +14,6 @@ from contextlib import contextmanager
 from model.weights import first_line
 from utils.distributed import rank, world
 from utils.errors import HUNG_STATUS, UserError
-
-log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
@@ -35,6 +32,10 @@ class StopRequest:
 
     def _note(self, number: int, frame: object) -> None:
         self.made = True
+
+    def no_longer_heeded(self) -> None:
+        """The run has ended or failed: SIGTERM ends the process again, as a launcher that ends the others means it."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def outlive_sigterm(worker: int) -> None:
@@ -73,6 +74,7 @@ class Watchdog:
         if not self.seconds:
             yield
             return
+        self.beat("the first step")
         ended = threading.Event()
         thread = threading.Thread(target=self._watch, args=(ended,), daemon=True)
         thread.start()
@@ -89,16 +91,13 @@ class Watchdog:
 
     def _end(self) -> None:
         """Say where the process hangs and leave at once; the launcher then ends the others."""
-        log.error(
-            "process %d of %d made no progress for %g minutes (%s); it ends here, where its threads are stands below. "
-            "The same command goes on from the last state; --timeout-minutes allows more",
-            rank(),
-            world(),
-            self.seconds / 60,
-            self.doing,
+        told = (
+            f"process {rank()} of {world()} made no progress for {self.seconds / 60:g} minutes ({self.doing}); it ends "
+            "here, where its threads are stands below. The same command goes on from the last state; "
+            "--timeout-minutes allows more\n"
         )
+        os.write(sys.stderr.fileno(), f"error: {told}".encode())  # not by logging, which may be what hangs
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
-        sys.stderr.flush()
         os._exit(HUNG_STATUS)
 
 
