@@ -1,9 +1,9 @@
 """Load large frames as training does: `python tests/loading.py FOLDER` (50 MB of disk, three minutes).
 
 Draws 3840x2160 JPEG frames with labels into FOLDER, reads them through `Collator` and `DataLoader` at the sizes
-of `native` for one epoch, and prints frames a second and the most memory of all processes together for each
-tenth of it. `--whole` decodes every frame whole, for comparison. Exit status 1 where memory grows over the
-epoch. Not part of the suite.
+of `native` for one epoch, and prints for each tenth of it frames a second and the most memory of all processes
+together; at the end also the processor's time, which depends less on what else the machine does. `--whole`
+decodes every frame whole, for comparison. Exit status 1 where memory grows over the epoch. Not part of the suite.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import sys
 import threading
 import time
@@ -149,6 +150,12 @@ def load(root: Path, batch_size: int, workers: int) -> list[tuple[float, float]]
     return tenths
 
 
+def processor_seconds() -> float:
+    """Of this process and those of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -162,14 +169,15 @@ def main() -> int:
     size = np.mean([file.stat().st_size for file in (args.folder / "CODrone" / "DRtrain").iterdir()])
     if args.whole:
         images.DRAFT_PIXELS = sys.maxsize
-    started = time.perf_counter()
+    started, used = time.perf_counter(), processor_seconds()
     tenths = load(args.folder, args.batch_size, args.workers)
-    seconds = time.perf_counter() - started
+    seconds, used = time.perf_counter() - started, processor_seconds() - used
     for number, (rate, memory) in enumerate(tenths, start=1):
         print(f"tenth {number:2d}: {rate:5.1f} frames/s, at most {memory:6.0f} MiB")
     print(
         f"{args.frames} frames of {WIDTH}x{HEIGHT} ({size / 1e6:.1f} MB) on {args.workers} workers, "
-        f"{'whole' if args.whole else 'as small as native needs'}: {args.frames / seconds:.1f} frames/s"
+        f"{'whole' if args.whole else 'as small as native needs'}: {args.frames / seconds:.1f} frames/s, "
+        f"{1000 * used / args.frames:.0f} ms of a processor each"
     )
     half = TENTHS // 2
     first, second = (np.median([memory for _, memory in part]) for part in (tenths[:half], tenths[half:]))
