@@ -94,7 +94,7 @@ def test_training_ends_with_the_table_and_its_control(run: Run, trained: subproc
     assert "The control:" in trained.stderr
     events = [path.name for path in folder.iterdir() if "tfevents" in path.name]
     found = {path.name for path in folder.iterdir()} - set(events)
-    assert len(events) == 1 and found == {"last", "best", "train.log", "eval", "eval-shuffled"}
+    assert len(events) == 1 and found == {"last", "best", "train.log", "eval", "eval-shuffled", "state"}
     samples = load_dataset(run.root / "data/DRSeg-mini", "test")
     for name, seed in (("eval", None), ("eval-shuffled", 0)):
         assert {path.name for path in (folder / name).iterdir()} == FILES
