@@ -107,9 +107,14 @@ class Attention(nn.Module):
         output = self.by_head(self.out_proj.weight, 1)
         written = torch.einsum("mthd,chd->mhtc", self.by_head(self.v_proj(values), -1), output).flatten(1, 2)
         written = written + self.out_proj.bias / self.heads  # a head's shares add up to 1, so that this arrives whole
-        if torch.is_autocast_enabled(features.device.type):  # which would round the map as well
+        if autocasts(features.device.type):  # which would round the map as well
             return features + torch.bmm(shares.transpose(1, 2), written)
         return torch.baddbmm(features, shares.transpose(1, 2), written)
+
+
+def autocasts(device: str) -> bool:
+    """Whether products on this type of device are being rounded; never on those that cannot, such as meta."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def softmax(scores: Tensor, dim: int) -> Tensor:

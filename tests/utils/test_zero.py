@@ -15,6 +15,7 @@ import torch
 
 from model.folders import named_shapes, named_tensors
 from model.pretrained import load_pretrained
+from tests.training import TINY
 from utils.checkpoint import load_model
 from utils.errors import UserError
 
@@ -70,7 +71,6 @@ def source(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Pa
     """A folder with the configuration and tokenizer of a tiny model with adapters."""
     from model.config import PixDLMConfig
     from model.lora import lora_settings
-    from tests.test_train import TINY
     from utils.tokens import PixTokenizer
 
     folder = tmp_path_factory.mktemp("source")
