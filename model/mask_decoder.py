@@ -121,7 +121,7 @@ class MaskDecoder(nn.Module):
         levels = self.level_features(pyramid)
         logits: list[Tensor] = []
         for level, (features, size) in enumerate(levels):
-            features, dense = features[image_index], self.prompt_encoder.no_mask_embed.weight
+            features, dense = features.index_select(0, image_index), self.prompt_encoder.no_mask_embed.weight
             if level:
                 attention = _resize(logits[-1], size).sigmoid().flatten(1)[..., None]
                 features = torch.addcmul(dense, features, 1 + attention)
