@@ -17,6 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.training import CHECKOUT, Ended, Server, command, environment
+from utils.args import PRESETS
 
 # Everything that draws at random is on; a line every second step, so that states fall between lines.
 OPTIONS = ["--hint-share", "0.5", "--hint-steps", "9", "--mirror", "True", "--lora-rank", "2", "--lora-dropout", "0.2"]
@@ -180,7 +181,9 @@ def test_another_command_does_not_go_on_with_this_runs_state(server: Server, dat
     server.train(data, tmp_path, *OPTIONS, before=KILL_AT_STEP.format(step=2, signal="SIGKILL"))
     other = server.train(data, tmp_path, *OPTIONS, "--lr", "1e-3")
     assert other.status == 2
-    assert f"{tmp_path} is a run with other options (lr 0.0005, now 0.001); give the same" in other.said
+    assert (
+        f"{tmp_path} is a run with other options (lr {PRESETS['mini']['lr']}, now 0.001); give the same" in other.said
+    )
     assert len(list((tmp_path / "state").glob("step-*"))) == 2
     anew = server.train_well(data, tmp_path, *OPTIONS, "--lr", "1e-3", "--restart")
     assert "goes on" not in anew.said and list(scalars(tmp_path)) == [2, 3, 5, 6, 8, 9]

@@ -304,12 +304,24 @@ time.sleep(60)
 """
 
 
+def heed_sigint() -> None:
+    """Where the tests themselves are started with `&`, it is ignored by all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_the_run_and_is_waited_for(checkout: Path, number: signal.Signals) -> None:
     (checkout / "train.py").write_text(HEEDING)
     environ = {**os.environ, "CALLS": str(checkout / "calls"), "PIXDLM_PYTHON": sys.executable}
     environ["PIXDLM_CHECKED"] = f"{checkout}|{sys.executable}|{sys.executable}"
-    shell = subprocess.Popen(["bash", "train.sh", "mini"], env=environ, cwd=checkout, stderr=subprocess.PIPE, text=True)
+    shell = subprocess.Popen(
+        ["bash", "train.sh", "mini"],
+        env=environ,
+        cwd=checkout,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_sigint,
+    )
     while calls(checkout) != [[0]] and shell.poll() is None:
         time.sleep(0.05)
     shell.send_signal(number)
