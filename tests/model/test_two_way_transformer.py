@@ -92,6 +92,16 @@ def test_it_is_as_exact_in_half_precision_as_segment_anything() -> None:
         assert (one - right).abs().mean() < 1.5 * (two - right).abs().mean()
 
 
+def test_autocast_does_not_round_the_map() -> None:
+    attention = Attention(32, 4, downsample=2)
+    torch.nn.init.zeros_(attention.out_proj.weight)
+    torch.nn.init.zeros_(attention.out_proj.bias)  # so that nothing is written
+    features, keys = torch.randn(2, 9, 32), torch.randn(2, 5, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        written = attention.write_map(features, torch.randn(9, 32), keys, keys)
+    assert torch.equal(written, features)
+
+
 def test_fresh_cross_attention_finds_its_own_place() -> None:
     """Queries and keys start alike, so that one position code meets itself."""
     torch.manual_seed(0)
