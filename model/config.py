@@ -213,8 +213,8 @@ def native_config() -> PixDLMConfig:
 def mini_config(vocabulary: int = 1000) -> PixDLMConfig:
     """Everything `native`, small enough to train from scratch on a CPU.
 
-    Half the language model's layers and a quarter of CLIP's patches and width are as good, question for
-    question, as 4 layers and 256 patches of width 128, and a step takes three quarters of the time.
+    Two layers of the language model and 64 patches of width 64 in CLIP learned as much from 6,000 questions as 4
+    layers and 256 patches of width 128, in three quarters of the time.
 
     Args:
         vocabulary: pieces of the tokenizer, without the added tokens.

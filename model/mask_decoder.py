@@ -119,7 +119,6 @@ class MaskDecoder(nn.Module):
             float[M, m, m]
         """
         levels = self.level_features(pyramid)
-        image_index = image_index.to(pyramid[0].device)  # indices stay real where costs are counted on the meta device
         logits: list[Tensor] = []
         for level, (features, size) in enumerate(levels):
             features, dense = features.index_select(0, image_index), self.prompt_encoder.no_mask_embed.weight

@@ -17,7 +17,6 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.training import CHECKOUT, Ended, Server, command, environment
-from utils.args import PRESETS
 
 # Everything that draws at random is on; a line every second step, so that states fall between lines.
 OPTIONS = ["--hint-share", "0.5", "--hint-steps", "9", "--mirror", "True", "--lora-rank", "2", "--lora-dropout", "0.2"]
@@ -71,18 +70,20 @@ def test_a_run_killed_at_ten_random_moments_ends_as_one_left_alone(
     began = time.perf_counter()
     server.train_well(data, tmp_path / "timed", *OPTIONS)
     whole = time.perf_counter() - began
-    moments, killed = random.Random(0), 0
-    for _ in range(40):
+    moments, killed, resumed = random.Random(0), 0, 0
+    for _ in range(100):
         delay = KILL_AFTER.format(seconds=moments.uniform(0, whole))
         ended = server.train(data, tmp_path / "run", *OPTIONS, before=delay)
         assert ended.status in (0, -signal.SIGKILL), ended.said[-3000:]
         killed += ended.status == -signal.SIGKILL
-        if killed == 10:
+        resumed += "goes on after step" in ended.said
+        if killed >= 10 and resumed:  # not each time from the start
             break
+        whole *= 0.8 if ended.status == 0 else 1.1  # the machine's speed changes
         if ended.status == 0:  # it had come to its end: the next kill meets one that starts anew
             same(ended, undisturbed)
             shutil.rmtree(tmp_path / "run")
-    assert killed == 10
+    assert killed >= 10 and resumed
     same(server.train_well(data, tmp_path / "run", *OPTIONS), undisturbed)
 
 
@@ -181,9 +182,7 @@ def test_another_command_does_not_go_on_with_this_runs_state(server: Server, dat
     server.train(data, tmp_path, *OPTIONS, before=KILL_AT_STEP.format(step=2, signal="SIGKILL"))
     other = server.train(data, tmp_path, *OPTIONS, "--lr", "1e-3")
     assert other.status == 2
-    assert (
-        f"{tmp_path} is a run with other options (lr {PRESETS['mini']['lr']}, now 0.001); give the same" in other.said
-    )
+    assert f"{tmp_path} is a run with other options (lr 0.0008, now 0.001); give the same" in other.said
     assert len(list((tmp_path / "state").glob("step-*"))) == 2
     anew = server.train_well(data, tmp_path, *OPTIONS, "--lr", "1e-3", "--restart")
     assert "goes on" not in anew.said and list(scalars(tmp_path)) == [2, 3, 5, 6, 8, 9]

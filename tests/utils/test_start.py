@@ -65,9 +65,8 @@ def test_overrides_and_adapters_reach_the_model(mini: TrainArgs) -> None:
     assert model.config.mask_size == 48
     assert model.config.lora == {"r": 2, "alpha": 8.0, "dropout": 0.05, "targets": ["k_proj"]}
     adapters = {name for name in trained_names(model) if "lora_" in name}
-    text = model.config.text_config
-    assert len(adapters) == 2 * text.num_hidden_layers and all("k_proj" in name for name in adapters)
-    assert trained["lora"] == text.num_hidden_layers * 2 * (text.hidden_size + text.hidden_size)
+    assert len(adapters) == 2 * 2 and all("k_proj" in name for name in adapters)
+    assert trained["lora"] == 2 * 2 * (128 + 128)
 
 
 # From a folder of this project

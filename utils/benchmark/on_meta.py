@@ -121,7 +121,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 class OnMeta(TorchFunctionMode):
-    """Lets functions run on meta tensors that would not: attention as a GPU computes it, labels that are real.
+    """Lets functions run on meta tensors that would not: attention as a GPU computes it, indices that are real.
 
     Real tensors pass through as they are.
     """
@@ -133,6 +133,8 @@ class OnMeta(TorchFunctionMode):
                 return fused_attention(*args, **kwargs)
             if func is F.cross_entropy:
                 return func(args[0], args[1].to(META), *args[2:], **kwargs)
+            if func is Tensor.index_select:
+                return func(*args[:2], args[2].to(META), **kwargs)
         return func(*args, **kwargs)
 
 
