@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +26,7 @@ from utils.checkpoint import load_model
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample, target_masks
 from utils.distributed import pick_device, process_group, world
+from utils.engine import single_process_environment
 from utils.errors import UserError, run_main
 from utils.evaluation import (
     Prediction,
@@ -35,9 +38,12 @@ from utils.evaluation import (
 from utils.feature_cache import start_cache
 from utils.files import write_beside
 from utils.images import read_image
+from utils.launch import free_port
 from utils.logs import peak_memory_gib, start_logging
 from utils.metrics import breakdowns
 from utils.report import results_folder, side_by_side, table, write_json, write_picture
+from utils.sharding import load_sharded
+from utils.tokens import PixTokenizer
 
 log = logging.getLogger("eval")
 
@@ -57,13 +63,12 @@ def main() -> None:
             samples = shuffle_questions(samples, args.shuffle_questions)
         if args.swap_image_tokens:
             check_other_pictures(samples, args.batch_size)
-        model, tokenizer = load_model(args.model, device, dtype, args.backbones)
+        model, tokenizer, runner = load(args, device, dtype)
         cache = start_cache(model, args)
         started = time.perf_counter()
         with swapped_image_tokens(model) if args.swap_image_tokens else nullcontext():
-            predictions = evaluate(
-                model, tokenizer, samples, args.batch_size, args.workers, dtype, title=f"evaluating {args.split}"
-            )
+            title = f"evaluating {args.split}"
+            predictions = evaluate(model, tokenizer, samples, args.batch_size, args.workers, dtype, title, runner)
         if cache:
             cache.log_use()
         if predictions is None:  # not on rank 0
@@ -85,6 +90,16 @@ def main() -> None:
     if model.config.neutral_fusion:
         print("neutral fusion: CLIP alone reaches the language model, so this is not the published model")
     log.info("written to %s", out)
+
+
+def load(args: EvalArgs, device: torch.device, dtype: torch.dtype) -> tuple[PixDLMForCausalLM, PixTokenizer, Any]:
+    """Model and tokenizer, and with --shard the engine that runs the model."""
+    if not args.shard:
+        return (*load_model(args.model, device, dtype, args.backbones), None)
+    single_process_environment(free_port())
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"  # or DeepSpeed would take a GPU that it finds
+    return load_sharded(lambda: load_model(args.model, "cpu", dtype, args.backbones), dtype, args.offload)
 
 
 def protocol(args: EvalArgs, samples: list[Sample], model: PixDLMForCausalLM, dtype: torch.dtype) -> dict:

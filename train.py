@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,14 @@ from utils.distributed import (
     rank,
     world,
 )
-from utils.engine import DTYPES, check_precision, gathered_state, single_process_environment, start_engine
+from utils.engine import (
+    DTYPES,
+    check_precision,
+    engine_config,
+    gathered_state,
+    single_process_environment,
+    start_engine,
+)
 from utils.errors import STOPPED_STATUS, UserError, run_main
 from utils.evaluation import evaluate
 from utils.export import told_of_full_disks
@@ -92,7 +100,8 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
         return
     found = states.newest()
     check_precision(args.precision)
-    model, tokenizer, trained = start_sharded(args, start) if args.zero_stage == 3 else start(args)
+    dtype, fresh = DTYPES[args.precision], partial(start, args)
+    model, tokenizer, trained = start_sharded(fresh, dtype, engine_config(args)) if args.zero_stage == 3 else fresh()
     if args.gradient_checkpointing:
         recompute_layers(model)
     sampler = TrainSampler(samples, args.batch_size, args.grad_accumulation, args.seed, rank(), world())
@@ -103,7 +112,7 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
             f"{args.grad_accumulation} micro-steps; lower --batch-size or --grad-accumulation"
         )
     describe(args, model.config, samples, validation, trained, steps)
-    model.cast(DTYPES[args.precision]).to(device)
+    model.cast(dtype).to(device)
     if model.use_flash_attention():
         log.info("the language model attends by flash-attn")
     cache = start_cache(model, args)

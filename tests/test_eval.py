@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco
+from safetensors.torch import load_file
 
 import eval as script
 from model.config import mini_config
@@ -129,6 +131,22 @@ def test_the_same_bytes_on_one_two_and_three_processes(model: Path, data: Path, 
     assert len(found[0]) == 4  # metrics, predictions, two overlays
     assert found[0] == found[1] == found[2]
     assert tables[0] == tables[1] == tables[2] and tables[0].split()[:4] == ["count", "gIoU", "cIoU", "overall"]
+
+
+@pytest.mark.parametrize("options", [["--shard"], ["--shard", "--offload"]])
+def test_parted_weights_give_the_same_bytes(
+    evaluate: Callable, model: Path, data: Path, tmp_path: Path, options: list[str]
+) -> None:
+    names = ("metrics.json", "predictions.json")
+    assert evaluate("--batch-size", "2")[0] == 0
+    whole = [(tmp_path / "out" / name).read_bytes() for name in names]
+    processes = start(2, model, data, tmp_path / "parted", *options)  # seven batches
+    told = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert [(tmp_path / "parted" / name).read_bytes() for name in names] == whole
+    size = sum(tensor.nbytes for tensor in load_file(model / "model.safetensors").values()) / 2**20
+    own = float(re.search(r"([\d.]+) MiB of the weights, in each of \d processes", told[0][1])[1])
+    assert own == pytest.approx(size / 2, rel=0.1)  # each share is rounded up
 
 
 def test_every_number_follows_from_the_masks_that_are_written(
@@ -272,6 +290,8 @@ def test_overlays_are_spread_and_replace_earlier_ones(evaluate: Callable, tmp_pa
         (["--workers", "-1"], "--workers is -1"),
         (["--overlays", "-1"], "--overlays is -1"),
         (["--limit", "0"], "--limit is 0"),
+        (["--offload"], "--offload needs --shard"),
+        (["--shard", "--feature-cache", "cache"], "--feature-cache does not go with --shard"),
         (["--split", "night"], "DRSeg_night.json: no such split"),
         (["--dataset", "coco"], "unknown data set 'coco'; known are drseg"),
         (["--polygons", "two"], "'two'; known are union, first"),

@@ -270,6 +270,8 @@ class EvalArgs(BackboneArgs, CacheArgs):
     device: str = choice("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = choice("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
     workers: int = choice(2, "Processes that decode pictures, for each evaluating process.")
+    shard: bool = choice(False, "Part the weights over the processes (ZeRO-3): for a model that no GPU holds.")
+    offload: bool = choice(False, "With --shard: each part stays in the CPU's memory until it is needed.")
     threads: int = choice(1, "CPU threads of a process; another number may change last digits. NPROC is faster.")
 
 
@@ -365,6 +367,10 @@ def parse_eval(argv: list[str] | None = None) -> EvalArgs:
     at_least(args, 0.001, "feature_cache_gb")
     if args.limit is not None:
         at_least(args, 1, "limit")
+    if args.offload and not args.shard:
+        raise UserError("--offload needs --shard, which parts the weights")
+    if args.shard and args.feature_cache:
+        raise UserError("--feature-cache does not go with --shard, where every process must run every layer")
     return args
 
 

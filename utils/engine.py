@@ -47,6 +47,25 @@ def engine_config(args: TrainArgs) -> dict[str, Any]:
     return config
 
 
+def inference_config(dtype: torch.dtype, offload: bool) -> dict[str, Any]:
+    """DeepSpeed's configuration for forward passes through parameters that all processes share out (ZeRO-3)."""
+    zero: dict[str, Any] = {"stage": 3, "memory_efficient_linear": False}  # its own product rounds another way
+    if offload:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed asks, and uses it in training only
+        "zero_optimization": zero,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "fp16": {"enabled": dtype == torch.float16},
+    }
+
+
+def start_inference(model: nn.Module, config: dict[str, Any]) -> Any:
+    """The DeepSpeed engine that gathers a sharded model's parameters around each module's forward pass."""
+    engine, *_ = import_deepspeed().initialize(model=model, config=config)
+    return engine
+
+
 def clips_itself(args: TrainArgs) -> bool:
     """Whether the engine gets a `ClippedAdamW`: the one case in which DeepSpeed steps a bare optimiser."""
     return args.zero_stage == 0 and args.precision in ("fp32", "mixed")

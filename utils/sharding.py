@@ -7,20 +7,24 @@ the others its outline without memory; one parameter after the other is handed o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from model.config import PixDLMConfig
-from model.pixdlm import PixDLMForCausalLM
-from utils.args import TrainArgs
-from utils.distributed import first_says, rank
-from utils.engine import DTYPES, engine_config, import_deepspeed
+from model.pixdlm import PixDLMForCausalLM, PixDLMOutput
+from utils.collate import Batch
+from utils.distributed import first_says, rank, world
+from utils.engine import import_deepspeed, inference_config, start_inference
 from utils.tokens import PixTokenizer
+
+log = logging.getLogger(__name__)
 
 Started = tuple[PixDLMForCausalLM, PixTokenizer, dict[str, int]]
 
@@ -36,8 +40,13 @@ class Outline:
     trained: dict[str, int]
 
 
-def start_sharded(args: TrainArgs, start: Callable[[TrainArgs], Started]) -> Started:
-    """What `start` gives, called by the first process alone; its parameters are parted and in the run's precision.
+def start_sharded(start: Callable[[], Started], dtype: torch.dtype, config: dict[str, Any]) -> Started:
+    """What `start` gives, called by the first process alone, its parameters parted.
+
+    Args:
+        start: builds or reads the model on the CPU.
+        dtype: of the parameters afterwards.
+        config: DeepSpeed's, of ZeRO stage 3.
 
     Raises:
         UserError: what `start` raises, on every process.
@@ -45,13 +54,36 @@ def start_sharded(args: TrainArgs, start: Callable[[TrainArgs], Started]) -> Sta
     built: list[Started] = []
 
     def tell() -> Outline:
-        built.append(start(args))
+        built.append(start())
         return outline(*built[0])
 
     told = first_says(tell if rank() == 0 else None)
     model, tokenizer, trained = built[0] if built else without_memory(told)
-    shard(model, args)
+    shard(model, dtype, config)
     return model, tokenizer, trained
+
+
+def load_sharded(
+    load: Callable[[], tuple[PixDLMForCausalLM, PixTokenizer]], dtype: torch.dtype, offload: bool
+) -> tuple[PixDLMForCausalLM, PixTokenizer, Callable[[Batch], PixDLMOutput]]:
+    """What `load` gives, parted over all processes for evaluation, and the engine that runs its forward pass.
+
+    Every process must run as many forward passes: in each the parts come from all of them.
+
+    Args:
+        load: reads the model on the CPU; only the first process does.
+        dtype: of the parameters afterwards.
+        offload: keep the parts in the CPU's memory instead of the GPUs'.
+
+    Raises:
+        UserError: what `load` raises, on every process.
+    """
+    config = inference_config(dtype, offload)
+    model, tokenizer, _ = start_sharded(lambda: (*load(), {}), dtype, config)
+    model.eval().use_flash_attention()
+    own = sum(parameter.ds_tensor.nbytes for parameter in model.parameters())
+    log.info("%.1f MiB of the weights, in each of %d processes", own / 2**20, world())
+    return model, tokenizer, start_inference(model, config)
 
 
 def outline(model: PixDLMForCausalLM, tokenizer: PixTokenizer, trained: dict[str, int]) -> Outline:
@@ -71,10 +103,9 @@ def without_memory(told: Outline) -> Started:
     return model, PixTokenizer(told.tokenizer, told.config.system_prompt), told.trained
 
 
-def shard(model: nn.Module, args: TrainArgs) -> None:
+def shard(model: nn.Module, dtype: torch.dtype, config: dict[str, Any]) -> None:
     """Part the parameters over all processes, module by module, with the first process's values; in place."""
     deepspeed = import_deepspeed()
-    dtype, config = DTYPES[args.precision], engine_config(args)
     for module in reversed(list(model.modules())):  # children first: of its own parameters alone there is then a rest
         own = list(module.named_parameters(recurse=False))
         for name, parameter in own:

@@ -16,7 +16,7 @@ import json, sys, torch
 from pathlib import Path
 from utils.args import parse_train
 from utils.distributed import process_group, rank
-from utils.engine import gathered_state, start_engine
+from utils.engine import DTYPES, engine_config, gathered_state, start_engine
 from utils.logs import peak_process_gib
 from utils.sharding import start_sharded
 from utils.start import start
@@ -33,12 +33,12 @@ with process_group(torch.device("cpu")):
     before = peak_process_gib()
     drawn = {}
 
-    def started(args):
+    def started():
         built = start(args)
         drawn.update({name: float(p.detach().double().sum()) for name, p in built[0].named_parameters()})
         return built
 
-    model, tokenizer, trained = start_sharded(args, started)
+    model, tokenizer, trained = start_sharded(started, DTYPES[args.precision], engine_config(args))
     grown = peak_process_gib() - before
     engine, _ = start_engine(model, args, total_steps=10)
     state = gathered_state(engine)
