@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 import time
 from contextlib import nullcontext
@@ -18,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import transformers
 from pycocotools import mask as coco
 
 from model.pixdlm import PixDLMForCausalLM
@@ -26,7 +26,6 @@ from utils.checkpoint import load_model
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample, target_masks
 from utils.distributed import pick_device, process_group, world
-from utils.engine import single_process_environment
 from utils.errors import UserError, run_main
 from utils.evaluation import (
     Prediction,
@@ -38,7 +37,6 @@ from utils.evaluation import (
 from utils.feature_cache import start_cache
 from utils.files import write_beside
 from utils.images import read_image
-from utils.launch import free_port
 from utils.logs import peak_memory_gib, start_logging
 from utils.metrics import breakdowns
 from utils.report import results_folder, side_by_side, table, write_json, write_picture
@@ -96,10 +94,7 @@ def load(args: EvalArgs, device: torch.device, dtype: torch.dtype) -> tuple[PixD
     """Model and tokenizer, and with --shard the engine that runs the model."""
     if not args.shard:
         return (*load_model(args.model, device, dtype, args.backbones), None)
-    single_process_environment(free_port())
-    if device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"  # or DeepSpeed would take a GPU that it finds
-    return load_sharded(lambda: load_model(args.model, "cpu", dtype, args.backbones), dtype, args.offload)
+    return load_sharded(lambda: load_model(args.model, "cpu", dtype, args.backbones), device, dtype, args.offload)
 
 
 def protocol(args: EvalArgs, samples: list[Sample], model: PixDLMForCausalLM, dtype: torch.dtype) -> dict:
@@ -120,8 +115,10 @@ def protocol(args: EvalArgs, samples: list[Sample], model: PixDLMForCausalLM, dt
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": args.threads if device.type == "cpu" else None,
+        "attention": model.language_model.config._attn_implementation,
         "opencv": cv2.__version__,
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
     }
 
 

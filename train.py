@@ -43,7 +43,7 @@ from utils.engine import (
     check_precision,
     engine_config,
     gathered_state,
-    single_process_environment,
+    launcher_environment,
     start_engine,
 )
 from utils.errors import STOPPED_STATUS, UserError, run_main
@@ -73,8 +73,8 @@ def main() -> int:
     args = parse_train()
     run_dir = results_folder(args.run_dir, "--run-dir")
     start_logging(run_dir / "train.log")
-    single_process_environment(free_port())
     device = pick_device()
+    launcher_environment(device, free_port())
     with process_group(device, patience(args)):
         try:
             train(args, run_dir, device)
@@ -99,8 +99,8 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
         log.info("%s has ended already, nothing is left to train; --restart trains it anew", run_dir)
         return
     found = states.newest()
-    check_precision(args.precision)
     dtype, fresh = DTYPES[args.precision], partial(start, args)
+    check_precision(dtype)
     model, tokenizer, trained = start_sharded(fresh, dtype, engine_config(args)) if args.zero_stage == 3 else fresh()
     if args.gradient_checkpointing:
         recompute_layers(model)
@@ -269,13 +269,14 @@ class Run:
             UserError: there were more than --max-bad-steps; it names the records.
         """
         self.progress.bad_steps += 1
-        named = gather_lists([f"{sample.record_id} ({sample.question!r})" for sample in samples])
+        own = [f"{sample.record_id} ({sample.question!r})" for sample in samples]
+        named = gather_lists(own)
         if named is not None:
             note = {"step": self.progress.step, "what": what, "records": named}
             path = self.run_dir / BAD_BATCHES
             with told_of_full_disks(path), open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(note, ensure_ascii=False) + "\n")
-        said = f"{what}; the batch holds {', '.join(named or [])}"
+        said = f"{what}; the batch holds {', '.join(named or own)}"
         if self.progress.bad_steps > self.args.max_bad_steps:
             raise UserError(f"{said}. --max-bad-steps {self.progress.bad_steps} would leave it out")
         log.warning("left out: %s", said)

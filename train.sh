@@ -37,6 +37,9 @@ for option in dataset polygons workers; do
     if value=$(value_of "$option" "$@"); then reading+=("--$option" "$value"); fi
 done
 if has_flag skip-bad-records "$@"; then reading+=(--skip-bad-records); fi
+# A model that was too large for a process to train alone is too large to evaluate alone.
+if [ "$(value_of zero-stage "$@")" = 3 ]; then reading+=(--shard); fi
+if [ "$(value_of offload "$@")" = all ]; then reading+=(--offload); fi
 
 evaluate() {
     launch eval.py --model "$run/best" --data "$data" --split test ${reading[@]+"${reading[@]}"} "$@"

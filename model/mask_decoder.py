@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from model.config import PixDLMConfig
 from model.fusion import to_tokens
 from model.two_way_transformer import TwoWayTransformer
+from utils.images import resize_maps
 from utils.tokens import SCALES, TOKENS_PER_SCALE
 
 MASK_TOKENS = 4  # Segment Anything's; only token 0 becomes a mask
@@ -123,12 +124,12 @@ class MaskDecoder(nn.Module):
         for level, (features, size) in enumerate(levels):
             features, dense = features.index_select(0, image_index), self.prompt_encoder.no_mask_embed.weight
             if level:
-                attention = _resize(logits[-1], size).sigmoid().flatten(1)[..., None]
+                attention = resize_maps(logits[-1], size).sigmoid().flatten(1)[..., None]
                 features = torch.addcmul(dense, features, 1 + attention)
             else:
                 features = features + dense
             logits.append(self.decode_level(level, features, size, seg[:, level]))
-        resized = torch.stack([_resize(one, (self.mask_size,) * 2) for one in logits])
+        resized = torch.stack([resize_maps(one, (self.mask_size,) * 2) for one in logits])
         if self.scale_weights is None:
             return resized.mean(dim=0)
         return torch.einsum("smhw,s->mhw", resized, self.scale_weights)
@@ -180,7 +181,7 @@ class MaskDecoder(nn.Module):
         if level:
             return to_tokens(_position_map(self.positions, size)[None])[0]
         half = _position_map(self.prompt_encoder.pe_layer, (size[0] // 2, size[1] // 2))
-        return to_tokens(_resize(half, size)[None])[0]
+        return to_tokens(resize_maps(half, size)[None])[0]
 
 
 class Upsampling(nn.Sequential):
@@ -214,14 +215,6 @@ def _unfold(quarters: Tensor, size: tuple[int, int]) -> Tensor:
     """Put quarters in their places: float[M, H*W, 4, C] -> float[M, C, 2H, 2W]"""
     grid = quarters.unflatten(2, (2, 2)).unflatten(1, size)  # M, H, W, 2, 2, C
     return grid.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-
-
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """float[M, h, w] -> float[M, H, W], bilinear"""
-    if maps.shape[-2:] == size:
-        return maps
-    # The maps take the batch's place, which may be empty.
-    return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def _position_map(code: PositionEmbeddingRandom, size: tuple[int, int]) -> Tensor:

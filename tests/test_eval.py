@@ -291,6 +291,7 @@ def test_overlays_are_spread_and_replace_earlier_ones(evaluate: Callable, tmp_pa
         (["--overlays", "-1"], "--overlays is -1"),
         (["--limit", "0"], "--limit is 0"),
         (["--offload"], "--offload needs --shard"),
+        (["--shard", "--device", "cuda:1"], "choose the GPU by CUDA_VISIBLE_DEVICES"),
         (["--shard", "--feature-cache", "cache"], "--feature-cache does not go with --shard"),
         (["--split", "night"], "DRSeg_night.json: no such split"),
         (["--dataset", "coco"], "unknown data set 'coco'; known are drseg"),

@@ -39,6 +39,23 @@ Run.train_step = killed
 """
 
 
+TERM_IN_VALIDATION = """
+import multiprocessing, os, subprocess, time
+import utils.evaluation
+score_batch = utils.evaluation.score_batch
+
+def terminated(*given):
+    everyone = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    assert len(everyone) > 1
+    subprocess.run(["kill", "-TERM", *map(str, everyone)], check=True)  # as a cluster does
+    time.sleep(0.5)
+    utils.evaluation.score_batch = score_batch
+    return score_batch(*given)
+
+utils.evaluation.score_batch = terminated
+"""
+
+
 def scalars(folder: Path) -> dict[int, float]:
     """The losses that TensorBoard shows, by step."""
     events = EventAccumulator(str(folder))
@@ -276,6 +293,26 @@ def test_what_is_no_number_is_left_out_as_often_as_allowed(
 
 
 HANG = KILL_AT_STEP.replace("os.kill(os.getpid(), signal.{signal})", "__import__('time').sleep(60)")
+
+
+def test_sigterm_to_all_in_a_validation_lets_it_end(
+    server: Server, data: Path, undisturbed: Ended, tmp_path: Path
+) -> None:
+    stopped = server.train(data, tmp_path, *OPTIONS, "--workers", "1", before=TERM_IN_VALIDATION)
+    assert stopped.status == 143 and "stopped by SIGTERM after step" in stopped.said, stopped.said[-2000:]
+    assert "died" not in stopped.said and "Traceback" not in stopped.said
+    same(server.train_well(data, tmp_path, *OPTIONS, "--workers", "1"), undisturbed)
+
+
+def test_a_state_that_is_there_is_not_written_again(server: Server, data: Path, tmp_path: Path) -> None:
+    before = "import train; train.Run.validate = lambda *_: __import__('os').kill(__import__('os').getpid(), 9)"
+    assert server.train(data, tmp_path, *OPTIONS, before=before).status == -9
+    newest = max((tmp_path / "state").glob("step-*"))
+    written = newest.stat().st_ino
+    assert (
+        server.train(data, tmp_path, *OPTIONS, before=before).status == -9
+    )  # nothing is between it and the validation
+    assert max((tmp_path / "state").glob("step-*")) == newest and newest.stat().st_ino == written
 
 
 def test_a_process_that_hangs_ends_and_says_where(server: Server, data: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -113,6 +114,20 @@ def test_given_data_and_folder_hold_for_the_evaluation_too(checkout: Path, run: 
         else:  # argparse takes the last of several
             assert arguments[6:] == [*given, "--run_dir", "runs/x", *READING]
     assert not (checkout / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "shared_out"),
+    [([], ""), (["--zero-stage", "2"], ""), (["--zero-stage=3"], "--shard"),
+     (["--zero_stage", "3", "--offload", "all"], "--shard --offload")],
+)  # fmt: skip
+def test_a_model_that_was_shared_out_in_training_is_in_evaluation(
+    checkout: Path, run: Run, given: list[str], shared_out: str
+) -> None:
+    assert run("train.sh", "mini", *given).returncode == 0
+    evaluations = [" ".join(arguments) for name, arguments in calls(checkout) if name == "eval.py"]
+    assert len(evaluations) == 2
+    assert all(" ".join(re.findall(r"--(?:shard|offload)\b", one)) == shared_out for one in evaluations)
 
 
 @pytest.mark.parametrize(("failing", "count"), [("TRAIN", 1), ("EVAL", 2)])

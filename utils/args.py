@@ -369,6 +369,8 @@ def parse_eval(argv: list[str] | None = None) -> EvalArgs:
         at_least(args, 1, "limit")
     if args.offload and not args.shard:
         raise UserError("--offload needs --shard, which parts the weights")
+    if args.shard and ":" in args.device:
+        raise UserError(f"--device {args.device} does not go with --shard; choose the GPU by CUDA_VISIBLE_DEVICES")
     if args.shard and args.feature_cache:
         raise UserError("--feature-cache does not go with --shard, where every process must run every layer")
     return args

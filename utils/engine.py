@@ -47,11 +47,11 @@ def engine_config(args: TrainArgs) -> dict[str, Any]:
     return config
 
 
-def inference_config(dtype: torch.dtype, offload: bool) -> dict[str, Any]:
+def inference_config(device: torch.device, dtype: torch.dtype, offload: bool) -> dict[str, Any]:
     """DeepSpeed's configuration for forward passes through parameters that all processes share out (ZeRO-3)."""
     zero: dict[str, Any] = {"stage": 3, "memory_efficient_linear": False}  # its own product rounds another way
     if offload:
-        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        zero["offload_param"] = {"device": "cpu", "pin_memory": device.type == "cuda"}
     return {
         "train_micro_batch_size_per_gpu": 1,  # DeepSpeed asks, and uses it in training only
         "zero_optimization": zero,
@@ -107,17 +107,21 @@ def import_deepspeed() -> ModuleType:
     return deepspeed
 
 
-def check_precision(precision: str) -> None:
+def check_precision(dtype: torch.dtype) -> None:
     """Ask before anything is loaded; DeepSpeed would after all of it.
 
     Raises:
-        UserError: the device cannot train in this precision.
+        UserError: DeepSpeed cannot run in this type on this machine.
     """
     from deepspeed.accelerator import get_accelerator
 
-    lacks = {"fp16": not get_accelerator().is_fp16_supported(), "bf16": not get_accelerator().is_bf16_supported()}
-    if lacks.get(precision):
-        raise UserError(f"--precision {precision}: this machine cannot train in it; use fp32, or another machine")
+    known = {
+        torch.float16: get_accelerator().is_fp16_supported(),
+        torch.bfloat16: get_accelerator().is_bf16_supported(),
+    }
+    if not known.get(dtype, True):
+        name = next(name for name, one in DTYPES.items() if one == dtype)
+        raise UserError(f"--precision {name}: DeepSpeed cannot run in it on this machine; use fp32, or another machine")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -182,8 +186,10 @@ def gathered_state(engine: Any) -> dict[str, Tensor] | None:
     return state if writes else None
 
 
-def single_process_environment(port: int) -> None:
-    """What DeepSpeed expects of a launcher, for a script that was started alone."""
+def launcher_environment(device: torch.device, port: int) -> None:
+    """What DeepSpeed expects of a launcher, for a script that was started alone; what a launcher has set stays."""
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"  # or it would take a GPU that it finds
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_PORT", str(port))

@@ -27,6 +27,7 @@ from utils.errors import UserError
 from utils.images import frame_logits
 from utils.metrics import MaskScore, mask_counts
 from utils.tokens import PixTokenizer
+from utils.watch import outlive_sigterm
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ def evaluate(
         batch_sampler=mine + batches[:1] * company,
         collate_fn=Collator(model.config, tokenizer),
         num_workers=workers,
+        worker_init_fn=outlive_sigterm,
     )
     own: list[Prediction] = []
     with full_precision():

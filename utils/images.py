@@ -162,8 +162,8 @@ def frame_logits(
     crop = geometry.kind == "centre_crop"
     canvas = config.vision_config.image_size if crop else config.pixel_image_size
     rows, columns = geometry.content(canvas)
-    on_canvas = _resize(logits, (canvas, canvas))[:, :rows, :columns]
-    return _resize(on_canvas, size or (geometry.height, geometry.width))
+    on_canvas = resize_maps(logits, (canvas, canvas))[:, :rows, :columns]
+    return resize_maps(on_canvas, size or (geometry.height, geometry.width))
 
 
 def network_mask(mask: np.ndarray, geometry: Geometry, size: int) -> np.ndarray:
@@ -183,7 +183,8 @@ def network_mask(mask: np.ndarray, geometry: Geometry, size: int) -> np.ndarray:
     return canvas
 
 
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """float[M, h, w] -> float[M, H, W], bilinear."""
     if tuple(maps.shape[-2:]) == size:
         return maps
     # The maps take the batch's place, which may be empty: a question without targets has none.

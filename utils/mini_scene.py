@@ -78,15 +78,18 @@ class Camera:
 
     def project_ground(self, points: np.ndarray) -> np.ndarray:
         """Ground points in metres to pixels, float[N, 2] -> float[N, 2]."""
-        return self.project(np.pad(np.asarray(points, float), ((0, 0), (0, 1))))
+        points = np.asarray(points, float)
+        return self.project(np.concatenate([points, np.zeros((len(points), 1))], axis=1))
 
     def ground(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels to the ground points they show, float[..., 2] -> float[..., 2] metres."""
         right, up, view = self.axes
-        x = (pixels[..., :1] - self.width / 2) / self.focal
-        y = (pixels[..., 1:] - self.height / 2) / self.focal
-        rays = view + x * right - y * up
-        return self.position[:2] + rays[..., :2] * (-self.altitude / rays[..., 2:])
+        x = (pixels[..., 0] - self.width / 2) / self.focal
+        y = (pixels[..., 1] - self.height / 2) / self.focal
+        # one axis after the other: NumPy is slow where the last dimension is as short as three
+        east, north, down = (view[i] + x * right[i] - y * up[i] for i in range(3))
+        reach = -self.altitude / down
+        return np.stack([self.position[0] + east * reach, self.position[1] + north * reach], axis=-1)
 
     @cached_property
     def corners(self) -> np.ndarray:

@@ -76,6 +76,7 @@ class RunStates:
 
     def __init__(self, run_dir: Path, settings: dict[str, Any], keep: int) -> None:
         self.folder, self.keep = run_dir / "state", keep
+        self.current: str | None = None  # the state that this process wrote last or went on from
         # as JSON gives them back, so that both sides compare equal
         self.settings = json.loads(json.dumps({**settings, "processes": world()}))
 
@@ -159,6 +160,8 @@ class RunStates:
             UserError: the disk is full; earlier states are as they were.
         """
         name = f"step-{progress.step:08d}-epoch-{progress.epoch:04d}"
+        if name == self.current:
+            return  # an epoch's last step has written it, or a run goes on that was stopped in its validation
         with told_of_full_disks(self.folder / name), self._beside() as beside:
             engine.save_checkpoint(str(beside), tag=name, save_latest=False, exclude_frozen_parameters=True)
             torch.save(random_states(chance) | {"sums": progress.sums}, beside / name / f"process-{rank()}.pt")
@@ -172,6 +175,7 @@ class RunStates:
                 (beside / name).rename(self.folder / name)
         if rank() == 0:
             self.remove(self.states()[: -self.keep])
+        self.current = name
         barrier()
 
     @contextmanager
@@ -201,6 +205,7 @@ class RunStates:
         set_random_states(own, chance)
         progress = Progress(**json.loads((folder / PROGRESS).read_text())["progress"])
         progress.sums = own["sums"]
+        self.current = folder.name
         return progress
 
     def finish(self) -> None:

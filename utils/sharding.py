@@ -21,7 +21,8 @@ from model.config import PixDLMConfig
 from model.pixdlm import PixDLMForCausalLM, PixDLMOutput
 from utils.collate import Batch
 from utils.distributed import first_says, rank, world
-from utils.engine import import_deepspeed, inference_config, start_inference
+from utils.engine import check_precision, import_deepspeed, inference_config, launcher_environment, start_inference
+from utils.launch import free_port
 from utils.tokens import PixTokenizer
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def start_sharded(start: Callable[[], Started], dtype: torch.dtype, config: dict
 
 
 def load_sharded(
-    load: Callable[[], tuple[PixDLMForCausalLM, PixTokenizer]], dtype: torch.dtype, offload: bool
+    load: Callable[[], tuple[PixDLMForCausalLM, PixTokenizer]], device: torch.device, dtype: torch.dtype, offload: bool
 ) -> tuple[PixDLMForCausalLM, PixTokenizer, Callable[[Batch], PixDLMOutput]]:
     """What `load` gives, parted over all processes for evaluation, and the engine that runs its forward pass.
 
@@ -72,15 +73,18 @@ def load_sharded(
 
     Args:
         load: reads the model on the CPU; only the first process does.
+        device: of this process.
         dtype: of the parameters afterwards.
         offload: keep the parts in the CPU's memory instead of the GPUs'.
 
     Raises:
-        UserError: what `load` raises, on every process.
+        UserError: what `load` raises, on every process, or this device cannot compute in `dtype`.
     """
-    config = inference_config(dtype, offload)
+    launcher_environment(device, free_port())
+    check_precision(dtype)
+    config = inference_config(device, dtype, offload)
     model, tokenizer, _ = start_sharded(lambda: (*load(), {}), dtype, config)
-    model.eval().use_flash_attention()
+    model.to(device).eval().use_flash_attention()  # DeepSpeed has seen to the parameters, not to the buffers
     own = sum(parameter.ds_tensor.nbytes for parameter in model.parameters())
     log.info("%.1f MiB of the weights, in each of %d processes", own / 2**20, world())
     return model, tokenizer, start_inference(model, config)

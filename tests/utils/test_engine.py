@@ -17,7 +17,7 @@ from torch import nn
 from model.pixdlm import PixDLMForCausalLM
 from utils import engine as module
 from utils.args import OFFLOADS, PRECISIONS, TrainArgs, check_train
-from utils.engine import engine_config, parameter_groups, single_process_environment, start_engine
+from utils.engine import DTYPES, engine_config, launcher_environment, parameter_groups, start_engine
 from utils.errors import UserError
 from utils.launch import free_port
 
@@ -150,10 +150,10 @@ def test_a_precision_that_the_device_lacks_is_told(
     )
     monkeypatch.setitem(sys.modules, "deepspeed.accelerator", accelerator)
     if known:
-        module.check_precision(precision)
+        module.check_precision(DTYPES[precision])
     else:
-        with pytest.raises(UserError, match=f"--precision {precision}: this machine"):
-            module.check_precision(precision)
+        with pytest.raises(UserError, match=f"--precision {precision}: DeepSpeed cannot run in it"):
+            module.check_precision(DTYPES[precision])
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -168,8 +168,11 @@ def test_optimizer_and_configuration_are_as_the_options_say(told: dict[str, Any]
 
 def test_a_script_that_was_started_alone_gets_a_launchers_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {"RANK": "3", "MASTER_PORT": "1"})
-    single_process_environment(29)
+    launcher_environment(torch.device("cuda", 0), 29)
+    assert "DS_ACCELERATOR" not in os.environ
+    launcher_environment(torch.device("cpu"), 29)
     assert os.environ == {
+        "DS_ACCELERATOR": "cpu",
         "RANK": "3",  # a launcher's word stands
         "LOCAL_RANK": "0",
         "WORLD_SIZE": "1",

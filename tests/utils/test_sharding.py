@@ -7,8 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from torch import nn
 
 from tests.training import CHECKOUT, TINY, environment
+from utils import sharding
 
 # Shards a language model of 79 M parameters, 315 MB; says how much each process grew at most.
 SCRIPT = """
@@ -67,6 +70,18 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     ended = subprocess.run(command, cwd=CHECKOUT, env=kept, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_what_is_no_parameter_goes_to_the_device_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed leaves the buffers of a model whose parameters it has parted where they are."""
+    model = nn.BatchNorm1d(2, affine=False)
+    model.use_flash_attention = lambda: False
+    monkeypatch.setattr(sharding, "start_sharded", lambda *_: (model, "tokenizer", {}))
+    monkeypatch.setattr(sharding, "start_inference", lambda *_: "engine")
+    monkeypatch.setattr(sharding, "launcher_environment", lambda *_: None)
+    loaded = sharding.load_sharded(lambda: None, torch.device("meta"), torch.float32, offload=False)
+    assert loaded == (model, "tokenizer", "engine") and not model.training
+    assert model.running_mean.is_meta
 
 
 def test_a_process_grows_by_its_share(said: list[dict]) -> None:

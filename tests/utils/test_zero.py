@@ -29,11 +29,11 @@ from model.pixdlm import PixDLMForCausalLM
 from model.folders import load_config
 from utils.args import parse_train
 from utils.distributed import pick_device, process_group, rank
-from utils.engine import gathered_state, single_process_environment, start_engine
+from utils.engine import gathered_state, launcher_environment, start_engine
 from utils.launch import free_port
 
 stage, source, out = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-single_process_environment(free_port())
+launcher_environment(torch.device("cpu"), free_port())
 args = parse_train(["--config", "mini", "--zero-stage", str(stage), "--warmup-steps", "0"])
 with process_group(pick_device()):
     torch.manual_seed(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from importlib.metadata import version
@@ -16,7 +15,7 @@ from model.pixdlm import PixDLMForCausalLM
 from utils.args import TrainArgs
 from utils.benchmark.setup import Setup
 from utils.collate import Collator
-from utils.engine import DTYPES, parameter_groups, single_process_environment, start_engine
+from utils.engine import DTYPES, launcher_environment, parameter_groups, start_engine
 from utils.errors import UserError
 from utils.launch import free_port
 from utils.start import loss_weights, parts_to_train, recompute_layers
@@ -90,9 +89,7 @@ class DeepSpeedStep(TrainingStep):
 
     def __init__(self, setup: Setup, model: PixDLMForCausalLM) -> None:
         super().__init__(setup, model)
-        if setup.device.type == "cpu":
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it would take a GPU that is there
-        single_process_environment(free_port())
+        launcher_environment(setup.device, free_port())
         precision = next(name for name, dtype in DTYPES.items() if dtype == setup.dtype)
         alone = replace(self.train, batch_size=self.samples, grad_accumulation=1, precision=precision)
         self.runner, _ = start_engine(model, alone, ENDLESS)
