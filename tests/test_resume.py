@@ -197,11 +197,11 @@ def test_a_full_disk_stops_the_run_and_leaves_the_state_before(
 
 def test_another_command_does_not_go_on_with_this_runs_state(server: Server, data: Path, tmp_path: Path) -> None:
     server.train(data, tmp_path, *OPTIONS, before=KILL_AT_STEP.format(step=2, signal="SIGKILL"))
-    other = server.train(data, tmp_path, *OPTIONS, "--lr", "1e-3")
+    other = server.train(data, tmp_path, *OPTIONS, "--lr", "2e-3")
     assert other.status == 2
-    assert f"{tmp_path} is a run with other options (lr 0.0008, now 0.001); give the same" in other.said
+    assert f"{tmp_path} is a run with other options (lr 0.001, now 0.002); give the same" in other.said
     assert len(list((tmp_path / "state").glob("step-*"))) == 2
-    anew = server.train_well(data, tmp_path, *OPTIONS, "--lr", "1e-3", "--restart")
+    anew = server.train_well(data, tmp_path, *OPTIONS, "--lr", "2e-3", "--restart")
     assert "goes on" not in anew.said and list(scalars(tmp_path)) == [2, 3, 5, 6, 8, 9]
 
 
