@@ -199,7 +199,7 @@ def test_another_command_does_not_go_on_with_this_runs_state(server: Server, dat
     server.train(data, tmp_path, *OPTIONS, before=KILL_AT_STEP.format(step=2, signal="SIGKILL"))
     other = server.train(data, tmp_path, *OPTIONS, "--lr", "2e-3")
     assert other.status == 2
-    assert f"{tmp_path} is a run with other options (lr 0.001, now 0.002); give the same" in other.said
+    assert f"{tmp_path} is a run with other options (lr 0.0011, now 0.002); give the same" in other.said
     assert len(list((tmp_path / "state").glob("step-*"))) == 2
     anew = server.train_well(data, tmp_path, *OPTIONS, "--lr", "2e-3", "--restart")
     assert "goes on" not in anew.said and list(scalars(tmp_path)) == [2, 3, 5, 6, 8, 9]
