@@ -32,7 +32,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 
 
 def test_they_find_what_is_asked_for(scored: dict[str, float]) -> None:
-    assert scored["own"] > 0.45  # 0.57 on the whole split
+    assert scored["own"] > 0.45  # 0.55 on the whole split
 
 
 def test_they_need_the_question(scored: dict[str, float]) -> None:

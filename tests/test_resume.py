@@ -309,9 +309,7 @@ def test_a_state_that_is_there_is_not_written_again(server: Server, data: Path, 
     assert server.train(data, tmp_path, *OPTIONS, before=before).status == -9
     newest = max((tmp_path / "state").glob("step-*"))
     written = newest.stat().st_ino
-    assert (
-        server.train(data, tmp_path, *OPTIONS, before=before).status == -9
-    )  # nothing is between it and the validation
+    assert server.train(data, tmp_path, *OPTIONS, before=before).status == -9  # killed where it went on
     assert max((tmp_path / "state").glob("step-*")) == newest and newest.stat().st_ino == written
 
 

@@ -19,6 +19,11 @@ log = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "mixed": torch.float32}
 
 
+def precision_of(dtype: torch.dtype) -> str:
+    """What --precision calls weights and arithmetic of this type."""
+    return next(name for name, one in DTYPES.items() if one == dtype)
+
+
 def engine_config(args: TrainArgs) -> dict[str, Any]:
     """DeepSpeed's configuration; everything in it comes from the options."""
     zero: dict[str, Any] = {"stage": args.zero_stage}
@@ -120,7 +125,7 @@ def check_precision(dtype: torch.dtype) -> None:
         torch.bfloat16: get_accelerator().is_bf16_supported(),
     }
     if not known.get(dtype, True):
-        name = next(name for name, one in DTYPES.items() if one == dtype)
+        name = precision_of(dtype)
         raise UserError(f"--precision {name}: DeepSpeed cannot run in it on this machine; use fp32, or another machine")
 
 

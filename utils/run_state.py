@@ -154,7 +154,7 @@ class RunStates:
             )
 
     def save(self, engine: Any, progress: Progress, chance: torch.Generator) -> None:
-        """Write a state; every process calls it. Older ones than the `keep` last are deleted afterwards.
+        """Write a state, unless it is the current one; every process calls it. Then only the `keep` last stay.
 
         Raises:
             UserError: the disk is full; earlier states are as they were.

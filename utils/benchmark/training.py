@@ -15,7 +15,7 @@ from model.pixdlm import PixDLMForCausalLM
 from utils.args import TrainArgs
 from utils.benchmark.setup import Setup
 from utils.collate import Collator
-from utils.engine import DTYPES, launcher_environment, parameter_groups, start_engine
+from utils.engine import launcher_environment, parameter_groups, precision_of, start_engine
 from utils.errors import UserError
 from utils.launch import free_port
 from utils.start import loss_weights, parts_to_train, recompute_layers
@@ -90,7 +90,7 @@ class DeepSpeedStep(TrainingStep):
     def __init__(self, setup: Setup, model: PixDLMForCausalLM) -> None:
         super().__init__(setup, model)
         launcher_environment(setup.device, free_port())
-        precision = next(name for name, dtype in DTYPES.items() if dtype == setup.dtype)
+        precision = precision_of(setup.dtype)
         alone = replace(self.train, batch_size=self.samples, grad_accumulation=1, precision=precision)
         self.runner, _ = start_engine(model, alone, ENDLESS)
         self.how = f"DeepSpeed {version('deepspeed')}, ZeRO stage {self.train.zero_stage}, one process"
