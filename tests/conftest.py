@@ -33,6 +33,12 @@ SENTENCES = (
 LLAMA_LIKE = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The scripts' tests, which stand at the top and take the longest, go first: the last file to run, which one
+    of two processes runs alone, is then a short one."""
+    items.sort(key=lambda item: len(item.path.parts))
+
+
 @pytest.fixture(scope="session")
 def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SentencePiece model of 320 pieces in the manner of Llama's."""

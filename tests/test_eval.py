@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,17 +20,15 @@ from safetensors.torch import load_file
 import eval as script
 from model.config import mini_config
 from model.pixdlm import PixDLMForCausalLM
+from tests.training import Finished, Server
 from utils.checkpoint import save_model
 from utils.datasets import load_dataset
 from utils.datasets.base import target_masks
 from utils.distributed import pick_device
 from utils.errors import UserError, run_main
 from utils.images import read_image
-from utils.launch import free_port
 from utils.metrics import mask_counts
 from utils.tokens import SEG_TOKENS, PixTokenizer
-
-CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -99,33 +95,21 @@ def read(file: Path) -> Any:
     return json.loads(file.read_text())
 
 
-def start(world: int, model: Path, data: Path, out: Path, *arguments: str) -> list[subprocess.Popen]:
+def start(server: Server, world: int, model: Path, data: Path, out: Path, *arguments: str) -> list[Finished]:
     """eval.py on `world` processes, with the threads that a launcher on two cores gives each."""
-    command = [sys.executable, "eval.py", "--model", model, "--data", data, "--out", out, "--batch-size", "2"]
-    environ = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    environ |= {"OMP_NUM_THREADS": "2" if world == 1 else "1", "CUDA_VISIBLE_DEVICES": ""}
-    return [
-        subprocess.Popen(
-            [*map(str, command), *arguments],
-            env={**environ, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=CHECKOUT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
+    given = ["--model", model, "--data", data, "--out", out, "--batch-size", "2", *arguments]
+    ended = server.processes("eval", given, world, threads=2 if world == 1 else 1)
+    assert [one.status for one in ended] == [0] * world, ended
+    return ended
 
 
-def test_the_same_bytes_on_one_two_and_three_processes(model: Path, data: Path, tmp_path: Path) -> None:
+def test_the_same_bytes_on_one_two_and_three_processes(server: Server, model: Path, data: Path, tmp_path: Path) -> None:
     found, tables = [], []
     for world in (1, 2, 3):
         out = tmp_path / f"{world}"
-        processes = start(world, model, data, out, "--overlays", "2", "--workers", "1")
-        told = [process.communicate(timeout=240) for process in processes]
-        assert [process.returncode for process in processes] == [0] * world, told
-        assert all(stdout == "" for stdout, _ in told[1:])  # rank 0 alone speaks
-        tables.append(told[0][0])
+        ended = start(server, world, model, data, out, "--overlays", "2", "--workers", "1")
+        assert all(one.stdout == "" for one in ended[1:])  # rank 0 alone speaks
+        tables.append(ended[0].stdout)
         files = sorted(path for path in out.rglob("*") if path.is_file())
         found.append({str(path.relative_to(out)): path.read_bytes() for path in files})
     assert len(found[0]) == 4  # metrics, predictions, two overlays
@@ -135,17 +119,15 @@ def test_the_same_bytes_on_one_two_and_three_processes(model: Path, data: Path, 
 
 @pytest.mark.parametrize("options", [["--shard"], ["--shard", "--offload"]])
 def test_parted_weights_give_the_same_bytes(
-    evaluate: Callable, model: Path, data: Path, tmp_path: Path, options: list[str]
+    server: Server, evaluate: Callable, model: Path, data: Path, tmp_path: Path, options: list[str]
 ) -> None:
     names = ("metrics.json", "predictions.json")
     assert evaluate("--batch-size", "2")[0] == 0
     whole = [(tmp_path / "out" / name).read_bytes() for name in names]
-    processes = start(2, model, data, tmp_path / "parted", *options)  # seven batches
-    told = [process.communicate(timeout=240) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
+    first, _ = start(server, 2, model, data, tmp_path / "parted", *options)  # seven batches
     assert [(tmp_path / "parted" / name).read_bytes() for name in names] == whole
     size = sum(tensor.nbytes for tensor in load_file(model / "model.safetensors").values()) / 2**20
-    own = float(re.search(r"([\d.]+) MiB of the weights, in each of \d processes", told[0][1])[1])
+    own = float(re.search(r"([\d.]+) MiB of the weights, in each of \d processes", first.stderr)[1])
     assert own == pytest.approx(size / 2, rel=0.1)  # each share is rounded up
 
 

@@ -21,6 +21,7 @@ from model.config import PixDLMConfig
 from model.lora import lora_settings
 from model.pixdlm import PixDLMForCausalLM
 from model.pretrained import load_parts, load_pretrained
+from tests.training import CHECKOUT, Server
 from utils.args import TrainArgs
 from utils.checkpoint import save_model
 from utils.collate import Batch
@@ -28,20 +29,8 @@ from utils.errors import UserError
 from utils.start import start
 from utils.tokens import PixTokenizer
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 SCORES = {"overall": {"count": 3, "giou": 0.5, "ciou": 0.25}}
 TRAINING = {"epoch": 2, "step": 7, "settings": {"lr": 3e-4}, "validation": SCORES}
-
-
-def run(*command: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    settings = {**os.environ, "PIXDLM_PYTHON": sys.executable, "DS_ACCELERATOR": "cpu", **environ}
-    return subprocess.run([str(c) for c in command], cwd=CHECKOUT, env=settings, capture_output=True, text=True)
-
-
-def succeed(*command: str | Path) -> str:
-    done = run(*command)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -153,15 +142,19 @@ def test_evaluation_of_the_merged_is_that_of_the_trained(
     assert counts[0] == counts[1]
 
 
-def test_a_published_folder_is_evaluated_and_marked(tmp_path: Path, tiny_drseg: Path, run_folder: Path) -> None:
+def test_a_published_folder_is_evaluated_and_marked(
+    server: Server, tmp_path: Path, tiny_drseg: Path, run_folder: Path
+) -> None:
     published = tmp_path / "published"
-    succeed("bash", "merge.sh", run_folder, published, "--format", "published")
+    settings = {**os.environ, "PIXDLM_PYTHON": sys.executable, "DS_ACCELERATOR": "cpu"}
+    command = ["bash", "merge.sh", run_folder, published, "--format", "published"]
+    subprocess.run(command, cwd=CHECKOUT, env=settings, check=True, capture_output=True)
     (published / "align_stages.bin").unlink()
-    command = [sys.executable, "eval.py", "--model", published, "--data", tiny_drseg, "--out", tmp_path / "eval"]
-    refused = run(*command)
-    assert refused.returncode == 2 and "--fusion neutral" in refused.stderr and "Traceback" not in refused.stderr
-    said = succeed(*command, "--fusion", "neutral")
-    assert "not the published model" in said
+    arguments = ["--model", published, "--data", tiny_drseg, "--out", tmp_path / "eval"]
+    status, said = server.run("eval", arguments)
+    assert status == 2 and "--fusion neutral" in said and "Traceback" not in said
+    status, said = server.run("eval", [*arguments, "--fusion", "neutral"])
+    assert status == 0 and "not the published model" in said
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert metrics["protocol"]["neutral_fusion"] is True
 
@@ -169,17 +162,17 @@ def test_a_published_folder_is_evaluated_and_marked(tmp_path: Path, tiny_drseg: 
 # What cannot be written
 
 
-def test_a_target_that_exists_is_kept(tmp_path: Path, run_folder: Path) -> None:
+def test_a_target_that_exists_is_kept(server: Server, tmp_path: Path, run_folder: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    refused = run("bash", "merge.sh", run_folder, tmp_path / "out")
-    assert refused.returncode == 2 and "exists already; name another target or pass --overwrite" in refused.stderr
+    status, said = server.run("merge_lora", [run_folder, tmp_path / "out"])
+    assert status == 2 and "exists already; name another target or pass --overwrite" in said
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
-    refused = run("bash", "merge.sh", "--overwrite", run_folder, tmp_path / "out")
-    assert refused.returncode == 2 and "is a folder without config.json" in refused.stderr
+    status, said = server.run("merge_lora", ["--overwrite", run_folder, tmp_path / "out"])
+    assert status == 2 and "is a folder without config.json" in said
     (tmp_path / "out" / "config.json").write_text("{}")
-    said = succeed("bash", "merge.sh", "--overwrite", run_folder, tmp_path / "out")
-    assert re.search(r"4 matrices merged; at most (?!0\.00)\d", said)
+    status, said = server.run("merge_lora", ["--overwrite", run_folder, tmp_path / "out"])
+    assert status == 0 and re.search(r"4 matrices merged; at most (?!0\.00)\d", said)
     assert not (tmp_path / "out" / "mine.txt").exists()
 
 
@@ -212,25 +205,24 @@ def test_trained_backbones_are_not_left_out(
 
 
 @pytest.mark.parametrize("kind", ["pixdlm", "published"])
-def test_a_full_disk_leaves_nothing(tmp_path: Path, run_folder: Path, kind: str) -> None:
+def test_a_full_disk_leaves_nothing(server: Server, tmp_path: Path, run_folder: Path, kind: str) -> None:
     before = {file: file.read_bytes() for file in run_folder.iterdir()}
     place = tmp_path / "disk"
     place.mkdir()
     # files of at most 50 KB: the weights are cut off on the way
-    limited = f"ulimit -f 50; exec bash merge.sh {run_folder} {place}/out --format {kind}"
-    done = run("bash", "-c", limited)
-    assert done.returncode == 2, done.stderr
-    assert "out: not written, and nothing of it is left" in done.stderr and "Traceback" not in done.stderr
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
+    status, said = server.run("merge_lora", [run_folder, place / "out", "--format", kind], before=limit)
+    assert status == 2 and "out: not written, and nothing of it is left" in said and "Traceback" not in said
     assert list(place.iterdir()) == []
     assert {file: file.read_bytes() for file in run_folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("script", ["merge_lora.py", "extract.py"])
-def test_a_wrong_folder_is_told(tmp_path: Path, script: str) -> None:
-    more = ["--parts", "fusion"] if script == "extract.py" else []
+@pytest.mark.parametrize("script", ["merge_lora", "extract"])
+def test_a_wrong_folder_is_told(server: Server, tmp_path: Path, script: str) -> None:
+    more = ["--parts", "fusion"] if script == "extract" else []
     (tmp_path / "empty").mkdir()
-    done = run(sys.executable, script, tmp_path / "empty", tmp_path / "out", *more)
-    assert done.returncode == 2 and "no config.json in it" in done.stderr and "Traceback" not in done.stderr
+    status, said = server.run(script, [tmp_path / "empty", tmp_path / "out", *more])
+    assert status == 2 and "no config.json in it" in said and "Traceback" not in said
     assert not (tmp_path / "out").exists()
 
 
@@ -238,7 +230,8 @@ def test_a_wrong_folder_is_told(tmp_path: Path, script: str) -> None:
 
 
 def test_parts_are_listed(run_folder: Path) -> None:
-    lines = succeed(sys.executable, "extract.py", run_folder).splitlines()
+    command = [sys.executable, "extract.py", run_folder]
+    lines = subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True, text=True).stdout.splitlines()
     found = {line.split()[0] for line in lines if "tensors" in line}
     (projector,) = (line.split() for line in lines if line.startswith("projector"))
     with safe_open(run_folder / "model.safetensors", "pt") as file:

@@ -215,19 +215,13 @@ def test_a_run_that_has_ended_is_left_alone(server: Server, data: Path, undistur
     assert other.status == 2 and "(seed 0, now 3)" in other.said
 
 
-def test_two_processes_stop_and_go_on_together(data: Path, tmp_path: Path) -> None:
+def test_two_processes_stop_and_go_on_together(server: Server, data: Path, tmp_path: Path) -> None:
     """SIGTERM to the launcher, as a cluster sends it."""
-
-    def start(folder: Path) -> subprocess.Popen:
-        options = [*OPTIONS, "--zero-stage", "2", "--batch-size", "1", "--save-steps", "0", "--epochs", "2"]
-        options += ["--workers", "1"]  # which gets SIGTERM too
-        launch = [sys.executable, "-m", "utils.launch", "train.py", *command(data, folder, *options)]
-        kept = environment(NPROC="2")
-        return subprocess.Popen(launch, cwd=CHECKOUT, env=kept, stderr=subprocess.PIPE, text=True)
-
-    alone = start(tmp_path / "alone")
-    assert alone.wait(timeout=240) == 0, alone.stderr.read()[-3000:]
-    stopped = start(tmp_path / "run")
+    options = [*OPTIONS, "--zero-stage", "2", "--batch-size", "1", "--save-steps", "0", "--epochs", "2"]
+    options += ["--workers", "1"]  # which gets SIGTERM too
+    alone = server.train_on_two(data, tmp_path / "alone", *options)
+    launch = [sys.executable, "-m", "utils.launch", "train.py", *command(data, tmp_path / "run", *options)]
+    stopped = subprocess.Popen(launch, cwd=CHECKOUT, env=environment(NPROC="2"), stderr=subprocess.DEVNULL)
     log = tmp_path / "run/train.log"
     while stopped.poll() is None and not (log.is_file() and "step 2  " in log.read_text()):
         time.sleep(0.05)
@@ -236,11 +230,9 @@ def test_two_processes_stop_and_go_on_together(data: Path, tmp_path: Path) -> No
     assert "stopped by SIGTERM after step" in log.read_text()
     (state,) = (tmp_path / "run/state").glob("step-*")
     assert {"process-0.pt", "process-1.pt"} <= {path.name for path in state.iterdir()}
-    again = start(tmp_path / "run")
-    said = again.stderr.read()
-    assert again.wait(timeout=240) == 0, said[-3000:]
-    assert said.count("goes on after step") == 1
-    same(Ended(0, "", tmp_path / "run"), Ended(0, "", tmp_path / "alone"))
+    again = server.train_on_two(data, tmp_path / "run", *options)
+    assert again.said.count("goes on after step") == 1
+    same(again, alone)
 
 
 # What goes wrong within a run

@@ -400,29 +400,16 @@ def test_a_truncated_picture_is_named(server: Server, data: Path, tmp_path: Path
 
 
 @pytest.fixture(scope="module")
-def launched(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Ended]:
+def pairs(server: Server, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Ended]:
     """Runs like `hinted` on two processes, by ZeRO stage."""
-    found = {}
-    for stage in (2, 3):
-        folder = tmp_path_factory.mktemp("runs") / f"zero{stage}"
-        arguments = ["--seed", "5", "--zero-stage", str(stage), "--eval-batch-size", "3", *HINTS]
-        arguments = command(data, folder, *arguments)
-        ended = subprocess.run(
-            [sys.executable, "-m", "utils.launch", "train.py", *arguments],
-            cwd=CHECKOUT,
-            env=environment(NPROC="2"),
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert ended.returncode == 0, ended.stderr[-5000:]
-        found[stage] = Ended(0, ended.stderr, folder)
-    return found
+    folder = tmp_path_factory.mktemp("runs")
+    arguments = ["--seed", "5", "--eval-batch-size", "3", *HINTS, "--zero-stage"]
+    return {stage: server.train_on_two(data, folder / f"{stage}", *arguments, str(stage)) for stage in (2, 3)}
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_two_processes_train_as_one(launched: dict[int, Ended], hinted: Ended, fresh: Ended, stage: int) -> None:
-    ended = launched[stage]
+def test_two_processes_train_as_one(pairs: dict[int, Ended], hinted: Ended, fresh: Ended, stage: int) -> None:
+    ended = pairs[stage]
     assert "2 epochs of 3 steps, 4 records a step" in ended.log
     assert ended.losses == pytest.approx(hinted.losses, rel=0.02)
     shapes = [{name: tensor.shape for name, tensor in one.state().items()} for one in (ended, hinted)]
@@ -434,9 +421,9 @@ def test_two_processes_train_as_one(launched: dict[int, Ended], hinted: Ended, f
     )
 
 
-def test_one_process_alone_speaks(launched: dict[int, Ended]) -> None:
-    assert launched[2].said.count("training and 6 validation records from") == 1
-    assert "Traceback" not in launched[2].said + launched[3].said
+def test_one_process_alone_speaks(pairs: dict[int, Ended]) -> None:
+    assert pairs[2].said.count("training and 6 validation records from") == 1
+    assert "Traceback" not in pairs[2].said + pairs[3].said
 
 
 def test_every_process_runs_as_many_validation_batches(

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from utils.launch import free_port
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NPROC")
 TINY = {
@@ -55,30 +57,40 @@ TINY = {
 }
 OVERRIDES = ["--override", *(f"{field}={json.dumps(value)}" for field, value in TINY.items())]
 SERVER = """
-import atexit, importlib, json, os, sys, traceback
-import deepspeed
-scripts = {name: importlib.import_module(name) for name in ("train", "eval")}
+import atexit, importlib, json, os, runpy, sys, traceback
+import deepspeed, torch
+scripts = {name: importlib.import_module(name) for name in ("train", "eval", "merge_lora", "extract")}
 from utils.errors import run_main
 
-for line in sys.stdin:
-    request = json.loads(line)
-    child = os.fork()
-    if not child:
-        for number in (1, 2):
-            os.dup2(os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-        sys.argv = [request["script"] + ".py", *request["arguments"]]
-        try:
-            exec(request["before"])
+def run(request, rank):
+    for number, said in enumerate(request["said"][rank], start=1):
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.environ.update(request["environment"], RANK=str(rank), LOCAL_RANK=str(rank))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # which was read when torch was imported
+    sys.argv = [request["script"], *request["arguments"]]
+    try:
+        exec(request["before"], globals())
+        if request["script"] in scripts:
             run_main(scripts[request["script"]].main)
-        except SystemExit as ended:
-            status = ended.code
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        os._exit(status)  # what is imported need not be taken down for every run
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        else:
+            runpy.run_path(request["script"], run_name="__main__")
+            return 0
+    except SystemExit as ended:
+        return ended.code
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+for line in sys.stdin:
+    request, children = json.loads(line), []
+    for rank in range(len(request["said"])):
+        children.append(os.fork())
+        if not children[-1]:
+            status = run(request, rank)
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            os._exit(status)  # what is imported need not be taken down for every run
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
 """
 LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss", "grounding_loss")
 
@@ -123,6 +135,15 @@ def command(data: Path, folder: Path, *arguments: str | Path) -> list[str]:
     return [str(one) for one in given]
 
 
+@dataclass
+class Finished:
+    """A process that has ended, and what it wrote."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
 class Server:
     """Runs scripts in forks of a process that has imported everything: a second each instead of ten."""
 
@@ -137,16 +158,37 @@ class Server:
             text=True,
         )
 
-    def run(self, name: str, arguments: list[str], before: str = "") -> tuple[int, str]:
-        """Status of a script and all that it wrote; `before` is code that its process runs first."""
+    def processes(
+        self, script: str | Path, arguments: list[str | Path], world: int = 1, before: str = "", threads: int = 1
+    ) -> list[Finished]:
+        """A script on `world` processes, as a launcher starts them; `before` is code that each runs first.
+
+        `script` is one of the project's by its name, or a file.
+        """
         self.runs += 1
-        said = self.scratch / f"said{self.runs}"
-        request = {"script": name, "arguments": arguments, "before": before, "said": str(said)}
+        said = [[str(self.scratch / f"{self.runs}.{rank}.{i}") for i in (1, 2)] for rank in range(world)]
+        launched = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        request = {"script": str(script), "arguments": [str(one) for one in arguments], "before": before, "said": said}
+        request["environment"] = {"OMP_NUM_THREADS": str(threads)} | (launched if world > 1 else {})
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        status = self.process.stdout.readline()
-        assert status, "the server ended"
-        return int(status), said.read_text()
+        statuses = self.process.stdout.readline()
+        assert statuses, "the server ended"
+        texts = [[Path(file).read_text() for file in files] for files in said]
+        return [Finished(status, *text) for status, text in zip(json.loads(statuses), texts, strict=True)]
+
+    def run(self, name: str, arguments: list[str | Path], before: str = "") -> tuple[int, str]:
+        """Status of a script on one process, and all that it wrote."""
+        (ended,) = self.processes(name, arguments, before=before)
+        return ended.status, ended.stdout + ended.stderr
+
+    def run_code(self, code: str, *arguments: str | Path, world: int) -> list[Finished]:
+        """A program on `world` processes, which all have to end well."""
+        file = self.scratch / f"program{self.runs}.py"
+        file.write_text(code)
+        ended = self.processes(file, list(arguments), world)
+        assert [one.status for one in ended] == [0] * world, "\n".join(one.stderr for one in ended)[-3000:]
+        return ended
 
     def train(self, data: Path, folder: Path, *arguments: str | Path, before: str = "") -> Ended:
         return Ended(*self.run("train", command(data, folder, *arguments), before), folder)
@@ -155,6 +197,13 @@ class Server:
         ended = self.train(data, folder, *arguments, before=before)
         assert ended.status == 0, ended.said[-3000:]
         return ended
+
+    def train_on_two(self, data: Path, folder: Path, *arguments: str | Path) -> Ended:
+        """train.py on two processes; what both said."""
+        ended = self.processes("train", command(data, folder, *arguments), world=2)
+        said = "".join(one.stdout + one.stderr for one in ended)
+        assert [one.status for one in ended] == [0, 0], said[-5000:]
+        return Ended(0, said, folder)
 
 
 def environment(**settings: str) -> dict[str, str]:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
 
+from tests.training import Server
 from utils.distributed import gather_lists, pick_device, process_group, rank, world
 from utils.errors import UserError
-from utils.launch import free_port
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 TWO = """
 import torch
 import torch.distributed as dist
@@ -47,19 +41,8 @@ def test_the_launchers_rank_holds_before_there_is_a_group(monkeypatch: pytest.Mo
     assert rank() == 3
 
 
-def test_two_processes_gather_in_the_order_of_ranks_and_leave_no_group_behind() -> None:
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    common |= {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", TWO], env={**common, "RANK": str(i)}, stdout=subprocess.PIPE, text=True)
-        for i in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=120)[0].splitlines() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert said == [
+def test_two_processes_gather_in_the_order_of_ranks_and_leave_no_group_behind(server: Server) -> None:
+    assert [one.stdout.splitlines() for one in server.run_code(TWO, world=2)] == [
         ["0 2 [(0, 0), (0, 1), (0, 2), (1, 0)]", "taken down True"],
         ["1 2 None", "taken down True"],
     ]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -15,13 +13,11 @@ import torch
 from torch import nn
 
 from model.pixdlm import PixDLMForCausalLM
+from tests.training import Server
 from utils import engine as module
 from utils.args import OFFLOADS, PRECISIONS, TrainArgs, check_train
 from utils.engine import DTYPES, engine_config, launcher_environment, parameter_groups, start_engine
 from utils.errors import UserError
-from utils.launch import free_port
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 # Configuration
 
@@ -230,28 +226,12 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[dict[str, torch.Tensor], float]]:
+def trained(
+    server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, tuple[dict[str, torch.Tensor], float]]:
     """Gathered weights and the rate after two steps of two processes, by ZeRO stage."""
     file = tmp_path_factory.mktemp("engine") / "found.pt"
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    common |= {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-c", STEPS, str(file)]
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**common, "RANK": str(i), "LOCAL_RANK": str(i)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)[-3000:]
+    server.run_code(STEPS, file, world=2)
     return torch.load(file)
 
 

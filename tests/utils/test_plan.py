@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +14,7 @@ import torch
 from model.config import PixDLMConfig
 from model.losses import LossWeights
 from model.pixdlm import PixDLMForCausalLM
+from tests.training import Server
 from utils import plan as module
 from utils.benchmark.measure import Part, count_sections
 from utils.benchmark.on_meta import LiveBytes, count_forward, count_step, meta_batch, meta_model
@@ -24,10 +22,7 @@ from utils.benchmark.setup import train_args
 from utils.benchmark.training import prepare
 from utils.benchmark_args import parse_benchmark
 from utils.collate import Batch
-from utils.launch import free_port
 from utils.plan import Held, Sizes, by_part, duration, held, seconds, sent, sizes_of
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 # Counting on the meta device
 
@@ -159,28 +154,11 @@ RUNS = ("bf16-0", "bf16-1", "bf16-2", "bf16-3", "fp32-0", "fp32-2")
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def two_processes(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What each of two processes of DeepSpeed held and sent, by precision and ZeRO stage."""
     file = tmp_path_factory.mktemp("plan") / "found.json"
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    common |= {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     numbers = [str(one) for one in (WIDE, LAYERS, MICRO_STEPS)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(file), " ".join(RUNS), *numbers],
-            env={**common, "RANK": str(i), "LOCAL_RANK": str(i)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)[-3000:]
+    server.run_code(PROCESS, file, " ".join(RUNS), *numbers, world=2)
     return json.loads(file.read_text())
 
 

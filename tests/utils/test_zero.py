@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +12,10 @@ import torch
 
 from model.folders import named_shapes, named_tensors
 from model.pretrained import load_pretrained
-from tests.training import TINY
+from tests.training import TINY, Server
 from utils.checkpoint import load_model
 from utils.errors import UserError
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 # Trains a tiny model with adapters for a step; writes DeepSpeed's checkpoint and what it should hold.
 SAVE = """
 import sys, torch, torch.distributed as dist
@@ -51,18 +47,12 @@ with process_group(pick_device()):
 """
 
 
-def save(tmp: Path, stage: int, processes: int, source: Path) -> Path:
-    script, out = tmp / "save.py", tmp / "run" / f"zero{stage}"
-    script.write_text(SAVE)
+def save(server: Server, tmp: Path, stage: int, processes: int, source: Path) -> Path:
+    out = tmp / "run" / f"zero{stage}"
     out.mkdir(parents=True)
     for name in ("config.json", "tokenizer.model"):
         shutil.copyfile(source / name, out.parent / name)
-    environ = {**os.environ, "NPROC": str(processes), "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(CHECKOUT)}
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        environ.pop(name, None)
-    command = [sys.executable, "-m", "utils.launch", script, str(stage), source, out]
-    done = subprocess.run([str(c) for c in command], cwd=CHECKOUT, env=environ, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    server.run_code(SAVE, str(stage), source, out, world=processes)
     return out
 
 
@@ -86,9 +76,9 @@ MakeCheckpoint = Callable[[int], Path]
 
 
 @pytest.fixture(scope="module")
-def checkpoint_of(tmp_path_factory: pytest.TempPathFactory, source: Path) -> MakeCheckpoint:
+def checkpoint_of(server: Server, tmp_path_factory: pytest.TempPathFactory, source: Path) -> MakeCheckpoint:
     """A checkpoint by its ZeRO stage, each trained once."""
-    return functools.cache(lambda stage: save(tmp_path_factory.mktemp("zero"), stage, PROCESSES[stage], source))
+    return functools.cache(lambda stage: save(server, tmp_path_factory.mktemp("zero"), stage, PROCESSES[stage], source))
 
 
 @pytest.fixture
