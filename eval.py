@@ -34,12 +34,13 @@ from utils.evaluation import (
     shuffle_questions,
     swapped_image_tokens,
 )
+from utils.export import told_of_full_disks
 from utils.feature_cache import start_cache
-from utils.files import write_beside
+from utils.files import results_folder, write_beside
 from utils.images import read_image
 from utils.logs import peak_memory_gib, start_logging
 from utils.metrics import breakdowns
-from utils.report import results_folder, side_by_side, table, write_json, write_picture
+from utils.report import side_by_side, table, write_json, write_picture
 from utils.sharding import load_sharded
 from utils.tokens import PixTokenizer
 
@@ -78,15 +79,18 @@ def main() -> None:
         )
         check_finite(args, samples, predictions)
         scores = breakdowns([one.score for one in predictions])
+        print(table(scores), flush=True)  # before anything is written: a full disk does not cost the work
+        if model.config.neutral_fusion:
+            print("neutral fusion: CLIP alone reaches the language model, so this is not the published model")
         named = {"protocol": protocol(args, samples, model, dtype), "config": model.config.to_diff_dict()}
-        write_json(out / "metrics.json", {**scores, **named})
         by_index = {sample.index: sample for sample in samples}
-        write_json(out / "predictions.json", [record(one, by_index[one.score.index]) for one in predictions])
+        with told_of_full_disks(out / "metrics.json"):
+            write_json(out / "metrics.json", {**scores, **named})
+        with told_of_full_disks(out / "predictions.json"):
+            write_json(out / "predictions.json", [record(one, by_index[one.score.index]) for one in predictions])
         if args.overlays:
-            draw(out / "overlays", args.overlays, by_index, predictions, model.config.single_target)
-    print(table(scores))
-    if model.config.neutral_fusion:
-        print("neutral fusion: CLIP alone reaches the language model, so this is not the published model")
+            with told_of_full_disks(out / "overlays"):
+                draw(out / "overlays", args.overlays, by_index, predictions, model.config.single_target)
     log.info("written to %s", out)
 
 

@@ -24,9 +24,11 @@ from utils.datasets.base import Sample
 from utils.distributed import pick_device
 from utils.errors import UserError, run_main
 from utils.evaluation import confidence, encode_mask
+from utils.export import told_of_full_disks
+from utils.files import append_line, results_folder
 from utils.images import frame_logits, read_image
 from utils.logs import start_logging
-from utils.report import PREDICTED, paint, results_folder, write_picture
+from utils.report import PREDICTED, paint, write_picture
 from utils.tokens import PixTokenizer
 
 log = logging.getLogger("infer")
@@ -40,24 +42,23 @@ def main() -> None:
     dtype = inference_dtype(args.precision, device)
     model, tokenizer = load_model(args.model, device, dtype, args.backbones)
     names = distinct_names(pictures)
-    with (out / "answers.jsonl").open("a", encoding="utf-8") as answers:
-        for picture, name in zip(tqdm(pictures, desc="asking", unit="picture", leave=False), names, strict=True):
-            image = read_image(picture)
-            text, logits = ask(model, tokenizer, picture, args.ask, args.max_new_tokens, dtype)
-            union = (logits > 0).any(dim=0).cpu().numpy().astype(np.uint8)
-            if not len(logits):
-                log.warning("%s: no [SEG] group in the answer, so nothing is marked; it answered %r", picture, text)
-            elif not union.any():
-                log.warning("%s: the mask is empty", picture)
+    for picture, name in zip(tqdm(pictures, desc="asking", unit="picture", leave=False), names, strict=True):
+        image = read_image(picture)
+        text, logits = ask(model, tokenizer, picture, args.ask, args.max_new_tokens, dtype)
+        union = (logits > 0).any(dim=0).cpu().numpy().astype(np.uint8)
+        if not len(logits):
+            log.warning("%s: no [SEG] group in the answer, so nothing is marked; it answered %r", picture, text)
+        elif not union.any():
+            log.warning("%s: the mask is empty", picture)
+        entry = {**describe(picture, args.ask, text, logits, union), "mask": f"{name}.mask.png"}
+        if model.config.neutral_fusion:
+            entry["neutral_fusion"] = True  # not the published model
+        line = json.dumps(entry, ensure_ascii=False, allow_nan=False)
+        with told_of_full_disks(out / name):
             write_picture(out / f"{name}.mask.png", union * 255)
             write_picture(out / f"{name}.overlay.jpg", paint(image, union, PREDICTED))
-            entry = {**describe(picture, args.ask, text, logits, union), "mask": f"{name}.mask.png"}
-            if model.config.neutral_fusion:
-                entry["neutral_fusion"] = True  # not the published model
-            line = json.dumps(entry, ensure_ascii=False, allow_nan=False)
-            answers.write(line + "\n")
-            answers.flush()
-            print(line)
+            append_line(out / "answers.jsonl", line)
+        print(line)
     log.info("written to %s", out)
 
 
@@ -75,14 +76,15 @@ def ask(
     """
     sample = Sample(picture, question, None, (), 1, 1, None, None, "infer", picture.name, 0)
     batch = Collator(model.config, tokenizer, answered=False)([sample]).to(model.device, dtype)
-    (written,) = model.generate_answers(batch, limit)
+    seen = model.see(batch)  # once: the forced answer needs the picture again
+    (written,) = model.generate_answers(batch, limit, seen)
     groups = tokenizer.seg_groups(written)
     if not groups:
         geometry = batch.geometries[0]
         return tokenizer.decode(written), torch.zeros(0, geometry.height, geometry.width)
     ids = torch.cat([batch.input_ids, torch.tensor([whole_groups(tokenizer, written)], device=model.device)], dim=1)
     forced = replace(batch, input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool))
-    (logits,) = model(forced).mask_logits
+    (logits,) = model(forced, seen=seen).mask_logits
     if not torch.isfinite(logits).all():
         raise UserError(f"{picture}: the mask's logits are not finite; use --precision fp32")
     return tokenizer.decode(written), frame_logits(logits.float(), batch.geometries[0], model.config)

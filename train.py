@@ -10,7 +10,6 @@ import json
 import logging
 import random
 import time
-import zlib
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
@@ -50,14 +49,15 @@ from utils.errors import STOPPED_STATUS, UserError, run_main
 from utils.evaluation import evaluate
 from utils.export import told_of_full_disks
 from utils.feature_cache import start_cache
+from utils.files import append_line, results_folder
 from utils.hints import draw_hints, hint_share
 from utils.launch import free_port
 from utils.logs import peak_memory_gib, start_logging
 from utils.metrics import breakdowns
 from utils.mirror import MirroredSamples, MirrorSampler
-from utils.report import results_folder, table
+from utils.report import table
 from utils.run_state import Progress, RunStates
-from utils.sampler import TrainSampler
+from utils.sampler import TrainSampler, endless, fingerprint
 from utils.sharding import start_sharded
 from utils.start import check_files, loss_weights, recompute_layers, start
 from utils.tokens import PixTokenizer
@@ -85,7 +85,7 @@ def main() -> int:
 
 
 def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
-    """The whole run: data, model, engine, epochs; it goes on where the same command stopped."""
+    """The data, and a run over them unless it has ended already."""
     seed_everything(args.seed)
     check_files(args)
     reading = {"name": args.dataset, "polygons": args.polygons, "skip_bad_records": args.skip_bad_records}
@@ -93,11 +93,24 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     validation = load_dataset(args.data, "val", **reading)
     states = RunStates(run_dir, as_dict(args) | {"training records": fingerprint(samples)}, args.keep)
     states.check_shared()
-    if args.restart:
-        states.clear()
-    if states.finished():
-        log.info("%s has ended already, nothing is left to train; --restart trains it anew", run_dir)
-        return
+    with states.held():
+        if args.restart:
+            states.clear()
+        if states.finished():
+            log.info("%s has ended already, nothing is left to train; --restart trains it anew", run_dir)
+            return
+        train_on(samples, validation, args, states, run_dir, device)
+
+
+def train_on(
+    samples: list[Sample],
+    validation: list[Sample],
+    args: TrainArgs,
+    states: RunStates,
+    run_dir: Path,
+    device: torch.device,
+) -> None:
+    """Model, engine, epochs; it goes on where the same command stopped."""
     found = states.newest()
     dtype, fresh = DTYPES[args.precision], partial(start, args)
     check_precision(dtype)
@@ -231,7 +244,7 @@ class Run:
         self.progress.step += 1
         # In fp16 the loss scale is found by steps that overflow, which is no mistake.
         if not self.engine.was_step_applied() and self.args.precision != "fp16":
-            self.leave_out(f"a gradient at step {self.progress.step} is not finite", taken)
+            self.leave_out(self.progress.step, "a gradient", taken)
         return stop, due
 
     def finite_forward(self, batches: Iterator[Batch]) -> tuple[PixDLMOutput, Batch, bool, bool]:
@@ -252,7 +265,7 @@ class Run:
             if not bad:
                 return output, batch, stop, due
             losses = {name: float(value) for name in LOSSES if (value := getattr(output, name)) is not None}
-            self.leave_out(f"the loss at step {self.progress.step + 1} is not finite: {losses}", batch.samples)
+            self.leave_out(self.progress.step + 1, "the loss", batch.samples, f": {losses}")
 
     def state_is_due(self) -> bool:
         """Whether the options want a state after this step; the first process's clock counts."""
@@ -262,20 +275,21 @@ class Run:
         limit = self.args.save_minutes * 60
         return rank() == 0 and limit > 0 and time.perf_counter() - self.saved >= limit
 
-    def leave_out(self, what: str, samples: list[Sample]) -> None:
-        """Note a batch or step that taught nothing, and its records in `bad_batches.jsonl`.
+    def leave_out(self, step: int, what: str, samples: list[Sample], values: str = "") -> None:
+        """Note in `bad_batches.jsonl` a step at which loss or gradient was no number, and its records.
 
         Raises:
             UserError: there were more than --max-bad-steps; it names the records.
         """
         self.progress.bad_steps += 1
+        what = f"{what} at step {step} is not finite{values}"
         own = [f"{sample.record_id} ({sample.question!r})" for sample in samples]
         named = gather_lists(own)
         if named is not None:
-            note = {"step": self.progress.step, "what": what, "records": named}
+            note = {"step": step, "what": what, "records": named}
             path = self.run_dir / BAD_BATCHES
-            with told_of_full_disks(path), open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(note, ensure_ascii=False) + "\n")
+            with told_of_full_disks(path):
+                append_line(path, json.dumps(note, ensure_ascii=False))
         said = f"{what}; the batch holds {', '.join(named or own)}"
         if self.progress.bad_steps > self.args.max_bad_steps:
             raise UserError(f"{said}. --max-bad-steps {self.progress.bad_steps} would leave it out")
@@ -361,18 +375,6 @@ def describe(args: TrainArgs, config: Any, samples: list, validation: list, trai
     log.info("trained parameters: %s; together %s", parts, f"{sum(trained.values()):,}")
     records = args.batch_size * args.grad_accumulation * world()
     log.info("%d epochs of %d steps, %d records a step", args.epochs, steps, records)
-
-
-def endless(loader: DataLoader, sampler: TrainSampler) -> Iterator[Batch]:
-    """Batches without end; the order changes with every pass over the data."""
-    while True:
-        yield from loader
-        sampler.next_pass()
-
-
-def fingerprint(samples: list[Sample]) -> str:
-    """What tells one training split from another: the number of its records and a checksum of their ids."""
-    return f"{len(samples)} ({zlib.crc32(repr([(one.record_id, one.question) for one in samples]).encode()):08x})"
 
 
 def patience(args: TrainArgs) -> timedelta:

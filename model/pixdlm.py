@@ -114,7 +114,11 @@ class PixDLMForCausalLM(PreTrainedModel):
         """Leave every part as its own class initialised it; CLIP and Llama have rules of their own."""
 
     def forward(
-        self, batch: Batch, loss_weights: LossWeights | None = None, hints: Tensor | None = None
+        self,
+        batch: Batch,
+        loss_weights: LossWeights | None = None,
+        hints: Tensor | None = None,
+        seen: tuple[list[Tensor], Tensor] | None = None,
     ) -> PixDLMOutput:
         """Answer every question of a batch with masks, the answer being forced.
 
@@ -124,8 +128,9 @@ class PixDLMForCausalLM(PreTrainedModel):
             batch: see `utils.collate.Batch`; its prompts hold the answer.
             loss_weights: compute the losses with these weights; None for masks alone.
             hints: float[M, 2], the places that training gives away (`utils.hints`); NaN for none.
+            seen: what `see` gave for these pictures, where it was called already.
         """
-        pyramid, tokens = self.see(batch)
+        pyramid, tokens = seen or self.see(batch)
         embeddings, place = self.embed_prompts(batch, tokens)
         hidden = base_model(self.language_model)(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         question, states = self.seg_states(batch.input_ids, hidden, place)
@@ -201,17 +206,20 @@ class PixDLMForCausalLM(PreTrainedModel):
         output.loss = output.loss + output.grounding_loss
 
     @torch.no_grad()
-    def generate_answers(self, batch: Batch, max_new_tokens: int = 64) -> list[list[int]]:
+    def generate_answers(
+        self, batch: Batch, max_new_tokens: int = 64, seen: tuple[list[Tensor], Tensor] | None = None
+    ) -> list[list[int]]:
         """Let the language model write its answers, greedily.
 
         Args:
             batch: its prompts end where the answer begins.
             max_new_tokens: an answer that is longer is cut there.
+            seen: what `see` gave for these pictures, where it was called already.
 
         Returns:
             new token ids of every question, without padding and without `</s>`
         """
-        _, tokens = self.see(batch)
+        _, tokens = seen or self.see(batch)
         embeddings, _ = self.embed_prompts(batch, tokens)
         lengths = batch.attention_mask.sum(dim=1) + self.config.image_tokens - 1
         # generate() continues at the right end, so the padding has to move to the left.

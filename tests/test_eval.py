@@ -299,6 +299,20 @@ def test_mistakes_are_told_and_cost_nothing(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["metrics.json"]
 
 
+@pytest.mark.parametrize(("size", "name"), [(1_500, "metrics.json"), (6_000, "predictions.json"), (15_000, "overlays")])
+def test_a_full_disk_costs_neither_the_table_nor_what_was_there(
+    server: Server, model: Path, data: Path, tmp_path: Path, size: int, name: str
+) -> None:
+    """A limit on the size of files stands in for it."""
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+    given = ["--model", model, "--data", data, "--out", tmp_path / "out", "--overlays", "2", "--workers", "0"]
+    (ended,) = server.processes("eval", given, before=limit)
+    assert ended.status == 2 and "Traceback" not in ended.stderr
+    assert f"{tmp_path / 'out' / name}: not written, and nothing of it is left" in ended.stderr, ended.stderr
+    assert "gIoU" in ended.stdout and not (tmp_path / "out" / name).exists()
+    assert not [path for path in (tmp_path / "out").iterdir() if "writing" in path.name]
+
+
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(evaluate: Callable, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     status, _, stderr = evaluate("--out", tmp_path / "file", "--model", "/not/looked/for/yet")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -117,7 +118,7 @@ def answers(tmp_path: Path) -> list[dict]:
 def written(monkeypatch: pytest.MonkeyPatch, make: Callable[[PixTokenizer], list[int]], model: Path) -> None:
     """Let the model have written what `make` gives."""
     ids = make(load_model(model)[1])
-    monkeypatch.setattr(PixDLMForCausalLM, "generate_answers", lambda self, batch, limit: [ids])
+    monkeypatch.setattr(PixDLMForCausalLM, "generate_answers", lambda self, batch, limit, seen: [ids])
 
 
 def test_each_picture_gets_a_mask_an_overlay_and_a_line(model: Path, pictures: list[Path], tmp_path: Path) -> None:
@@ -152,6 +153,27 @@ def test_each_picture_gets_a_mask_an_overlay_and_a_line(model: Path, pictures: l
         assert 0.5 < line["confidence"] < 1
         (only,) = line["masks"]
         assert only == {key: line[key] for key in ("box", "area", "confidence", "rle")}
+
+
+def test_a_picture_is_encoded_once(ask: Callable, pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its answer is generated first and then forced."""
+    see, seen = PixDLMForCausalLM.see, []
+    monkeypatch.setattr(PixDLMForCausalLM, "see", lambda self, batch: seen.append(1) or see(self, batch))
+    assert ask(*pictures)[0] == 0
+    assert len(seen) == len(pictures)
+
+
+def test_a_full_disk_is_told_and_earlier_lines_stay(ask: Callable, pictures: list[Path], tmp_path: Path) -> None:
+    assert ask(pictures[0])[0] == 0
+    before = (tmp_path / "out/answers.jsonl").read_text()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+    try:
+        status, _, stderr = ask(pictures[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 2 and "x: not written, and nothing of it is left" in stderr and "Traceback" not in stderr
+    assert (tmp_path / "out/answers.jsonl").read_text() == before
 
 
 def test_the_mask_is_that_of_the_forced_answer(
@@ -258,15 +280,15 @@ def test_logits_that_are_no_numbers_are_told(
 ) -> None:
     forward = PixDLMForCausalLM.forward
 
-    def spoilt(self: PixDLMForCausalLM, batch: object) -> object:
-        output = forward(self, batch)
+    def spoilt(self: PixDLMForCausalLM, batch: object, **given: object) -> object:
+        output = forward(self, batch, **given)
         output.mask_logits[0][0, 0, 0] = float("nan")
         return output
 
     monkeypatch.setattr(PixDLMForCausalLM, "forward", spoilt)
     status, _, stderr = ask(pictures[0])
     assert status == 2 and f"{pictures[0]}: the mask's logits are not finite" in stderr
-    assert answers(tmp_path) == []
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_names_are_distinct_even_from_a_number_that_is_already_one() -> None:

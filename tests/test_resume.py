@@ -17,6 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.training import CHECKOUT, Ended, Server, command, environment
+from utils.files import alone
 
 # Everything that draws at random is on; a line every second step, so that states fall between lines.
 OPTIONS = ["--hint-share", "0.5", "--hint-steps", "9", "--mirror", "True", "--lora-rank", "2", "--lora-dropout", "0.2"]
@@ -205,6 +206,13 @@ def test_another_command_does_not_go_on_with_this_runs_state(server: Server, dat
     assert "goes on" not in anew.said and list(scalars(tmp_path)) == [2, 3, 5, 6, 8, 9]
 
 
+def test_a_second_start_of_a_run_is_refused(server: Server, data: Path, tmp_path: Path) -> None:
+    with alone(tmp_path / "state/running"):
+        second = server.train(data, tmp_path, *OPTIONS, "--restart")
+    assert second.status == 2 and f"{tmp_path}: another process trains there" in second.said
+    assert "Traceback" not in second.said and not list((tmp_path / "state").iterdir())
+
+
 def test_a_run_that_has_ended_is_left_alone(server: Server, data: Path, undisturbed: Ended, tmp_path: Path) -> None:
     shutil.copytree(undisturbed.folder, tmp_path / "run")
     written = (tmp_path / "run/last/model.safetensors").stat().st_mtime_ns
@@ -275,7 +283,7 @@ def test_what_is_no_number_is_left_out_as_often_as_allowed(
     (line,) = (tmp_path / "bad_batches.jsonl").read_text().splitlines()
     records = {one["id"] for one in json.loads((data / "labels/DRSeg_train.json").read_text())}
     note = json.loads(line)
-    assert re.match(what, note["what"]) and len(note["records"]) == 2
+    assert note["step"] == 2 and re.match(what, note["what"]) and len(note["records"]) == 2
     assert {name.split(" ")[0] for name in note["records"]} <= records
     if spoil == NO_LOSS:
         twice = server.train(data, tmp_path / "two", *arguments, before=BAD.format(calls="{2, 3}", spoil=spoil))

@@ -27,6 +27,7 @@ from email.message import Message
 from pathlib import Path
 
 from utils.errors import UserError, run_main
+from utils.files import results_folder
 from utils.progress import byte_bar
 from utils.published import CHECKOUT, COLLECTIONS, HUB, Collection, RemoteFile
 
@@ -213,7 +214,7 @@ def fetch(collection: Collection, file: RemoteFile, folder: Path, endpoint: str 
             raise UserError(f"{error}. Move that file away and run this again to fetch it anew") from error
         return target
     part = target.with_name(target.name + ".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
+    results_folder(part.parent)
     for path in file.candidates:
         try:
             etag = _fetch_part(collection.url(path, endpoint), part, file)
@@ -254,7 +255,7 @@ def download(names: list[str], root: Path, endpoint: str = HUB) -> None:
     """
     chosen = [COLLECTIONS[name] for name in names]
     needed = sum(_to_fetch(collection, root / collection.folder) for collection in chosen)
-    root.mkdir(parents=True, exist_ok=True)
+    results_folder(root)
     free = shutil.disk_usage(root).free
     logger.info("%s: %.1f GB to fetch into %s", ", ".join(names), needed / 1e9, root)
     if needed > free:

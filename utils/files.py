@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from utils.errors import UserError
 
 
 @contextmanager
@@ -38,6 +42,38 @@ def write_beside(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def alone(lock: Path, wait: bool = False) -> Iterator[None]:
+    """Keeps other processes out of the same block while this one is in it; a killed one keeps nobody out.
+
+    On a disk that knows no locks it keeps nobody out at all.
+
+    Args:
+        lock: a file that is there only for that.
+        wait: until the other one is done.
+
+    Raises:
+        BlockingIOError: another process is in it, and `wait` is off.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(lock, "w") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise BlockingIOError(error.errno, f"another process has {lock}") from error
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+                    raise
+            if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                continue  # whoever had it has removed it meanwhile
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+@contextmanager
 def file_beside(path: Path) -> Iterator[Path]:
     """A file to write that takes the place of `path` once the block has ended well, so that no reader sees half."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +89,39 @@ def write_file(path: Path, data: bytes) -> None:
     """Write a file beside its target and rename it."""
     with file_beside(path) as beside:
         beside.write_bytes(data)
+
+
+def results_folder(path: Path | str, option: str = "--out") -> Path:
+    """The folder that results go to, made where it is missing; called before the work, not after it.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option} {path}: cannot be made a folder ({error.strerror}); name another") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{option} {path}: cannot be written to; name another folder")
+    return path
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file; where it cannot be written whole, the file is left as it was.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
+    data = f"{line}\n".encode()
+    with open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError:
+            os.truncate(path, before)
+            raise
 
 
 def sha256(path: Path) -> str:

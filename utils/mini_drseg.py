@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,7 +24,7 @@ from tqdm import tqdm
 
 from utils.datasets.drseg import REASONING_TYPES
 from utils.errors import UserError, run_main
-from utils.files import write_beside
+from utils.files import alone, write_beside
 from utils.mini_planner import plan_scene
 from utils.mini_questions import Candidate, choose_questions
 from utils.mini_render import render
@@ -89,6 +91,20 @@ def is_current(out: Path) -> bool:
             f"`python -m utils.mini_drseg --out {out} --overwrite` draws it anew"
         )
     return True
+
+
+@contextmanager
+def drawing(out: Path) -> Iterator[None]:
+    """One process at a time: a second one waits for the first.
+
+    Raises:
+        UserError: nothing can be written beside `out`.
+    """
+    try:
+        with alone(out.with_name(f".{out.name}.drawing"), wait=True):
+            yield
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written there ({error}); name another folder") from error
 
 
 def _check(out: Path, counts: dict[str, int], seed: int, workers: int, overwrite: bool) -> None:
@@ -196,10 +212,11 @@ def main() -> None:
     parser.add_argument("--if-missing", action="store_true", help="do nothing where --out holds the set already")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if args.if_missing and is_current(args.out):
-        return
     counts = {split: getattr(args, split) for split in SPLITS}
-    generate(args.out, counts, args.seed, args.workers, args.overwrite)
+    with drawing(args.out):  # train.sh and eval.sh may want the same set at the same time
+        if args.if_missing and is_current(args.out):
+            return
+        generate(args.out, counts, args.seed, args.workers, args.overwrite)
     logger.info("wrote %s", args.out)
 
 

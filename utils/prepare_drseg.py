@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from utils.download import digest
 from utils.errors import UserError, run_main
+from utils.files import write_beside
 from utils.progress import byte_bar
 from utils.published import DRSEG, DRSEG_RECORDS
 
@@ -195,18 +196,6 @@ def unpack(archive: zipfile.ZipFile, plan: dict[str, zipfile.ZipInfo], folder: P
                     bar.update(len(chunk))
 
 
-def put_in_place(finished: Path, out: Path) -> None:
-    """Rename `finished` to `out`; what was at `out` goes only when that is done."""
-    if not out.exists():
-        finished.rename(out)
-        return
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    out.rename(old)
-    finished.rename(out)
-    shutil.rmtree(old)
-
-
 def prepare(archive: Path, out: Path, overwrite: bool = False, checksum: bool = True) -> dict[str, int]:
     """Lay `archive` out as the folder `out`.
 
@@ -230,11 +219,8 @@ def prepare(archive: Path, out: Path, overwrite: bool = False, checksum: bool = 
         check_archive(archive)
     else:
         logger.warning("%s: not compared with the published archive (--no-checksum)", archive)
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with write_beside(out) as part, zipfile.ZipFile(archive) as opened:
             files = members(opened)
             labels = find_labels(opened, files)
             ids = {split: read_ids(opened, info) for split, info in labels.items()}
@@ -242,13 +228,10 @@ def prepare(archive: Path, out: Path, overwrite: bool = False, checksum: bool = 
             check_counts(counts, strict=checksum)
             plan = {f"labels/DRSeg_{split}.json": info for split, info in labels.items()}
             unpack(opened, plan | find_pictures(opened, files, ids), part)
-        put_in_place(part, out)
     except _UNREADABLE as error:
         raise UserError(f"{archive}: cannot be read ({error}); fetch it again, it may be cut short") from error
     except OSError as error:
         raise UserError(f"{out}: cannot be made ({error})") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return counts
 
 

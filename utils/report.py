@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.errors import UserError
 from utils.files import write_file
 
 TITLES = {
@@ -36,22 +34,6 @@ def table(scores: dict[str, dict]) -> str:
             label = f"  {name}" if title else name
             lines.append(f"{label:<28}{one['count']:>7}{one['giou']:>9.4f}{one['ciou']:>9.4f}")
     return "\n".join(lines)
-
-
-def results_folder(path: Path | str, option: str = "--out") -> Path:
-    """The folder that results go to, made where it is missing; called before the work, not after it.
-
-    Raises:
-        UserError: it cannot be made or written to.
-    """
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{option} {path}: cannot be made a folder ({error.strerror}); name another") from error
-    if not os.access(path, os.W_OK):
-        raise UserError(f"{option} {path}: cannot be written to; name another folder")
-    return path
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -28,7 +28,7 @@ from model.weights import TensorFile
 from utils.distributed import barrier, first_says, rank, world
 from utils.errors import UserError
 from utils.export import told_of_full_disks
-from utils.files import sha256, write_file
+from utils.files import alone, sha256, write_file
 from utils.zero import safe_unpickling
 
 log = logging.getLogger(__name__)
@@ -90,11 +90,29 @@ class RunStates:
                 f"--run-dir: {self.folder} is not seen by process {rank()}; use a disk that all nodes share"
             )
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The run is this one's: a second start of it, by mistake or by a scheduler, is refused.
+
+        Raises:
+            UserError: another one trains there.
+        """
+        if rank():
+            yield
+            return
+        try:
+            with alone(self.folder / "running"):
+                yield
+        except BlockingIOError as error:
+            raise UserError(
+                f"{self.folder.parent}: another process trains there; end it, or name another --run-dir"
+            ) from error
+
     def clear(self) -> None:
         """Forget every state, so that the run starts anew."""
         if rank() == 0:
-            shutil.rmtree(self.folder)
-            self.folder.mkdir()
+            self.remove(self.states())
+            (self.folder / FINISHED).unlink(missing_ok=True)
         barrier()
 
     def finished(self) -> bool:

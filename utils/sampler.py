@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import torch
 
 from utils.datasets.base import Sample, image_groups
+
+T = TypeVar("T")
 
 
 class TrainSampler:
@@ -62,3 +66,15 @@ class TrainSampler:
         for start in range(self.skip * size, len(self) * size, size):
             first = start + self.rank * self.batch_size
             yield records[first : first + self.batch_size]
+
+
+def endless(loader: Iterable[T], sampler: TrainSampler) -> Iterator[T]:
+    """A loader's batches without end; the order changes with every pass over the data."""
+    while True:
+        yield from loader
+        sampler.next_pass()
+
+
+def fingerprint(samples: list[Sample]) -> str:
+    """What tells one training split from another: the number of its records and a checksum of their ids."""
+    return f"{len(samples)} ({zlib.crc32(repr([(one.record_id, one.question) for one in samples]).encode()):08x})"

@@ -242,6 +242,12 @@ def test_a_full_disk_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         download.download(["clip"], tmp_path)
 
 
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--out .*below: cannot be made a folder"):
+        download.download(["clip"], tmp_path / "file" / "below")
+
+
 def test_what_words_stand_for() -> None:
     assert download.chosen_names(["data", "clip", "drseg"]) == ["clip", "drseg"]
     assert download.chosen_names(["all"]) == ["clip", "sam2", "llava", "pixdlm", "drseg"]

@@ -179,7 +179,12 @@ def test_a_folder_that_is_there_is_replaced_only_on_request(archive: Path, tmp_p
     assert (out / "mine.txt").read_text() == "mine"
     prepare_drseg.prepare(archive, out, overwrite=True)
     check_layout(out)
-    assert not (out / "mine.txt").exists() and not (tmp_path / "out.old").exists()
+    assert not (out / "mine.txt").exists() and not [path for path in tmp_path.iterdir() if path.name[0] == "."]
+
+
+def test_a_place_that_cannot_be_written_is_told(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="below: cannot be made"):
+        prepare_drseg.prepare(archive, archive / "below")
 
 
 def test_a_missing_archive_and_a_full_disk(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

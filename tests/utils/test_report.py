@@ -10,14 +10,12 @@ import pytest
 from PIL import Image, ImageFont
 
 from utils import report
-from utils.errors import UserError
 from utils.images import read_image
 from utils.report import (
     ANNOTATED,
     PANEL_WIDTHS,
     PREDICTED,
     paint,
-    results_folder,
     side_by_side,
     table,
     write_json,
@@ -79,15 +77,6 @@ def test_pictures_come_back_as_they_were(tmp_path: Path) -> None:
     with Image.open(tmp_path / "m.png") as stored:
         assert stored.mode == "L" and (np.asarray(stored) == mask).all()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "m.png"]
-
-
-def test_a_results_folder_that_cannot_be(tmp_path: Path) -> None:
-    assert results_folder(tmp_path / "a" / "b").is_dir()
-    (tmp_path / "file").write_text("kept")
-    for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match=f"--out {path}: cannot be made a folder"):
-            results_folder(path)
-    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_paint_tints_inside_outlines_the_border_and_leaves_the_rest() -> None:

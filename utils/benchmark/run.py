@@ -19,8 +19,9 @@ from utils.benchmark.setup import Setup, random_model, set_up
 from utils.benchmark.training import training_step
 from utils.benchmark_args import parse_benchmark
 from utils.distributed import pick_device, process_group
+from utils.files import results_folder
 from utils.logs import start_logging
-from utils.report import results_folder, write_json
+from utils.report import write_json
 
 log = logging.getLogger("benchmark")
 
