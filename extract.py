@@ -20,9 +20,9 @@ from model.config import PixDLMConfig
 from model.folders import load_config, named_shapes, named_tensors
 from model.lora import check_parts, part_of
 from model.pretrained import LORA_KEY
-from utils.args import parse_extract
 from utils.errors import UserError, run_main
 from utils.export import check_target, published_fusion, told_of_full_disks
+from utils.export_args import parse_extract
 from utils.files import file_beside
 from utils.logs import start_logging
 

@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from model.lora import merge_lora
 from model.pretrained import load_pretrained
-from utils.args import inference_dtype, parse_merge
+from utils.args import inference_dtype
 from utils.checkpoint import load_tokenizer, read_training
 from utils.errors import UserError, run_main
 from utils.export import BACKBONES, check_target, save_own, save_published
+from utils.export_args import parse_merge
 from utils.logs import peak_process_gib, start_logging
 
 log = logging.getLogger("merge")

@@ -27,7 +27,11 @@ if wants_help "$@"; then exec "$python" train.py --help; fi
 
 data=$(value_of data "$@") || data=$(default_data "$name")
 run=$(value_of run-dir "$@") || run=runs/$name
-if [ "$data" = "$mini_data" ]; then draw_mini_data; fi
+if [ "$data" = "$mini_data" ]; then draw_mini_data
+elif [ -d "$data/labels" ] && [ ! -f "$data/labels/DRSeg_test.json" ]; then
+    # said now, not after days of training
+    die "$data/labels/DRSeg_test.json: no such split, and this ends with its evaluation; add it, or run train.py alone"
+fi
 
 launch ${HOSTFILE:+--hostfile "$HOSTFILE"} train.py --config "$name" --data "$data" --run-dir "$run" "$@"
 

@@ -130,6 +130,16 @@ def test_a_model_that_was_shared_out_in_training_is_in_evaluation(
     assert all(" ".join(re.findall(r"--(?:shard|offload)\b", one)) == shared_out for one in evaluations)
 
 
+def test_a_missing_test_split_is_told_before_training(checkout: Path, run: Run) -> None:
+    labels = checkout / "data/mine/labels"
+    labels.mkdir(parents=True)
+    ended = run("train.sh", "mini", "--data", "data/mine")
+    assert ended.returncode == 2 and "labels/DRSeg_test.json: no such split" in ended.stderr
+    assert calls(checkout) == []
+    (labels / "DRSeg_test.json").touch()
+    assert run("train.sh", "mini", "--data", "data/mine").returncode == 0
+
+
 @pytest.mark.parametrize(("failing", "count"), [("TRAIN", 1), ("EVAL", 2)])
 def test_the_first_failure_ends_training_with_its_status(checkout: Path, run: Run, failing: str, count: int) -> None:
     assert run("train.sh", "mini", **{f"STATUS_{failing}": "2"}).returncode == 2

@@ -18,7 +18,6 @@ T = TypeVar("T")
 
 PRECISIONS = ("fp32", "bf16", "fp16", "mixed")
 OFFLOADS = ("none", "optimizer", "all")
-FORMATS = ("pixdlm", "published")
 
 
 def choice(default: Any, text: str) -> Any:
@@ -109,7 +108,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tokenizer": "PixDLM/mini",
         "from_scratch": True,
         "epochs": 16,
-        "validate_every": 8,
+        "validate_every": 2,  # a validation takes as long as a tenth of an epoch
         "batch_size": 24,
         "grad_accumulation": 1,
         "lr": 1.1e-3,
@@ -134,9 +133,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def parser_of(kind: type) -> HfArgumentParser:
+    """A parser of a dataclass's fields; by their whole names, as train.sh reads them too."""
+    return HfArgumentParser(kind, allow_abbrev=False)
+
+
 def parse(kind: type[T], argv: list[str] | None = None, presets: dict[str, Any] | None = None) -> T:
     """Options into a dataclass; an unknown or malformed option ends with argparse's message, status 2."""
-    parser = HfArgumentParser(kind)
+    parser = parser_of(kind)
     parser.set_defaults(**(presets or {}))
     # not parse_args_into_dataclasses, which meets an unknown option with a traceback
     return kind(**vars(parser.parse_args(sys.argv[1:] if argv is None else argv)))
@@ -144,7 +148,7 @@ def parse(kind: type[T], argv: list[str] | None = None, presets: dict[str, Any] 
 
 def parse_with_pictures(kind: type[T], argv: list[str] | None = None) -> tuple[T, list[Path]]:
     """Options and, among them, the pictures that were named."""
-    parser = HfArgumentParser(kind)
+    parser = parser_of(kind)
     parser.add_argument("pictures", nargs="+", type=Path, help="Photographs to ask about.")
     # intermixed: pictures may stand before, between and after the options
     parsed = vars(parser.parse_intermixed_args(sys.argv[1:] if argv is None else argv))
@@ -177,7 +181,7 @@ def parse_known(kind: type[T], argv: list[str] | None) -> T:
     argv = sys.argv[1:] if argv is None else argv
     if "-h" in argv or "--help" in argv:
         argv = [a for a in argv if a not in ("-h", "--help")]
-    parser = HfArgumentParser(kind)
+    parser = parser_of(kind)
     args, *_ = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
     return args
 
@@ -285,74 +289,6 @@ class InferArgs(BackboneArgs):
     max_new_tokens: int = choice(64, "The answer is cut after so many tokens.")
     device: str = choice("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = choice("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
-
-
-@dataclass
-class MergeArgs(BackboneArgs):
-    """Options of merge_lora.py beside checkpoint and target."""
-
-    format: str = choice(
-        "pixdlm", "pixdlm (safetensors, loads with no other file) or published (its layout and names)."
-    )
-    precision: str = choice("bf16", "bf16, fp16 or fp32: what is saved.")
-    without_backbones: bool = choice(False, "Leave CLIP and SAM2 out, as published.")
-    overwrite: bool = choice(False, "Replace the target where it exists.")
-
-
-@dataclass
-class ExtractArgs:
-    """Options of extract.py beside checkpoint and target."""
-
-    parts: str = choice("", "Parts to write, with commas between: fusion,projector,mask_decoder,lora.")
-    format: str = choice("pixdlm", "pixdlm (safetensors) or published (the align_stages dictionary of the fusion).")
-    overwrite: bool = choice(False, "Replace the target where it exists.")
-
-
-def with_values(parser: HfArgumentParser, argv: list[str]) -> list[str]:
-    """Flags with their value, so that the name of a file may follow one: `--overwrite` -> `--overwrite=True`."""
-    flags = {text for action in parser._actions if action.const is True for text in action.option_strings}
-    followed = zip(argv, [*argv[1:], ""], strict=True)
-    values = {"true", "false", "yes", "no", "1", "0"}
-    return [f"{one}=True" if one in flags and after.lower() not in values else one for one, after in followed]
-
-
-def parse_merge(argv: list[str] | None = None) -> tuple[MergeArgs, Path, Path]:
-    """merge_lora.py's options, checked, the checkpoint and the target.
-
-    Raises:
-        UserError: an option has a value that cannot be, or they do not go together.
-    """
-    parser = HfArgumentParser(MergeArgs)
-    parser.add_argument("checkpoint", type=Path, help="Model folder, DeepSpeed checkpoint or published folder.")
-    parser.add_argument("out", type=Path, help="Folder to write.")
-    parsed = vars(parser.parse_intermixed_args(with_values(parser, sys.argv[1:] if argv is None else argv)))
-    checkpoint, out = parsed.pop("checkpoint"), parsed.pop("out")
-    args = MergeArgs(**parsed)
-    one_of(args, "format", FORMATS)
-    one_of(args, "precision", ("bf16", "fp16", "fp32"))
-    if args.format == "published" and args.without_backbones:
-        raise UserError("--format published always keeps the backbones apart, in files of their own")
-    return args, checkpoint, out
-
-
-def parse_extract(argv: list[str] | None = None) -> tuple[ExtractArgs, Path, Path | None]:
-    """extract.py's options, checked, the checkpoint and the target (None lists the parts).
-
-    Raises:
-        UserError: an option has a value that cannot be, or a target without parts or the reverse.
-    """
-    parser = HfArgumentParser(ExtractArgs)
-    parser.add_argument("checkpoint", type=Path, help="Model folder or checkpoint of any kind.")
-    parser.add_argument("out", type=Path, nargs="?", help="File to write; without it the parts are listed.")
-    parsed = vars(parser.parse_intermixed_args(with_values(parser, sys.argv[1:] if argv is None else argv)))
-    checkpoint, out = parsed.pop("checkpoint"), parsed.pop("out")
-    args = ExtractArgs(**parsed)
-    one_of(args, "format", FORMATS)
-    if bool(args.parts) != (out is not None):
-        raise UserError("name a target and --parts, or neither to list the parts")
-    if args.parts and not args.parts.strip(", "):
-        raise UserError("--parts is empty; name parts with commas between them")
-    return args, checkpoint, out
 
 
 def parse_eval(argv: list[str] | None = None) -> EvalArgs:

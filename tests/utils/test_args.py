@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,9 +17,7 @@ from utils.args import (
     as_dict,
     inference_dtype,
     parse_eval,
-    parse_extract,
     parse_infer,
-    parse_merge,
     parse_train,
 )
 from utils.errors import UserError
@@ -194,12 +193,9 @@ def test_a_start_from_parts_keeps_the_hints(tmp_path: Path) -> None:
     assert started.hint_share == PRESETS["mini"]["hint_share"]
 
 
-def test_a_flag_may_stand_before_the_folders() -> None:
-    args, checkpoint, out = parse_merge(["--overwrite", "a", "b"])
-    assert args.overwrite and (checkpoint, out) == (Path("a"), Path("b"))
-    assert not parse_merge(["--overwrite", "false", "a", "b"])[0].overwrite
-    assert parse_extract(["--overwrite", "a", "b", "--parts", "lora"])[0].overwrite
-    with pytest.raises(UserError, match="--format is 'onnx'; known are pixdlm, published"):
-        parse_merge(["a", "b", "--format", "onnx"])
-    with pytest.raises(UserError, match="always keeps the backbones apart"):
-        parse_merge(["a", "b", "--format", "published", "--without-backbones"])
+@pytest.mark.parametrize("parse", [parse_train, parse_eval])
+def test_options_are_named_in_full(parse: Callable, capsys: pytest.CaptureFixture) -> None:
+    """train.sh looks for --run-dir, --data and --polygons among the arguments too, and would miss a part of one."""
+    with pytest.raises(SystemExit, match="2"):
+        parse(["--poly", "first"])
+    assert "--poly" in capsys.readouterr().err
