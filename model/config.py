@@ -28,6 +28,17 @@ SIZES = (
     "max_sequence",
 )
 
+FLAGS = (
+    "pixel_pyramid",
+    "mask_padded_questions",
+    "trainable_fusion",
+    "trainable_token_weights",
+    "single_target",
+    "neutral_fusion",
+)
+LLAMA_DERIVED = ("head_dim", "num_key_value_heads")  # follow from the other fields where they are not named
+LORA_FIELDS = {"r", "alpha", "dropout", "targets"}
+
 LLAMA_VOCABULARY = 32_000  # pieces of Vicuna's SentencePiece model; the added tokens follow
 
 
@@ -149,6 +160,11 @@ class PixDLMConfig(PretrainedConfig):
         for field in SIZES:
             if type(getattr(self, field)) is not int or getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)!r}, expected a whole number above 0")
+        for field in FLAGS:
+            if type(getattr(self, field)) is not bool:
+                raise ValueError(f"{field} is {getattr(self, field)!r}, expected true or false")
+        if self.lora is not None and set(self.lora) != LORA_FIELDS:
+            raise ValueError(f"lora is {self.lora!r}, expected {', '.join(sorted(LORA_FIELDS))}")
         layers = self.vision_config.num_hidden_layers
         if layers % 4:
             raise ValueError(f"CLIP has {layers} layers; four equal stages need a multiple of 4")

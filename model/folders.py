@@ -18,7 +18,7 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import LlamaConfig
 
-from model.config import PixDLMConfig, release_config
+from model.config import LLAMA_DERIVED, PixDLMConfig, release_config
 from model.lora import LORA_MARK, lora_settings
 from model.weights import (
     ROTARY_DERIVED,
@@ -29,7 +29,7 @@ from model.weights import (
     stream_tensors,
     weight_files,
 )
-from utils.errors import UserError
+from utils.errors import UserError, told_what_does_not_fit
 from utils.zero import is_zero_folder, zero_shapes, zero_tensors
 
 log = logging.getLogger(__name__)
@@ -124,10 +124,8 @@ def config_fields(folder: Path) -> dict[str, Any] | None:
 
 
 def _from_fields(fields: dict[str, Any], folder: Path) -> PixDLMConfig:
-    try:
+    with told_what_does_not_fit(f"{folder / CONFIG_FILE}"):
         return PixDLMConfig.from_dict(fields)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{folder / CONFIG_FILE}: {error}") from error
 
 
 def _from_published(fields: dict[str, Any], folder: Path) -> PixDLMConfig:
@@ -140,9 +138,9 @@ def _from_published(fields: dict[str, Any], folder: Path) -> PixDLMConfig:
     llama = {name: fields[name] for name in LLAMA_FIELDS if name in fields}
     if "rope_theta" in fields:
         llama["rope_parameters"] = {"rope_type": "default", "rope_theta": fields["rope_theta"]}
-    derived = ("head_dim", "num_key_value_heads")  # follow from the others where they are not named
-    base = {name: value for name, value in config["text_config"].items() if name not in derived}
-    config["text_config"] = LlamaConfig(**{**base, **llama})
+    base = {name: value for name, value in config["text_config"].items() if name not in LLAMA_DERIVED}
+    with told_what_does_not_fit(f"{folder / CONFIG_FILE}"):
+        config["text_config"] = LlamaConfig(**{**base, **llama})
     return _from_fields({**config, "pixel_embed_width": config["text_config"].hidden_size}, folder)
 
 

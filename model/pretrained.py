@@ -23,7 +23,7 @@ from model.folders import is_published, load_config, local_folder, named_tensors
 from model.lora import part_of
 from model.pixdlm import PixDLMForCausalLM
 from model.weights import TensorFile
-from utils.errors import UserError
+from utils.errors import UserError, told_what_does_not_fit
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +62,9 @@ def load_pretrained(
         config = replace_config(config, neutral_fusion=uses_neutral_fusion(folder, config, backbones))
     elif backbones.fusion is not None:
         raise UserError(f"{folder}: --fusion is for a published folder, which lacks one; leave it out")
-    try:
+    with told_what_does_not_fit(f"{folder}: no model can be built like its configuration says"):
         with init_empty_weights(include_buffers=False):
             model = PixDLMForCausalLM(config)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder}: no model can be built like its configuration says ({error})") from error
     named = watch(named_tensors(folder, config))
     fill(model, with_backbones(named, folder, config, backbones, model.pixel_path.channels, published), dtype, folder)
     return model.eval()

@@ -283,7 +283,10 @@ def clip_tensors(path: Path | str, config: PixDLMConfig) -> dict[str, Tensor]:
     if table not in state:
         raise UserError(f"{path}: no CLIP vision model in it (no {table})")
     state[table] = resize_positions(state[table].float(), config.clip_grid, config.clip_positions)
-    log.info("CLIP: %d tensors from %s", len(state), path)
+    activation = config.vision_config.hidden_act
+    log.info("CLIP: %d tensors from %s, activation %s", len(state), path, activation)
+    if open_clip:  # whose files do not say: it is in the name of the model that they belong to
+        log.info("an open_clip model whose name has no -quickgelu in it has gelu; vision_config.hidden_act is to fit")
     return state
 
 

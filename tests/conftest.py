@@ -12,11 +12,10 @@ import pytest
 import sentencepiece
 import torch
 from PIL import Image
-from transformers import CLIPVisionConfig, LlamaConfig
 
 from model.config import PixDLMConfig
 from model.pixdlm import PixDLMForCausalLM
-from tests.training import Server
+from tests.training import TINY, Server
 from utils.collate import Batch, Collator
 from utils.datasets import load_dataset
 from utils.mini_drseg import generate
@@ -130,46 +129,9 @@ def tiny_drseg(make_drseg: Callable[..., Path], make_record: Callable[..., dict[
 @pytest.fixture
 def tiny_config(tokenizer: PixTokenizer) -> PixDLMConfig:
     """Everything `native` in 0.2 M parameters; 64 pixels a side."""
-    return PixDLMConfig(
-        text_config=LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=256,
-            pad_token_id=0,
-        ),
-        vision_config=CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            image_size=64,
-            patch_size=16,
-        ),
-        pixel_encoder={
-            "trunk": {
-                "embed_dim": 8,
-                "num_heads": 1,
-                "stages": [1, 1, 2, 1],
-                "global_att_blocks": [3],
-                "window_pos_embed_bkg_spatial_size": [4, 4],
-                "window_spec": [8, 4, 4, 2],
-            },
-            "neck": {"d_model": 16},
-        },
-        pixel_image_size=64,
-        image_grid=4,
-        mask_width=16,
-        mask_heads=2,
-        mask_mlp_width=32,
-        mask_embed_width=8,
-        pixel_embed_width=16,
-        mask_size=32,
-        system_prompt=tokenizer.system,
-        max_sequence=160,
-    )
+    text = {**TINY["text_config"], "vocab_size": len(tokenizer), "hidden_size": 32}
+    rest = {"system_prompt": tokenizer.system, "max_sequence": 160}
+    return PixDLMConfig(**{**TINY, "text_config": text, **rest})
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from tests.training import OVERRIDES
 from utils.datasets import load_dataset
 from utils.mini_drseg import generate
 from utils.tokens import SEG_TOKENS
@@ -26,15 +27,6 @@ from utils.tokens import SEG_TOKENS
 CHECKOUT = Path(__file__).resolve().parents[1]
 COPIED = ("train.sh", "eval.sh", "train.py", "eval.py", "infer.py", "requirements.txt")
 COUNTS = {"train": 24, "val": 6, "test": 6}
-TINY = {
-    "text_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
-    "vision_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2},
-    "pixel_image_size": 64,
-    "image_grid": 4,
-    "mask_size": 32,
-}
-TINY["text_config"] |= {"max_position_embeddings": 256, "pad_token_id": 0}
-TINY["vision_config"] |= {"image_size": 64, "patch_size": 16}
 SCORES = ("overall", "by_reasoning_type", "by_target_size", "by_altitude")
 FILES = {"metrics.json", "predictions.json"}
 
@@ -75,9 +67,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def trained(run: Run) -> subprocess.CompletedProcess:
     """`bash train.sh mini`; the data are there, so it draws none."""
     generate(run.root / "data/DRSeg-mini", COUNTS, workers=1)
-    override = [f"{field}={json.dumps(value)}" for field, value in TINY.items()]
     steps = ["--epochs", "2", "--steps-per-epoch", "25", "--validate-every", "1", "--warmup-steps", "5", "--lr", "5e-3"]
-    return run("bash", run.root / "train.sh", "mini", *steps, "--log-every", "5", "--override", *override)
+    return run("bash", run.root / "train.sh", "mini", *steps, "--log-every", "5", *OVERRIDES)
 
 
 def read(file: Path) -> Any:

@@ -25,6 +25,7 @@ TINY = {
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "max_position_embeddings": 256,
+        "initializer_range": 0.02,
         "pad_token_id": 0,
     },
     "vision_config": {

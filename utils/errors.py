@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 USER_ERROR_STATUS = 2
 HUNG_STATUS = 3  # a process made no progress
@@ -15,6 +16,25 @@ OTHERS_WAIT_SECONDS = 3
 
 class UserError(Exception):
     """Something the user can mend: the message names the file, record or value and says what to do."""
+
+
+@contextmanager
+def told_what_does_not_fit(what: str) -> Iterator[None]:
+    """For code that builds from a configuration: whatever the libraries raise of it is the configuration's fault.
+
+    transformers checks fields with errors of its own, sam2 by assertions, and a zero somewhere divides.
+
+    Raises:
+        UserError: `what`, and why.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())
+        kind = "" if isinstance(error, (ValueError, TypeError)) and said else f"{type(error).__name__} "
+        raise UserError(f"{what}: {kind}{said}".rstrip()) from error
 
 
 def run_main(main: Callable[[], int | None]) -> None:

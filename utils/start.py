@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from model.backbones import Backbones
-from model.config import PixDLMConfig, named_config
+from model.config import LLAMA_DERIVED, PixDLMConfig, named_config
 from model.lora import DEFAULT_TRAINED, PARTS, lora_settings, set_trainable
 from model.losses import LossWeights
 from model.pixdlm import PixDLMForCausalLM
@@ -16,7 +17,7 @@ from model.weights import load_clip, load_llava, load_sam2
 from utils import published
 from utils.args import TrainArgs
 from utils.checkpoint import load_model
-from utils.errors import UserError
+from utils.errors import UserError, told_what_does_not_fit
 from utils.tokens import ADDED_TOKENS, PixTokenizer
 
 log = logging.getLogger(__name__)
@@ -93,10 +94,8 @@ def build(config: PixDLMConfig) -> PixDLMForCausalLM:
     Raises:
         UserError: values of the configuration do not fit each other.
     """
-    try:
+    with told_what_does_not_fit("--override or --lora-targets: no model can be built like this"):
         return PixDLMForCausalLM(config)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"--override or --lora-targets: no model can be built like this: {error}") from error
 
 
 def parts_to_train(config: PixDLMConfig, more: set[str]) -> set[str]:
@@ -135,6 +134,9 @@ def recompute_layers(model: PixDLMForCausalLM) -> None:
 def override(config: PixDLMConfig, changes: list[str]) -> PixDLMConfig:
     """A configuration with `field=value` changes, checked as a whole.
 
+    A value is JSON; true and false may be in capitals, and a text needs no quotes. What a dictionary does not
+    name stays as it is.
+
     Raises:
         UserError: no such field, or a value that does not fit.
     """
@@ -143,14 +145,20 @@ def override(config: PixDLMConfig, changes: list[str]) -> PixDLMConfig:
         name, equals, text = change.partition("=")
         if not equals or name not in fields:
             raise UserError(f"--override {change!r}: expected field=value with a field of PixDLMConfig")
-        try:
-            fields[name] = json.loads(text)
-        except json.JSONDecodeError:
-            fields[name] = text
-    try:
+        value = read_value(text)
+        if isinstance(value, dict) and isinstance(fields[name], dict):
+            value = {**{key: old for key, old in fields[name].items() if key not in LLAMA_DERIVED}, **value}
+        fields[name] = value
+    with told_what_does_not_fit("--override"):
         return PixDLMConfig.from_dict(fields)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"--override: {error}") from error
+
+
+def read_value(text: str) -> Any:
+    """What stands after `field=`: JSON, or else the text itself."""
+    try:
+        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
+    except json.JSONDecodeError:
+        return text
 
 
 def check_files(args: TrainArgs) -> None:

@@ -28,12 +28,15 @@ def renamed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {prefix + name: tensor.clone() for name, tensor in state.items()}
 
 
-@pytest.fixture
-def open_clip_tower(tiny_config: PixDLMConfig) -> VisionTransformer:
+@pytest.fixture(params=["quick_gelu", "gelu"])
+def open_clip_tower(tiny_config: PixDLMConfig, request: pytest.FixtureRequest) -> VisionTransformer:
+    """With either activation, which the configuration then names."""
     torch.manual_seed(1)
     vision = tiny_config.vision_config
+    vision.hidden_act = request.param
+    activation = {"quick_gelu": QuickGELU, "gelu": torch.nn.GELU}[request.param]
     tower = VisionTransformer(
-        vision.image_size, vision.patch_size, vision.hidden_size, 4, 2, 2.0, output_dim=24, act_layer=QuickGELU
+        vision.image_size, vision.patch_size, vision.hidden_size, 4, 2, 2.0, output_dim=24, act_layer=activation
     )
     with torch.no_grad():
         for parameter in tower.parameters():  # biases and norms too have to differ from their start

@@ -207,7 +207,7 @@ def test_an_adapter_for_no_layer_is_told(
     fields = json.loads((tmp_path / "one" / "config.json").read_text())
     for lora in ({"r": 2, "alpha": 4, "dropout": 0, "targets": ["qkv"]}, {"r": 2}):
         (tmp_path / "one" / "config.json").write_text(json.dumps(fields | {"lora": lora}))
-        with pytest.raises(UserError, match="no model can be built like its configuration says"):
+        with pytest.raises(UserError, match=r"no model can be built like its configuration says|lora is \{'r': 2\}"):
             load_pretrained(tmp_path / "one")
 
 

@@ -137,6 +137,11 @@ BAD_CONFIGS: list[tuple[Callable[[dict], object], str]] = [
         r"model_type is 'llava', expected 'pixdlm'",
     ),
     (lambda fields: fields | {"geometry": "round"}, r"config\.json: geometry is 'round'; known are"),
+    (
+        lambda fields: fields | {"text_config": fields["text_config"] | {"hidden_size": "many"}},
+        r"config\.json: StrictDataclassFieldValidationError .*'hidden_size'",
+    ),
+    (lambda fields: fields | {"pixel_encoder": {}}, r"no model can be built like its configuration says: KeyError"),
     (lambda fields: fields | {"text_config": fields["text_config"] | {"vocab_size": 99}}, r"335 tokens, but .* 99"),
 ]
 

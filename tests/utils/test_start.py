@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.config import PixDLMConfig, mini_config
+from model.config import PixDLMConfig, mini_config, native_config
 from model.lora import PARTS, lora_settings
 from model.pixdlm import PixDLMForCausalLM
 from utils.args import PRESETS, TrainArgs, parse_train
@@ -115,6 +115,18 @@ def test_an_override_changes_its_field_alone() -> None:
     assert override(mini_config(), []).to_dict() == before
 
 
+def test_flags_are_read_in_any_case() -> None:
+    changed = override(mini_config(), ["trainable_fusion=False", "single_target=TRUE"])
+    assert (changed.trainable_fusion, changed.single_target) == (False, True)
+
+
+def test_a_dictionary_changes_what_it_names() -> None:
+    vision = override(native_config(), ['vision_config={"hidden_act": "gelu"}']).vision_config
+    assert {**native_config().vision_config.to_dict(), "hidden_act": "gelu"} == vision.to_dict()
+    text = override(mini_config(), ['text_config={"num_attention_heads": 2}']).text_config
+    assert (text.num_key_value_heads, text.head_dim, text.num_hidden_layers) == (2, 64, 2)
+
+
 @pytest.mark.parametrize("change", ["mask_sise=48", "mask_size", "=48", "text_config.hidden_size=64"])
 def test_an_override_needs_a_field_and_a_value(change: str) -> None:
     with pytest.raises(UserError, match=f"--override '{change}': expected field=value"):
@@ -127,6 +139,10 @@ def test_an_override_needs_a_field_and_a_value(change: str) -> None:
         ("geometry=round", "--override: geometry is 'round'; known are centre_crop, letterbox"),
         ("pixel_image_size=100", "--override: pixel_image_size 100 is no multiple of 32"),
         ("text_config=5", "--override"),
+        ("single_target=maybe", "--override: single_target is 'maybe', expected true or false"),
+        ('vision_config={"patch_size": 0}', "--override: ZeroDivisionError "),
+        ('text_config={"hidden_size": "many"}', "--override: StrictDataclassFieldValidationError "),
+        ('lora={"r": 2}', "--override: lora is {'r': 2}, expected alpha, dropout, r, targets"),
     ],
 )
 def test_an_override_is_checked(change: str, message: str) -> None:
@@ -143,6 +159,8 @@ def test_an_override_is_checked(change: str, message: str) -> None:
     [
         {"override": ["pixel_encoder=hiera_xxl"]},
         {"override": ["image_grid=many"]},
+        {"override": ['pixel_encoder={"trunk": {"stages": [1]}}']},
+        {"override": ['vision_config={"hidden_act": "wavy"}']},
         {"override": ["mask_heads=7"]},
         {"lora_rank": 2, "lora_targets": ["nothing_proj"]},
     ],
