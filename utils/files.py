@@ -64,13 +64,21 @@ def alone(lock: Path, wait: bool = False) -> Iterator[None]:
                     raise BlockingIOError(error.errno, f"another process has {lock}") from error
                 if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
                     raise
-            if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+            if not _lies_at(file.fileno(), lock):
                 continue  # whoever had it has removed it meanwhile
             try:
                 yield
             finally:
                 lock.unlink(missing_ok=True)
             return
+
+
+def _lies_at(number: int, path: Path) -> bool:
+    """Whether an open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(number), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
