@@ -27,15 +27,15 @@ class LossWeights:
 
 
 def mask_bce(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over the pixels of one mask: float[H, W], float[H, W] -> float[]"""
-    return F.binary_cross_entropy_with_logits(logits, target)
+    """Mean over the pixels of each mask: float[…, H, W], float[…, H, W] -> float[…]"""
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(-2, -1))
 
 
 def mask_dice(logits: Tensor, target: Tensor) -> Tensor:
-    """Dice loss of one mask: float[H, W], float[H, W] -> float[]"""
-    p = logits.sigmoid()
-    overlap = 2 * (p * target).sum() / DICE_SCALE
-    total = p.sum() / DICE_SCALE + target.sum() / DICE_SCALE
+    """Dice loss of each mask: float[…, H, W], float[…, H, W] -> float[…]"""
+    p, pixels = logits.sigmoid(), (-2, -1)
+    overlap = 2 * (p * target).sum(dim=pixels) / DICE_SCALE
+    total = p.sum(dim=pixels) / DICE_SCALE + target.sum(dim=pixels) / DICE_SCALE
     return 1 - (overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)
 
 
@@ -49,16 +49,19 @@ def mask_losses(logits: list[Tensor], targets: list[Tensor]) -> tuple[Tensor, Te
     Raises:
         ValueError: a question's numbers of logits and of targets differ, or there is no mask at all.
     """
-    bce, dice = [], []
+    by_size: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
     for prediction, target in zip(logits, targets, strict=True):
         if prediction.shape != target.shape:
             raise ValueError(f"predicted masks are {tuple(prediction.shape)}, targets {tuple(target.shape)}")
-        for one, truth in zip(prediction.float(), target.float(), strict=True):
-            bce.append(mask_bce(one, truth))
-            dice.append(mask_dice(one, truth))
-    if not bce:
+        by_size.setdefault(target.shape[-2:], []).append((prediction, target))
+    if not sum(map(len, targets)):
         raise ValueError("no question of the batch has a target, so there is no mask to compare")
-    return torch.stack(bce).mean(), torch.stack(dice).mean()
+    bce, dice = [], []
+    for pairs in by_size.values():  # together, as a few large operations are faster than many small ones
+        predicted, truth = (torch.cat(side).float() for side in zip(*pairs, strict=True))
+        bce.append(mask_bce(predicted, truth))
+        dice.append(mask_dice(predicted, truth))
+    return torch.cat(bce).mean(), torch.cat(dice).mean()
 
 
 def overlap_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -107,8 +107,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": "data/DRSeg-mini",
         "tokenizer": "PixDLM/mini",
         "from_scratch": True,
-        "epochs": 16,
-        "validate_every": 2,  # a validation takes as long as a tenth of an epoch
+        "epochs": 17,
+        "validate_every": 4,  # and after the last one
         "batch_size": 24,
         "grad_accumulation": 1,
         "lr": 1.1e-3,
