@@ -300,7 +300,7 @@ def test_mistakes_are_told_and_cost_nothing(
 
 
 @pytest.mark.parametrize(("size", "name"), [(1_500, "metrics.json"), (6_000, "predictions.json"), (15_000, "overlays")])
-def test_a_full_disk_costs_neither_the_table_nor_what_was_there(
+def test_a_full_disk_does_not_cost_the_table(
     server: Server, model: Path, data: Path, tmp_path: Path, size: int, name: str
 ) -> None:
     """A limit on the size of files stands in for it."""

@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.files import alone, append_line, results_folder, write_beside
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from utils.files import alone
 
