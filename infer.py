@@ -54,9 +54,10 @@ def main() -> None:
         if model.config.neutral_fusion:
             entry["neutral_fusion"] = True  # not the published model
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False)
-        with told_of_full_disks(out / name):
-            write_picture(out / f"{name}.mask.png", union * 255)
-            write_picture(out / f"{name}.overlay.jpg", paint(image, union, PREDICTED))
+        for suffix, painted in {"mask.png": union * 255, "overlay.jpg": paint(image, union, PREDICTED)}.items():
+            with told_of_full_disks(out / f"{name}.{suffix}"):
+                write_picture(out / f"{name}.{suffix}", painted)
+        with told_of_full_disks(out / "answers.jsonl"):
             append_line(out / "answers.jsonl", line)
         print(line)
     log.info("written to %s", out)

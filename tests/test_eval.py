@@ -308,7 +308,7 @@ def test_a_full_disk_does_not_cost_the_table(
     given = ["--model", model, "--data", data, "--out", tmp_path / "out", "--overlays", "2", "--workers", "0"]
     (ended,) = server.processes("eval", given, before=limit)
     assert ended.status == 2 and "Traceback" not in ended.stderr
-    assert f"{tmp_path / 'out' / name}: not written, and nothing of it is left" in ended.stderr, ended.stderr
+    assert f"{tmp_path / 'out' / name}: not written, and nothing half-written is left" in ended.stderr, ended.stderr
     assert "gIoU" in ended.stdout and not (tmp_path / "out" / name).exists()
     assert not [path for path in (tmp_path / "out").iterdir() if "writing" in path.name]
 

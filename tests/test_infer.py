@@ -172,7 +172,7 @@ def test_a_full_disk_is_told_and_earlier_lines_stay(ask: Callable, pictures: lis
         status, _, stderr = ask(pictures[1])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert status == 2 and "x: not written, and nothing of it is left" in stderr and "Traceback" not in stderr
+    assert status == 2 and "not written, and nothing half-written is left" in stderr and "Traceback" not in stderr
     assert (tmp_path / "out/answers.jsonl").read_text() == before
 
 

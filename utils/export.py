@@ -70,7 +70,7 @@ def told_of_full_disks(out: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not re.search("iostream|PytorchStreamWriter|unexpected pos", str(error)):
             raise
         why = first_line(error)
-        raise UserError(f"{out}: not written, and nothing of it is left ({why}); is the disk full?") from error
+        raise UserError(f"{out}: not written, and nothing half-written is left ({why}); is the disk full?") from error
 
 
 def save_own(
