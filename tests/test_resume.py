@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.training import CHECKOUT, Ended, Server, command, environment
 from utils.files import alone
+from utils.run_state import RunStates
 
 # Everything that draws at random is on; a line every second step, so that states fall between lines.
 OPTIONS = ["--hint-share", "0.5", "--hint-steps", "9", "--mirror", "True", "--lora-rank", "2", "--lora-dropout", "0.2"]
@@ -184,7 +185,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_state_before(
     full = server.train(data, tmp_path, *OPTIONS, before=fill)
     assert full.status == 2 and "Traceback" not in full.said
     assert re.search(
-        r"error: .*step-00000006-epoch-0001: not written, and nothing of it is left \(.*\); is the disk full\?",
+        r"error: .*step-00000006-epoch-0001: not written, and nothing half-written is left \(.*\); is the disk full\?",
         full.said,
     )
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == [
@@ -211,6 +212,11 @@ def test_a_second_start_of_a_run_is_refused(server: Server, data: Path, tmp_path
         second = server.train(data, tmp_path, *OPTIONS, "--restart")
     assert second.status == 2 and f"{tmp_path}: another process trains there" in second.said
     assert "Traceback" not in second.said and not list((tmp_path / "state").iterdir())
+
+
+def test_an_error_from_inside_a_run_is_no_second_start(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError, match="a worker"), RunStates(tmp_path, {}, keep=2).held():
+        raise BlockingIOError("a worker")
 
 
 def test_a_run_that_has_ended_is_left_alone(server: Server, data: Path, undisturbed: Ended, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,13 +100,14 @@ class RunStates:
         if rank():
             yield
             return
-        try:
-            with alone(self.folder / "running"):
-                yield
-        except BlockingIOError as error:
-            raise UserError(
-                f"{self.folder.parent}: another process trains there; end it, or name another --run-dir"
-            ) from error
+        with ExitStack() as lock:
+            try:
+                lock.enter_context(alone(self.folder / "running"))
+            except BlockingIOError as error:  # of the lock; one from inside the run is another matter
+                raise UserError(
+                    f"{self.folder.parent}: another process trains there; end it, or name another --run-dir"
+                ) from error
+            yield
 
     def clear(self) -> None:
         """Forget every state, so that the run starts anew."""
