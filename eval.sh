@@ -22,7 +22,11 @@ data=$(value_of data "$@") || data=$(default_data "${name:-mini}") # eval.py's o
 case $name in
     "") defaults=() ;;
     mini) defaults=(--model PixDLM/mini --data "$data" --split test --out runs/mini-released/eval) ;;
-    *) defaults=(--model "runs/$name/best" --data "$data" --split test --out "runs/$name/eval") ;;
+    *)
+        [ -d "runs/$name/best" ] || value_of model "$@" >/dev/null ||
+            die "$name: there is no runs/$name/best; name mini, a run that has validated, or a folder by --model"
+        defaults=(--model "runs/$name/best" --data "$data" --split test --out "runs/$name/eval")
+        ;;
 esac
 if [ "$data" = "$mini_data" ]; then draw_mini_data; fi
 

@@ -152,6 +152,7 @@ def test_a_killed_process_is_told(checkout: Path, run: Run) -> None:
 
 
 def test_eval_names_and_arguments(checkout: Path, run: Run) -> None:
+    (checkout / "runs/night/best").mkdir(parents=True)
     for arguments in (["mini", "--overlays", "8"], ["night"], ["--model", "m", "--data", "d"]):
         assert run("eval.sh", *arguments).returncode == 0
     mini = ["--model", "PixDLM/mini", "--data", "data/DRSeg-mini", "--split", "test"]
@@ -163,6 +164,13 @@ def test_eval_names_and_arguments(checkout: Path, run: Run) -> None:
     ]
     assert (checkout / "data/DRSeg-mini").is_dir()
     assert run("eval.sh", "mini", STATUS_EVAL="2").returncode == 2
+
+
+def test_eval_of_an_unknown_name_says_so_first(checkout: Path, run: Run) -> None:
+    ended = run("eval.sh", "nihgt")
+    assert ended.returncode == 2 and "nihgt: there is no runs/nihgt/best" in ended.stderr
+    assert run("eval.sh", "nihgt", "--model", "m").returncode == 0
+    assert len(calls(checkout)) == 1
 
 
 def test_help_is_the_scripts_and_starts_nothing(checkout: Path, run: Run) -> None:
