@@ -140,7 +140,8 @@ def _fetch_part(url: str, part: Path, file: RemoteFile) -> str:
         except urllib.error.HTTPError as error:
             reason = f"the server answers {error.code} {error.reason}"
         except _DROPPED as error:
-            reason = f"the connection failed ({getattr(error, 'reason', None) or error!r})"
+            cause = getattr(error, "reason", error)
+            reason = f"the connection failed ({getattr(cause, 'strerror', None) or repr(cause)})"
         except OSError as error:
             raise UserError(f"{part}: cannot be written ({error})") from error
         fruitless = 0 if _size(part) > before else fruitless + 1
