@@ -113,6 +113,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "grad_accumulation": 1,
         "lr": 1.1e-3,
         "weight_decay": 0.05,
+        "ce_weight": 0.05,
         "bce_weight": 0.5,
         "dice_weight": 2.0,
         "mask_side": 160,
