@@ -1,7 +1,7 @@
 """Ask about photographs: `python infer.py --model DIR PICTURE… --ask "…" --out DIR`.
 
 For each picture: `NAME.mask.png` at the picture's size, `NAME.overlay.jpg`, and a line in
-`answers.jsonl` with the generated text, box, area, run lengths and confidence.
+`answers.jsonl` with the generated text, box, area, run lengths and confidence, which is printed too.
 """
 
 from __future__ import annotations

@@ -163,17 +163,23 @@ def test_a_picture_is_encoded_once(ask: Callable, pictures: list[Path], monkeypa
     assert len(seen) == len(pictures)
 
 
-def test_a_full_disk_is_told_and_earlier_lines_stay(ask: Callable, pictures: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("earlier", "name"), [(0, "x.overlay.jpg"), (100_000, "answers.jsonl")])
+def test_a_full_disk_is_told_and_earlier_lines_stay(
+    ask: Callable, pictures: list[Path], tmp_path: Path, earlier: int, name: str
+) -> None:
+    """A limit on the size of files stands in for it: beyond it is the overlay, or lines that others precede."""
     assert ask(pictures[0])[0] == 0
-    before = (tmp_path / "out/answers.jsonl").read_text()
+    answers = tmp_path / "out/answers.jsonl"
+    before = answers.read_text() + " " * earlier
+    answers.write_text(before)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
     try:
         status, _, stderr = ask(pictures[1])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert status == 2 and "not written, and nothing half-written is left" in stderr and "Traceback" not in stderr
-    assert (tmp_path / "out/answers.jsonl").read_text() == before
+    assert status == 2 and f"{name}: not written, and nothing half-written" in stderr and "Traceback" not in stderr
+    assert answers.read_text() == before
 
 
 def test_the_mask_is_that_of_the_forced_answer(

@@ -167,7 +167,8 @@ def test_eval_names_and_arguments(checkout: Path, run: Run) -> None:
 
 
 def test_eval_of_an_unknown_name_says_so_first(checkout: Path, run: Run) -> None:
-    ended = run("eval.sh", "nihgt")
+    ended = run("eval.sh", "nihgt", "--data", "data/DRSeg-mini")
+    assert not (checkout / "data/DRSeg-mini").exists()
     assert ended.returncode == 2 and "nihgt: there is no runs/nihgt/best" in ended.stderr
     assert run("eval.sh", "nihgt", "--model", "m").returncode == 0
     assert len(calls(checkout)) == 1

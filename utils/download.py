@@ -140,8 +140,9 @@ def _fetch_part(url: str, part: Path, file: RemoteFile) -> str:
         except urllib.error.HTTPError as error:
             reason = f"the server answers {error.code} {error.reason}"
         except _DROPPED as error:
-            cause = getattr(error, "reason", error)
-            reason = f"the connection failed ({getattr(cause, 'strerror', None) or repr(cause)})"
+            cause = error.reason if isinstance(error, urllib.error.URLError) else error
+            why = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+            reason = f"the connection failed ({why})"
         except OSError as error:
             raise UserError(f"{part}: cannot be written ({error})") from error
         fruitless = 0 if _size(part) > before else fruitless + 1

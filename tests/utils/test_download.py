@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import re
+import socket
 import threading
+import urllib.error
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -160,8 +163,29 @@ def test_busy_servers_are_asked_again_and_dead_ones_named(hub: Hub, tmp_path: Pa
     put(hub, where, "model.bin")
     hub.failures = 2
     assert download.fetch(where, PINNED, tmp_path, hub.endpoint)
-    with pytest.raises(UserError, match="the connection failed"):
+    with pytest.raises(UserError, match=r"the connection failed \(Connection refused\)"):
         download.fetch(where, PINNED, tmp_path / "other", "http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (urllib.error.URLError(TimeoutError("timed out")), "timed out"),
+        (urllib.error.URLError(socket.gaierror(-2, "Name or service not known")), "Name or service not known"),
+        (http.client.RemoteDisconnected("Remote end closed connection"), "Remote end closed connection"),
+        (http.client.CannotSendRequest(), "CannotSendRequest"),
+    ],
+)
+def test_a_lost_connection_is_told_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def lost(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(download, "_ask", lost)
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    with pytest.raises(UserError, match=rf"the connection failed \({told}\)"):
+        download.fetch(collection(PINNED), PINNED, tmp_path)
 
 
 def test_a_wrong_checksum_names_both_and_keeps_nothing(hub: Hub, tmp_path: Path) -> None:
