@@ -132,6 +132,7 @@ def command(data: Path, folder: Path, *arguments: str | Path) -> list[str]:
     given = ["--config", "mini", "--data", data, "--run-dir", folder, "--workers", "0", "--epochs", "2"]
     given += ["--batch-size", "2", "--log-every", "1", "--warmup-steps", "2", "--hint-share", "0"]
     given += ["--mirror", "False", "--validate-every", "1"]
+    given += ["--ce-weight", "1"]  # or the text would hardly show in the losses that are compared
     given += [*OVERRIDES, *arguments]
     return [str(one) for one in given]
 
