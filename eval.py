@@ -35,7 +35,6 @@ from utils.evaluation import (
     swapped_image_tokens,
 )
 from utils.export import told_of_full_disks
-from utils.feature_cache import start_cache
 from utils.files import results_folder, write_beside
 from utils.images import read_image
 from utils.logs import peak_memory_gib, start_logging
@@ -63,13 +62,10 @@ def main() -> None:
         if args.swap_image_tokens:
             check_other_pictures(samples, args.batch_size)
         model, tokenizer, runner = load(args, device, dtype)
-        cache = start_cache(model, args)
         started = time.perf_counter()
         with swapped_image_tokens(model) if args.swap_image_tokens else nullcontext():
             title = f"evaluating {args.split}"
             predictions = evaluate(model, tokenizer, samples, args.batch_size, args.workers, dtype, title, runner)
-        if cache:
-            cache.log_use()
         if predictions is None:  # not on rank 0
             return
         seconds = time.perf_counter() - started

@@ -48,9 +48,7 @@ from utils.engine import (
 from utils.errors import STOPPED_STATUS, UserError, run_main
 from utils.evaluation import evaluate
 from utils.export import told_of_full_disks
-from utils.feature_cache import start_cache
 from utils.files import append_line, results_folder
-from utils.hints import draw_hints, hint_share
 from utils.launch import free_port
 from utils.logs import peak_memory_gib, start_logging
 from utils.metrics import breakdowns
@@ -128,7 +126,6 @@ def train_on(
     model.cast(dtype).to(device)
     if model.use_flash_attention():
         log.info("the language model attends by flash-attn")
-    cache = start_cache(model, args)
     engine, schedule = start_engine(model, args, total_steps=steps * args.epochs)
     loader = DataLoader(
         MirroredSamples(samples) if args.mirror else samples,
@@ -149,8 +146,6 @@ def train_on(
             run.to_the_end(endless(loader, sampler), validation)
     finally:
         run.close()
-    if cache:
-        cache.log_use()
 
 
 class Run:
@@ -172,7 +167,6 @@ class Run:
         self.weights = loss_weights(args)
         self.progress = Progress()
         self.sums = torch.zeros(len(LOSSES), device=engine.device)
-        self.chance = torch.Generator().manual_seed(args.seed)  # of the hints
         self.stop, self.watchdog = StopRequest(), Watchdog(args.timeout_minutes * 60)
         self.writer: SummaryWriter | None = None
         self.started = self.saved = time.perf_counter()
@@ -180,7 +174,7 @@ class Run:
 
     def resume(self, folder: Path) -> None:
         """Go on from a state."""
-        self.progress = self.states.load(self.engine, folder, self.chance)
+        self.progress = self.states.load(self.engine, folder)
         self.sums += torch.tensor(self.progress.sums, device=self.sums.device)
         self.past_seconds = self.progress.seconds
         log.info("goes on after step %d, from %s", self.progress.step, folder)
@@ -257,8 +251,7 @@ class Run:
             self.watchdog.beat(f"step {self.progress.step + 1}")
             batch = next(batches).to(self.engine.device, self.dtype)
             self.progress.drawn += 1
-            share = hint_share(self.progress.step, self.args.hint_share, self.args.hint_steps)
-            output = self.engine(batch, self.weights, draw_hints(batch, share, self.chance))
+            output = self.engine(batch, self.weights)
             bad, stop, due = on_any_process(
                 [~torch.isfinite(output.loss.detach()), self.stop.made, self.state_is_due()], self.engine.device
             )
@@ -300,7 +293,7 @@ class Run:
         self.watchdog.beat("writing a state")
         self.progress.seconds = self.seconds()
         self.progress.sums = self.sums.tolist()
-        self.states.save(self.engine, self.progress, self.chance)
+        self.states.save(self.engine, self.progress)
         self.saved = time.perf_counter()
         self.watchdog.beat(f"step {self.progress.step + 1}")
 

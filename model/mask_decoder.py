@@ -161,20 +161,6 @@ class MaskDecoder(nn.Module):
         quarters = torch.einsum("mc,mnqc->mnq", mask_token, self.upscaling(features))
         return _unfold(quarters[..., None], size)[:, 0]
 
-    def place_code(self, places: Tensor) -> Tensor:
-        """What the map's position codes are at given places: the prompt that points there.
-
-        Args:
-            places: float[M, 2], x and y as shares of the side of the pixel path's input; NaN for no place.
-
-        Returns:
-            float[M, 3, C], one code a scale, zero where there is no place
-        """
-        known = ~places.isnan().any(dim=1)
-        points = places.nan_to_num().float()
-        coarse, fine = (_place_code(code, points) for code in (self.prompt_encoder.pe_layer, self.positions))
-        return torch.stack([coarse, fine, fine], dim=1) * known[:, None, None]
-
     def position_code(self, level: int, size: tuple[int, int]) -> Tensor:
         """float[H*W, C]: at level 0 the prompt encoder's code, made at half the size and resized
         (published behaviour); at the others the decoder's own."""
@@ -221,9 +207,3 @@ def _position_map(code: PositionEmbeddingRandom, size: tuple[int, int]) -> Tenso
     """float32[C, H, W], also where the model's weights are half precision: SAM2 makes its grid in float32."""
     frequencies = {name: buffer.float() for name, buffer in code.named_buffers()}
     return torch.func.functional_call(code, frequencies, (size,))
-
-
-def _place_code(code: PositionEmbeddingRandom, points: Tensor) -> Tensor:
-    """Its code of points in the unit square, in float32: float[M, 2] -> float32[M, C]"""
-    angles = 2 * torch.pi * (2 * points - 1) @ code.positional_encoding_gaussian_matrix.float()
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)

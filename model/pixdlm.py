@@ -117,7 +117,6 @@ class PixDLMForCausalLM(PreTrainedModel):
         self,
         batch: Batch,
         loss_weights: LossWeights | None = None,
-        hints: Tensor | None = None,
         seen: tuple[list[Tensor], Tensor] | None = None,
     ) -> PixDLMOutput:
         """Answer every question of a batch with masks, the answer being forced.
@@ -127,17 +126,13 @@ class PixDLMForCausalLM(PreTrainedModel):
         Args:
             batch: see `utils.collate.Batch`; its prompts hold the answer.
             loss_weights: compute the losses with these weights; None for masks alone.
-            hints: float[M, 2], the places that training gives away (`utils.hints`); NaN for none.
             seen: what `see` gave for these pictures, where it was called already.
         """
         pyramid, tokens = seen or self.see(batch)
         embeddings, place = self.embed_prompts(batch, tokens)
         hidden = base_model(self.language_model)(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         question, states = self.seg_states(batch.input_ids, hidden, place)
-        prompts = self.seg_projection(states)
-        if hints is not None:
-            prompts = prompts + self.mask_decoder.place_code(hints).to(prompts.dtype)
-        masks = self.mask_decoder(pyramid, batch.image_index[question], prompts)
+        masks = self.mask_decoder(pyramid, batch.image_index[question], self.seg_projection(states))
         output = PixDLMOutput(mask_logits=list(masks.split(torch.bincount(question, minlength=len(batch)).tolist())))
         if loss_weights is not None:
             self.add_losses(output, batch, hidden, place, loss_weights)

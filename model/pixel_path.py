@@ -5,7 +5,6 @@ Shape legend: B pictures, P pixels along a side of the input, C channels of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
@@ -66,11 +65,7 @@ def build_encoder(settings: dict[str, dict[str, Any]]) -> ImageEncoder:
 
 
 class PixelPath(nn.Module):
-    """SAM2's pyramid of a picture; without gradient while it is frozen.
-
-    `cache` may look features up in place of the encoder while nothing of it trains
-    (`utils.feature_cache.FeatureCache`); it may leave levels out that the model does not read.
-    """
+    """SAM2's pyramid of a picture; without gradient while it is frozen."""
 
     def __init__(self, config: PixDLMConfig) -> None:
         super().__init__()
@@ -78,7 +73,6 @@ class PixelPath(nn.Module):
         self.encoder = build_encoder(sam2_settings(config.pixel_encoder) if known else config.pixel_encoder)
         self.size = config.pixel_image_size
         self.channels: int = self.encoder.neck.d_model
-        self.cache: Callable[[Tensor, Callable[[Tensor], list[Tensor]]], list[Tensor]] | None = None
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """SAM2's features, coarsest first.
@@ -91,14 +85,8 @@ class PixelPath(nn.Module):
         """
         trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.encoder.parameters())
         with torch.set_grad_enabled(trains):
-            if self.cache is None or trains:
-                return self.encode(pixels)
-            return self.cache(pixels, self.encode)
-
-    def encode(self, pixels: Tensor) -> list[Tensor]:
-        """What a call gives, computed."""
-        if pixels.shape[-1] != self.size:
-            size = (self.size, self.size)
-            pixels = F.interpolate(pixels.float(), size, mode="bilinear", align_corners=True).to(pixels.dtype)
-        features = self.encoder(pixels)["backbone_fpn"]
+            if pixels.shape[-1] != self.size:
+                size = (self.size, self.size)
+                pixels = F.interpolate(pixels.float(), size, mode="bilinear", align_corners=True).to(pixels.dtype)
+            features = self.encoder(pixels)["backbone_fpn"]
         return [level.to(pixels.dtype) for level in features[::-1]]  # SAM2 adds its levels up in float32

@@ -241,18 +241,6 @@ def test_the_other_control_needs_another_picture(evaluate: Callable) -> None:
     assert "the split has no other" in evaluate("--swap-image-tokens", "--limit", "1")[2]
 
 
-def test_features_on_disk_change_no_number(evaluate: Callable, tmp_path: Path) -> None:
-    written = []
-    for said in (None, "of 0 pictures read, of 7 encoded", "of 7 pictures read, of 0 encoded"):
-        options = [] if said is None else ["--feature-cache", tmp_path / "cache"]
-        status, _, stderr = evaluate("--batch-size", "3", *options)
-        assert status == 0 and (said is None or said in stderr), stderr
-        written.append([(tmp_path / "out" / name).read_bytes() for name in ("metrics.json", "predictions.json")])
-    assert written[0] == written[1] == written[2]
-    status, _, stderr = evaluate("--feature-cache", tmp_path / "out" / "metrics.json")
-    assert status == 2 and "metrics.json: cannot be written" in stderr
-
-
 def test_overlays_are_spread_and_replace_earlier_ones(evaluate: Callable, tmp_path: Path) -> None:
     folder = tmp_path / "out/overlays"
     for count, names in ((5, 5), (2, 2)):
@@ -274,7 +262,6 @@ def test_overlays_are_spread_and_replace_earlier_ones(evaluate: Callable, tmp_pa
         (["--limit", "0"], "--limit is 0"),
         (["--offload"], "--offload needs --shard"),
         (["--shard", "--device", "cuda:1"], "choose the GPU by CUDA_VISIBLE_DEVICES"),
-        (["--shard", "--feature-cache", "cache"], "--feature-cache does not go with --shard"),
         (["--split", "night"], "DRSeg_night.json: no such split"),
         (["--dataset", "coco"], "unknown data set 'coco'; known are drseg"),
         (["--polygons", "two"], "'two'; known are union, first"),

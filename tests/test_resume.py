@@ -21,7 +21,7 @@ from utils.files import alone
 from utils.run_state import RunStates
 
 # Everything that draws at random is on; a line every second step, so that states fall between lines.
-OPTIONS = ["--hint-share", "0.5", "--hint-steps", "9", "--mirror", "True", "--lora-rank", "2", "--lora-dropout", "0.2"]
+OPTIONS = ["--mirror", "True", "--lora-rank", "2", "--lora-dropout", "0.2"]
 OPTIONS += ["--log-every", "2", "--grad-accumulation", "2", "--save-steps", "1", "--epochs", "3"]
 KILL_AFTER = """
 import os, signal, threading
@@ -256,8 +256,8 @@ import torch
 from model.pixdlm import PixDLMForCausalLM
 forward, calls = PixDLMForCausalLM.forward, []
 
-def spoilt(model, batch, weights=None, hints=None):
-    output = forward(model, batch, weights, hints)
+def spoilt(model, batch, weights=None):
+    output = forward(model, batch, weights)
     if model.training:
         calls.append(1)
         if len(calls) in {calls}:

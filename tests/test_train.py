@@ -21,8 +21,6 @@ from utils.args import PRESETS
 from utils.checkpoint import load_model
 from utils.datasets import load_dataset
 
-HINTS = ["--hint-share", "0.5", "--hint-steps", "9"]
-
 
 @pytest.fixture(scope="module")
 def few(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -181,20 +179,9 @@ def fresh(server: Server, data: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def hinted(server: Server, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """`plain` for two epochs, with hints that grow fewer all the time."""
-    arguments = ["--batch-size", "4", "--seed", "5", *HINTS]
-    return server.train_well(data, tmp_path_factory.mktemp("runs"), *arguments)
-
-
-def test_hints_act_as_long_as_they_are_given(
-    server: Server, data: Path, hinted: Ended, fresh: Ended, tmp_path: Path
-) -> None:
-    arguments = ["--batch-size", "4", "--seed", "5", "--lr", "0", "--hint-share", "1", "--hint-steps", "4"]
-    told = server.train_well(data, tmp_path, *arguments)
-    assert all(one != other for one, other in zip(told.losses[:2], fresh.losses[:2], strict=True))
-    assert told.losses[4:] == fresh.losses[4:]
-    assert hinted.losses[0] != fresh.losses[0]
+def two_epochs(server: Server, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """`plain` for two epochs."""
+    return server.train_well(data, tmp_path_factory.mktemp("runs"), "--batch-size", "4", "--seed", "5")
 
 
 def test_every_pass_has_every_record_in_another_order(plain: Ended, fresh: Ended) -> None:
@@ -282,22 +269,6 @@ def test_a_run_goes_on_from_a_checkpoint(base: Ended, continued: Ended) -> None:
     assert config == json.loads((base.folder / "last/config.json").read_text())
 
 
-def test_features_on_disk_change_nothing(
-    server: Server, base: Ended, continued: Ended, data: Path, tmp_path: Path
-) -> None:
-    """Every picture of both splits is encoded once; what comes out is what comes out without."""
-    arguments = ["--init-from", base.folder / "last", "--lora-dropout", "0", "--lr", "1e-3"]
-    cached = server.train_well(data, tmp_path / "run", *arguments, "--feature-cache", tmp_path / "cache")
-    assert cached.losses == continued.losses
-    state, expected = cached.state(), continued.state()
-    assert all(torch.equal(state[name], expected[name]) for name in expected)
-    read, encoded = map(int, re.search(r"features of (\d+) pictures read, of (\d+) encoded", cached.log).groups())
-    assert (
-        encoded == len(list((tmp_path / "cache").glob("*.features"))) == len(list(data.glob("CODrone/DR[tv][ra]*/*")))
-    )
-    assert read >= encoded
-
-
 def test_adapters_train_and_come_back(base: Ended) -> None:
     model, _ = load_model(base.folder / "best")
     assert model.config.lora == {"r": 2, "alpha": 16.0, "dropout": 0.1, "targets": ["q_proj", "v_proj"]}
@@ -359,19 +330,14 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_records(
         (["--override", "max_sequence=30"], "fit beside the image; shorten the question"),
         (["--seed", "-1"], "--seed is -1; it must be at least 0"),
         (["--beta1", "1"], "--beta1 is 1.0; it must be at least 0 and less than 1"),
-        (["--hint-share", "2"], "--hint-share is 2.0; a share is at most 1"),
         (["--mask-side", "8"], "--mask-side is 8; it must be at least 16"),
-        (["--hint-share", "0.5", "--override", "geometry=centre_crop"], "--hint-share is 0.5, which needs letterboxed"),
         (
-            ["--hint-share", "0", "--grounding-weight", "2", "--override", "geometry=centre_crop"],
+            ["--grounding-weight", "2", "--override", "geometry=centre_crop"],
             "--grounding-weight is 2.0, which needs letterboxed frames",
         ),
         (["--grounding-weight", "-1"], "--grounding-weight is -1.0; it must be at least 0"),
         (["--run-dir", "train.py"], "--run-dir train.py: cannot be made a folder"),
         (["--precision", "fp8"], "--precision is 'fp8'; known are fp32, bf16, fp16, mixed"),
-        (["--feature-cache", "runs/features"], "--feature-cache needs a frozen SAM2, and in this run it trains"),
-        (["--feature-cache", "runs/features", "--zero-stage", "3"], "--feature-cache does not go with --zero-stage 3"),
-        (["--feature-cache-gb", "0"], "--feature-cache-gb is 0.0; it must be at least 0.001"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -404,23 +370,23 @@ def test_a_truncated_picture_is_named(server: Server, data: Path, tmp_path: Path
 
 @pytest.fixture(scope="module")
 def pairs(server: Server, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Ended]:
-    """Runs like `hinted` on two processes, by ZeRO stage."""
+    """Runs like `two_epochs` on two processes, by ZeRO stage."""
     folder = tmp_path_factory.mktemp("runs")
-    arguments = ["--seed", "5", "--eval-batch-size", "3", *HINTS, "--zero-stage"]
+    arguments = ["--seed", "5", "--eval-batch-size", "3", "--zero-stage"]
     return {stage: server.train_on_two(data, folder / f"{stage}", *arguments, str(stage)) for stage in (2, 3)}
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_two_processes_train_as_one(pairs: dict[int, Ended], hinted: Ended, fresh: Ended, stage: int) -> None:
+def test_two_processes_train_as_one(pairs: dict[int, Ended], two_epochs: Ended, fresh: Ended, stage: int) -> None:
     ended = pairs[stage]
     assert "2 epochs of 3 steps, 4 records a step" in ended.log
-    assert ended.losses == pytest.approx(hinted.losses, rel=0.02)
-    shapes = [{name: tensor.shape for name, tensor in one.state().items()} for one in (ended, hinted)]
+    assert ended.losses == pytest.approx(two_epochs.losses, rel=0.02)
+    shapes = [{name: tensor.shape for name, tensor in one.state().items()} for one in (ended, two_epochs)]
     assert shapes[0] == shapes[1]
-    assert distance(ended, hinted, fresh) < 0.02
+    assert distance(ended, two_epochs, fresh) < 0.02
     assert ended.training()["validation"]["overall"]["count"] == 6
     assert ended.training()["validation"]["overall"]["giou"] == pytest.approx(
-        hinted.training()["validation"]["overall"]["giou"], abs=0.01
+        two_epochs.training()["validation"]["overall"]["giou"], abs=0.01
     )
 
 

@@ -130,7 +130,7 @@ class Ended:
 def command(data: Path, folder: Path, *arguments: str | Path) -> list[str]:
     """train.py's arguments for a short run of a tiny model; later ones replace earlier ones."""
     given = ["--config", "mini", "--data", data, "--run-dir", folder, "--workers", "0", "--epochs", "2"]
-    given += ["--batch-size", "2", "--log-every", "1", "--warmup-steps", "2", "--hint-share", "0"]
+    given += ["--batch-size", "2", "--log-every", "1", "--warmup-steps", "2"]
     given += ["--mirror", "False", "--validate-every", "1"]
     given += ["--ce-weight", "1"]  # or the text would hardly show in the losses that are compared
     given += [*OVERRIDES, *arguments]

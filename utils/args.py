@@ -27,18 +27,8 @@ def choice(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-@dataclass(kw_only=True)
-class CacheArgs:
-    """Options for SAM2's features on disk (`utils.feature_cache`)."""
-
-    feature_cache: str | None = choice(
-        None, "Folder that keeps the features of a frozen SAM2, which sees a picture once then."
-    )
-    feature_cache_gb: float = choice(20.0, "GB that they may take there; those used longest ago make room.")
-
-
 @dataclass
-class TrainArgs(CacheArgs):
+class TrainArgs:
     """Options of train.py. Where a named configuration prefers another default, PRESETS says so."""
 
     config: str = choice("native", "Named configuration: release, native or mini.")
@@ -76,8 +66,6 @@ class TrainArgs(CacheArgs):
     mask_side: int | None = choice(None, "Longest side in pixels of masks that are compared; default: the frame's.")
     mirror: bool = choice(False, "Mirror pictures at random, and swap left with right, top with bottom in questions.")
     grounding_weight: float = choice(0.0, "Weight of the grounding loss, which makes [SEG] states resemble the target.")
-    hint_share: float = choice(0.0, "From scratch: share of masks whose prompt is at first told the target's place.")
-    hint_steps: int = choice(0, "Optimiser steps in which that share falls to zero.")
 
     precision: str = choice("bf16", "fp32, bf16, fp16, or mixed (fp32 weights, bf16 arithmetic).")
     zero_stage: int = choice(2, "DeepSpeed ZeRO stage, 0 to 3.")
@@ -119,8 +107,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mask_side": 160,
         "mirror": True,
         "grounding_weight": 0.5,
-        "hint_share": 0.6,
-        "hint_steps": 125,
         "precision": "fp32",
         "zero_stage": 0,
         "lora_rank": 0,
@@ -170,8 +156,6 @@ def parse_train(argv: list[str] | None = None) -> TrainArgs:
         presets["lora_rank"] = 0
         if not known.init_from:
             presets |= {"init_from": "PixDLM/weights/pixdlm", "fusion": "neutral"}
-    if known.init_from and not Path(known.init_from).is_file():  # a file of parts leaves the rest to be learnt
-        presets.pop("hint_share", None)  # a model that has learnt to point needs none
     args = parse(TrainArgs, argv, presets)
     check_train(args)
     return args
@@ -202,11 +186,8 @@ def check_train(args: TrainArgs) -> None:
         at_least(args, 1, "steps_per_epoch")
     if args.mask_side is not None:
         at_least(args, 16, "mask_side")
-    at_least(args, 0, "hint_share", "hint_steps", "save_minutes", "save_steps", "max_bad_steps", "timeout_minutes")
+    at_least(args, 0, "save_minutes", "save_steps", "max_bad_steps", "timeout_minutes")
     at_least(args, 1, "keep")
-    at_least(args, 0.001, "feature_cache_gb")
-    if args.hint_share > 1:
-        raise UserError(f"--hint-share is {args.hint_share}; a share is at most 1")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 0 and less than 1")
@@ -216,8 +197,6 @@ def check_train(args: TrainArgs) -> None:
         raise UserError("--train-only names all that trains; leave --train-parts out")
     if args.zero_stage not in (0, 1, 2, 3):
         raise UserError(f"--zero-stage is {args.zero_stage}; ZeRO has stages 0, 1, 2 and 3")
-    if args.feature_cache and args.zero_stage == 3:
-        raise UserError("--feature-cache does not go with --zero-stage 3, where every process must run every layer")
     if args.offload == "all" and args.zero_stage != 3:
         raise UserError(f"--offload all needs --zero-stage 3, which alone shards parameters; it is {args.zero_stage}")
     if args.offload == "optimizer" and args.zero_stage == 0:
@@ -257,7 +236,7 @@ class BackboneArgs:
 
 
 @dataclass
-class EvalArgs(BackboneArgs, CacheArgs):
+class EvalArgs(BackboneArgs):
     """Options of eval.py. The architecture comes from --model alone."""
 
     model: str = choice("PixDLM/mini", "Model folder, e.g. runs/mini/best.")
@@ -301,15 +280,12 @@ def parse_eval(argv: list[str] | None = None) -> EvalArgs:
     args = parse(EvalArgs, argv)
     at_least(args, 1, "batch_size", "threads")
     at_least(args, 0, "workers", "overlays")
-    at_least(args, 0.001, "feature_cache_gb")
     if args.limit is not None:
         at_least(args, 1, "limit")
     if args.offload and not args.shard:
         raise UserError("--offload needs --shard, which parts the weights")
     if args.shard and ":" in args.device:
         raise UserError(f"--device {args.device} does not go with --shard; choose the GPU by CUDA_VISIBLE_DEVICES")
-    if args.shard and args.feature_cache:
-        raise UserError("--feature-cache does not go with --shard, where every process must run every layer")
     return args
 
 

@@ -172,7 +172,7 @@ class RunStates:
                 "--run-dir, or --restart to train it anew"
             )
 
-    def save(self, engine: Any, progress: Progress, chance: torch.Generator) -> None:
+    def save(self, engine: Any, progress: Progress) -> None:
         """Write a state, unless it is the current one; every process calls it. Then only the `keep` last stay.
 
         Raises:
@@ -183,7 +183,7 @@ class RunStates:
             return  # an epoch's last step has written it, or a run goes on that was stopped in its validation
         with told_of_full_disks(self.folder / name), self._beside() as beside:
             engine.save_checkpoint(str(beside), tag=name, save_latest=False, exclude_frozen_parameters=True)
-            torch.save(random_states(chance) | {"sums": progress.sums}, beside / name / f"process-{rank()}.pt")
+            torch.save(random_states() | {"sums": progress.sums}, beside / name / f"process-{rank()}.pt")
             barrier()
             if rank() == 0:
                 record = {"progress": asdict(progress), "settings": self.settings}
@@ -211,8 +211,8 @@ class RunStates:
             if rank() == 0:
                 shutil.rmtree(beside, ignore_errors=True)
 
-    def load(self, engine: Any, folder: Path, chance: torch.Generator) -> Progress:
-        """Put the engine, all random states and `chance` where they were when `folder` was written.
+    def load(self, engine: Any, folder: Path) -> Progress:
+        """Put the engine and all random states where they were when `folder` was written.
 
         Raises:
             UserError: the files are not those of this model.
@@ -221,7 +221,7 @@ class RunStates:
             # not strict: what does not train is not in it
             engine.load_checkpoint(str(folder.parent), tag=folder.name, load_module_strict=False)
         own = dict(TensorFile(folder / f"process-{rank()}.pt"))
-        set_random_states(own, chance)
+        set_random_states(own)
         progress = Progress(**json.loads((folder / PROGRESS).read_text())["progress"])
         progress.sums = own["sums"]
         self.current = folder.name
@@ -258,12 +258,11 @@ def damage(folder: Path) -> str:
     return ", ".join(f"{name} has changed" for name in sums if found[name] != sums[name])
 
 
-def random_states(chance: torch.Generator) -> dict[str, Any]:
+def random_states() -> dict[str, Any]:
     """Every generator that training draws from, of this process."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
-        "chance": chance.get_state(),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         "python": [version, list(words), gauss],
@@ -271,9 +270,8 @@ def random_states(chance: torch.Generator) -> dict[str, Any]:
     }
 
 
-def set_random_states(states: dict[str, Any], chance: torch.Generator) -> None:
+def set_random_states(states: dict[str, Any]) -> None:
     """The reverse of `random_states`."""
-    chance.set_state(states["chance"])
     torch.set_rng_state(states["torch"])
     if states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"])

@@ -50,12 +50,11 @@ def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, i
         log.info("starts fresh: %s", ", ".join(part for part in PARTS if part in fresh))
         if not args.from_scratch:
             log.info("and fresh: rows of the added tokens in embed_tokens and lm_head, adapters that were not read")
-    for option, value in (("--hint-share", args.hint_share), ("--grounding-weight", args.grounding_weight)):
-        if value and model.config.geometry != "letterbox":
-            raise UserError(
-                f"{option} is {value}, which needs letterboxed frames; this model's geometry is "
-                f"{model.config.geometry!r}, so set it to 0"
-            )
+    if args.grounding_weight and model.config.geometry != "letterbox":
+        raise UserError(
+            f"--grounding-weight is {args.grounding_weight}, which needs letterboxed frames; this model's geometry is "
+            f"{model.config.geometry!r}, so set it to 0"
+        )
     model.train()
     only = set(args.train_only)
     parts = only or parts_to_train(model.config, fresh | set(args.train_parts))

@@ -10,7 +10,7 @@ from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 
 from model.config import PixDLMConfig
-from model.mask_decoder import MaskDecoder, SegProjection, Upsampling, _position_map, _unfold
+from model.mask_decoder import MaskDecoder, SegProjection, Upsampling, _unfold
 
 CHANNELS, IMAGES = 16, torch.tensor([0, 1, 1])
 PYRAMID, PLAIN = pytest.param(True, id="pyramid"), pytest.param(False, id="one map")
@@ -176,14 +176,3 @@ def test_it_runs_in_half_precision(tiny_config: PixDLMConfig, pyramid: bool) -> 
     found = decoder.bfloat16()([level.bfloat16() for level in levels], images, seg.bfloat16())
     assert found.dtype == torch.bfloat16
     assert (found - expected).abs().mean() < 0.1 * expected.std()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_code_of_a_place_is_that_of_the_map_there(tiny_config: PixDLMConfig, dtype: torch.dtype) -> None:
-    decoder = build(tiny_config).to(dtype)
-    row, column, side = 5, 2, 8
-    places = torch.tensor([[(column + 0.5) / side, (row + 0.5) / side], [float("nan"), float("nan")]])
-    codes = decoder.place_code(places)
-    for scale, code in enumerate((decoder.prompt_encoder.pe_layer, decoder.positions, decoder.positions)):
-        torch.testing.assert_close(codes[0, scale], _position_map(code, (side, side))[:, row, column])
-    assert not codes[1].any()

@@ -180,19 +180,6 @@ def test_precision_of_inference() -> None:
         inference_dtype("fp8", cpu)
 
 
-def test_a_trained_model_gets_no_hints_unless_asked() -> None:
-    assert parse_train(["--config", "mini"]).hint_share > 0
-    assert parse_train(["--config", "mini", "--init-from", "runs/mini/best"]).hint_share == 0
-    assert parse_train(["--config", "mini", "--init-from", "runs/mini/best", "--hint-share", "0.2"]).hint_share == 0.2
-
-
-def test_a_start_from_parts_keeps_the_hints(tmp_path: Path) -> None:
-    """A file of parts leaves the rest to be learnt from nothing."""
-    (tmp_path / "parts.safetensors").touch()
-    started = parse_train(["--config", "mini", "--init-from", str(tmp_path / "parts.safetensors")])
-    assert started.hint_share == PRESETS["mini"]["hint_share"]
-
-
 @pytest.mark.parametrize("parse", [parse_train, parse_eval])
 def test_options_are_named_in_full(parse: Callable, capsys: pytest.CaptureFixture) -> None:
     """train.sh looks for --run-dir, --data and --polygons among the arguments too, and would miss a part of one."""
