@@ -7,7 +7,7 @@ GPUs takes. Weights are random: no time depends on them. `--help` lists the opti
 
 from __future__ import annotations
 
-from utils.errors import UserError, run_main
+from utils.runtime.errors import UserError, run_main
 
 
 def main() -> None:

@@ -20,28 +20,28 @@ import torch
 import transformers
 from pycocotools import mask as coco
 
+from model.checkpoints.export import told_of_full_disks
+from model.checkpoints.save import load_model
+from model.inputs.images import read_image
+from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
-from utils.args import EvalArgs, inference_dtype, parse_eval
-from utils.checkpoint import load_model
+from utils.cli.options import EvalArgs, inference_dtype, parse_eval
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample, target_masks
-from utils.distributed import pick_device, process_group, world
-from utils.errors import UserError, run_main
-from utils.evaluation import (
+from utils.evaluation.metrics import breakdowns
+from utils.evaluation.predict import (
     Prediction,
     check_other_pictures,
     evaluate,
     shuffle_questions,
     swapped_image_tokens,
 )
-from utils.export import told_of_full_disks
-from utils.files import results_folder, write_beside
-from utils.images import read_image
-from utils.logs import peak_memory_gib, start_logging
-from utils.metrics import breakdowns
-from utils.report import side_by_side, table, write_json, write_picture
-from utils.sharding import load_sharded
-from utils.tokens import PixTokenizer
+from utils.evaluation.report.overlays import side_by_side, table, write_json, write_picture
+from utils.runtime.distributed import pick_device, process_group, world
+from utils.runtime.errors import UserError, run_main
+from utils.runtime.files import results_folder, write_beside
+from utils.runtime.logs import peak_memory_gib, start_logging
+from utils.training.zero3 import load_sharded
 
 log = logging.getLogger("eval")
 

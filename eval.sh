@@ -11,8 +11,8 @@
 # Arguments after NAME add to and replace what NAME stands for, e.g. `bash eval.sh mini --overlays 8`.
 # NPROC and PIXDLM_PYTHON as in train.sh. Relative paths count from the checkout.
 set -u
-source "$(dirname "${BASH_SOURCE[0]}")/utils/environment.sh"
-source utils/arguments.sh
+source "$(dirname "${BASH_SOURCE[0]}")/utils/cli/environment.sh"
+source utils/cli/arguments.sh
 
 name=
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then name=$1; shift; fi

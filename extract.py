@@ -15,16 +15,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.backbones import NEUTRAL_KEY
+from model.checkpoints.backbones import NEUTRAL_KEY
+from model.checkpoints.export import check_target, published_fusion, told_of_full_disks
+from model.checkpoints.layouts import load_config, named_shapes, named_tensors
+from model.checkpoints.load import LORA_KEY
 from model.config import PixDLMConfig
-from model.folders import load_config, named_shapes, named_tensors
 from model.lora import check_parts, part_of
-from model.pretrained import LORA_KEY
-from utils.errors import UserError, run_main
-from utils.export import check_target, published_fusion, told_of_full_disks
-from utils.export_args import parse_extract
-from utils.files import file_beside
-from utils.logs import start_logging
+from utils.cli.export_options import parse_extract
+from utils.runtime.errors import UserError, run_main
+from utils.runtime.files import file_beside
+from utils.runtime.logs import start_logging
 
 log = logging.getLogger("extract")
 

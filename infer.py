@@ -16,20 +16,20 @@ import torch
 from pycocotools import mask as coco
 from tqdm import tqdm
 
+from model.checkpoints.export import told_of_full_disks
+from model.checkpoints.save import load_model
+from model.inputs.images import frame_logits, read_image
+from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
-from utils.args import inference_dtype, parse_infer
-from utils.checkpoint import load_model
-from utils.collate import Collator
+from utils.cli.options import inference_dtype, parse_infer
 from utils.datasets.base import Sample
-from utils.distributed import pick_device
-from utils.errors import UserError, run_main
-from utils.evaluation import confidence, encode_mask
-from utils.export import told_of_full_disks
-from utils.files import append_line, results_folder
-from utils.images import frame_logits, read_image
-from utils.logs import start_logging
-from utils.report import PREDICTED, paint, write_picture
-from utils.tokens import PixTokenizer
+from utils.datasets.loading.collate import Collator
+from utils.evaluation.predict import confidence, encode_mask
+from utils.evaluation.report.overlays import PREDICTED, paint, write_picture
+from utils.runtime.distributed import pick_device
+from utils.runtime.errors import UserError, run_main
+from utils.runtime.files import append_line, results_folder
+from utils.runtime.logs import start_logging
 
 log = logging.getLogger("infer")
 

@@ -9,6 +9,6 @@
 #
 # PIXDLM_PYTHON as in train.sh. Relative paths count from the checkout.
 set -u
-source "$(dirname "${BASH_SOURCE[0]}")/utils/environment.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/utils/cli/environment.sh"
 
 exec "$python" merge_lora.py "$@"

@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from model.checkpoints.export import BACKBONES, check_target, save_own, save_published
+from model.checkpoints.load import load_pretrained
+from model.checkpoints.save import load_tokenizer, read_training
 from model.lora import merge_lora
-from model.pretrained import load_pretrained
-from utils.args import inference_dtype
-from utils.checkpoint import load_tokenizer, read_training
-from utils.errors import UserError, run_main
-from utils.export import BACKBONES, check_target, save_own, save_published
-from utils.export_args import parse_merge
-from utils.logs import peak_process_gib, start_logging
+from utils.cli.export_options import parse_merge
+from utils.cli.options import inference_dtype
+from utils.runtime.errors import UserError, run_main
+from utils.runtime.logs import peak_process_gib, start_logging
 
 log = logging.getLogger("merge")
 

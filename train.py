@@ -22,13 +22,21 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from model.checkpoints.export import told_of_full_disks
+from model.checkpoints.save import save_model
+from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMOutput
-from utils.args import TrainArgs, as_dict, parse_train
-from utils.checkpoint import save_model
-from utils.collate import Batch, Collator
+from utils.cli.launch import free_port
+from utils.cli.options import TrainArgs, as_dict, parse_train
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample
-from utils.distributed import (
+from utils.datasets.loading.collate import Batch, Collator
+from utils.datasets.loading.flips import MirroredSamples, MirrorSampler
+from utils.datasets.loading.sampler import TrainSampler, endless, fingerprint
+from utils.evaluation.metrics import breakdowns
+from utils.evaluation.predict import evaluate
+from utils.evaluation.report.overlays import table
+from utils.runtime.distributed import (
     gather_lists,
     mean_over_processes,
     on_any_process,
@@ -37,7 +45,10 @@ from utils.distributed import (
     rank,
     world,
 )
-from utils.engine import (
+from utils.runtime.errors import STOPPED_STATUS, UserError, run_main
+from utils.runtime.files import append_line, results_folder
+from utils.runtime.logs import peak_memory_gib, start_logging
+from utils.training.engine import (
     DTYPES,
     check_precision,
     engine_config,
@@ -45,21 +56,10 @@ from utils.engine import (
     launcher_environment,
     start_engine,
 )
-from utils.errors import STOPPED_STATUS, UserError, run_main
-from utils.evaluation import evaluate
-from utils.export import told_of_full_disks
-from utils.files import append_line, results_folder
-from utils.launch import free_port
-from utils.logs import peak_memory_gib, start_logging
-from utils.metrics import breakdowns
-from utils.mirror import MirroredSamples, MirrorSampler
-from utils.report import table
-from utils.run_state import Progress, RunStates
-from utils.sampler import TrainSampler, endless, fingerprint
-from utils.sharding import start_sharded
-from utils.start import check_files, loss_weights, recompute_layers, start
-from utils.tokens import PixTokenizer
-from utils.watch import Stopped, StopRequest, Watchdog, outlive_sigterm, told_of_dead_workers
+from utils.training.resume import Progress, RunStates
+from utils.training.setup import check_files, loss_weights, recompute_layers, start
+from utils.training.watchdog import Stopped, StopRequest, Watchdog, outlive_sigterm, told_of_dead_workers
+from utils.training.zero3 import start_sharded
 
 log = logging.getLogger("train")
 

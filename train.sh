@@ -18,8 +18,8 @@
 # A run writes runs/NAME/: last/, best/, TensorBoard files, a log, eval/, eval-shuffled/.
 # Relative paths count from the checkout.
 set -u
-source "$(dirname "${BASH_SOURCE[0]}")/utils/environment.sh"
-source utils/arguments.sh
+source "$(dirname "${BASH_SOURCE[0]}")/utils/cli/environment.sh"
+source utils/cli/arguments.sh
 
 name=native
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then name=$1; shift; fi

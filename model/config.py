@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import CLIPVisionConfig, LlamaConfig, PretrainedConfig
 
-from utils.tokens import ADDED_TOKENS, VICUNA_SYSTEM
+from model.language.tokens import ADDED_TOKENS, VICUNA_SYSTEM
 
 GEOMETRIES = ("centre_crop", "letterbox")
 PIXEL_INPUTS = ("clip_tensor", "frame")

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from model.config import PixDLMConfig
 from model.fusion import to_tokens
+from model.inputs.images import resize_maps
+from model.language.tokens import SCALES, TOKENS_PER_SCALE
 from model.two_way_transformer import TwoWayTransformer
-from utils.images import resize_maps
-from utils.tokens import SCALES, TOKENS_PER_SCALE
 
 MASK_TOKENS = 4  # Segment Anything's; only token 0 becomes a mask
 MASK_INPUT_CHANNELS = 16  # of the prompt encoder's dense branch, present in published weights

@@ -17,7 +17,8 @@ from transformers.utils import ModelOutput, is_flash_attn_2_available
 
 from model.config import PixDLMConfig
 from model.fusion import Fusion
-from model.language import (
+from model.inputs.images import frame_logits
+from model.language.conditioning import (
     answer_loss,
     base_model,
     condition_on_text,
@@ -25,23 +26,22 @@ from model.language import (
     question_features,
     shift_by_image,
 )
+from model.language.tokens import ADDED_TOKENS, EOS_ID, PAD_ID, SCALES, SEG_TOKENS, TOKENS_PER_SCALE
 from model.lora import add_lora
 from model.losses import LossWeights, grounding_loss, mask_losses, mean_overlap_loss
 from model.mask_decoder import MaskDecoder, SegProjection
 from model.pixel_path import PixelPath
 from model.semantic_path import SemanticPath, image_tokens
-from utils.images import frame_logits
-from utils.tokens import ADDED_TOKENS, EOS_ID, PAD_ID, SCALES, SEG_TOKENS, TOKENS_PER_SCALE
 
 if TYPE_CHECKING:  # it imports what needs this package
-    from utils.collate import Batch
+    from utils.datasets.loading.collate import Batch
 
 
 @dataclass
 class PixDLMOutput(ModelOutput):
     """What a forward pass gives; losses are weighted, and None where no weights were passed.
 
-    mask_logits holds per question float[K, m, m], in the network's geometry; `utils.images.frame_logits`
+    mask_logits holds per question float[K, m, m], in the network's geometry; `model.inputs.images.frame_logits`
     maps them to the frame.
     """
 
@@ -80,7 +80,7 @@ class PixDLMForCausalLM(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> PixDLMForCausalLM:
-        """The model of a folder of any kind, or of a repository on the hub; see `model.pretrained`.
+        """The model of a folder of any kind, or of a repository on the hub; see `model.checkpoints.load`.
 
         Args:
             folder: this project's own, the published one, a training checkpoint; else a hub id.
@@ -91,7 +91,7 @@ class PixDLMForCausalLM(PreTrainedModel):
             UserError: the folder holds no model, or a tensor is missing, surplus or misshapen.
             TypeError: an option that is not known.
         """
-        from model.pretrained import from_pretrained  # which builds this class
+        from model.checkpoints.load import from_pretrained  # which builds this class
 
         return from_pretrained(folder, kwargs)
 
@@ -124,7 +124,7 @@ class PixDLMForCausalLM(PreTrainedModel):
         A picture is encoded once however many questions it has.
 
         Args:
-            batch: see `utils.collate.Batch`; its prompts hold the answer.
+            batch: see `utils.datasets.loading.collate.Batch`; its prompts hold the answer.
             loss_weights: compute the losses with these weights; None for masks alone.
             seen: what `see` gave for these pictures, where it was called already.
         """

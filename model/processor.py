@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils import PushToHubMixin
 
 from model.config import PixDLMConfig
-from utils.tokens import TOKENIZER_FILE, PixTokenizer
+from model.language.tokens import TOKENIZER_FILE, PixTokenizer
 
 if TYPE_CHECKING:
-    from utils.collate import Batch
+    from utils.datasets.loading.collate import Batch
 
 PROCESSOR_FILE = "processor_config.json"  # names the class alone; sizes and geometry are in config.json
 
@@ -35,8 +35,8 @@ class PixDLMProcessor(PushToHubMixin):
         Raises:
             UserError: no configuration or tokenizer in it.
         """
-        from model.folders import local_folder
-        from utils.checkpoint import load_tokenizer
+        from model.checkpoints.layouts import local_folder
+        from model.checkpoints.save import load_tokenizer
 
         tokenizer, config = load_tokenizer(local_folder(folder, kwargs))
         return cls(config, tokenizer)
@@ -61,8 +61,8 @@ class PixDLMProcessor(PushToHubMixin):
         Raises:
             UserError: a picture cannot be decoded or a question cannot be asked.
         """
-        from utils.collate import Collator
         from utils.datasets.base import Sample
+        from utils.datasets.loading.collate import Collator
 
         nothing = ((0.0,) * 6,)  # a target without pixels: asking needs its place in the answer, not its mask
         targets_of = (nothing,) * (targets or 0)

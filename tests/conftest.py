@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from model.config import PixDLMConfig
+from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from tests.training import TINY, Server
-from utils.collate import Batch, Collator
 from utils.datasets import load_dataset
-from utils.mini_drseg import generate
-from utils.tokens import PixTokenizer
+from utils.datasets.loading.collate import Batch, Collator
+from utils.mini_drseg.generate import generate
 
 SENTENCES = (
     "Which vehicle is parked closest to the building entrance?",

@@ -27,12 +27,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from model.config import native_config
-from utils import images
-from utils.collate import Collator
+from model.inputs import images
+from model.language.tokens import PixTokenizer
 from utils.datasets import load_dataset
-from utils.errors import run_main
-from utils.sampler import TrainSampler
-from utils.tokens import PixTokenizer
+from utils.datasets.loading.collate import Collator
+from utils.datasets.loading.sampler import TrainSampler
+from utils.runtime.errors import run_main
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 HEIGHT, WIDTH = 2160, 3840

@@ -19,10 +19,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from model.language.tokens import SEG_TOKENS
 from tests.training import OVERRIDES
 from utils.datasets import load_dataset
-from utils.mini_drseg import generate
-from utils.tokens import SEG_TOKENS
+from utils.mini_drseg.generate import generate
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 COPIED = ("train.sh", "eval.sh", "train.py", "eval.py", "infer.py", "requirements.txt")

@@ -18,17 +18,17 @@ from pycocotools import mask as coco
 from safetensors.torch import load_file
 
 import eval as script
+from model.checkpoints.save import save_model
 from model.config import mini_config
+from model.inputs.images import read_image
+from model.language.tokens import SEG_TOKENS, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from tests.training import Finished, Server
-from utils.checkpoint import save_model
 from utils.datasets import load_dataset
 from utils.datasets.base import target_masks
-from utils.distributed import pick_device
-from utils.errors import UserError, run_main
-from utils.images import read_image
-from utils.metrics import mask_counts
-from utils.tokens import SEG_TOKENS, PixTokenizer
+from utils.evaluation.metrics import mask_counts
+from utils.runtime.distributed import pick_device
+from utils.runtime.errors import UserError, run_main
 
 
 @pytest.fixture(scope="module")

@@ -18,15 +18,15 @@ from PIL import Image
 from pycocotools import mask as coco
 
 import infer as script
+from model.checkpoints.save import load_model, save_model
 from model.config import mini_config
+from model.inputs.images import frame_logits, read_image
+from model.language.tokens import EOS_ID, SEG_TOKENS, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
-from utils.checkpoint import load_model, save_model
-from utils.collate import Collator
 from utils.datasets.base import Sample
-from utils.errors import run_main
-from utils.images import frame_logits, read_image
-from utils.report import PREDICTED, paint, write_picture
-from utils.tokens import EOS_ID, SEG_TOKENS, PixTokenizer
+from utils.datasets.loading.collate import Collator
+from utils.evaluation.report.overlays import PREDICTED, paint, write_picture
+from utils.runtime.errors import run_main
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 QUESTION = "Which car is red?"

@@ -17,17 +17,17 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from model.checkpoints.load import load_parts, load_pretrained
+from model.checkpoints.save import save_model
 from model.config import PixDLMConfig
+from model.language.tokens import PixTokenizer
 from model.lora import lora_settings
 from model.pixdlm import PixDLMForCausalLM
-from model.pretrained import load_parts, load_pretrained
 from tests.training import CHECKOUT, Server
-from utils.args import TrainArgs
-from utils.checkpoint import save_model
-from utils.collate import Batch
-from utils.errors import UserError
-from utils.start import start
-from utils.tokens import PixTokenizer
+from utils.cli.options import TrainArgs
+from utils.datasets.loading.collate import Batch
+from utils.runtime.errors import UserError
+from utils.training.setup import start
 
 SCORES = {"overall": {"count": 3, "giou": 0.5, "ciou": 0.25}}
 TRAINING = {"epoch": 2, "step": 7, "settings": {"lr": 3e-4}, "validation": SCORES}
@@ -189,7 +189,7 @@ def test_the_checkpoint_is_never_the_target(call: Callable[..., None], tmp_path:
 def test_a_disk_without_room_is_told_before_anything_is_written(
     call: Callable[..., None], tmp_path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("utils.export.shutil.disk_usage", lambda place: SimpleNamespace(free=1000))
+    monkeypatch.setattr("model.checkpoints.export.shutil.disk_usage", lambda place: SimpleNamespace(free=1000))
     with pytest.raises(UserError, match=r"needs 0\.00 GiB, .* has 0\.00 GiB free"):
         call("merge_lora", run_folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from model.checkpoints.layouts import load_config
+from model.checkpoints.save import load_model
 from model.config import mini_config
-from model.folders import load_config
-from utils.checkpoint import load_model
+from model.language.tokens import ADDED_TOKENS
 from utils.datasets import load_dataset
-from utils.evaluation import evaluate, shuffle_questions
-from utils.metrics import breakdowns
-from utils.mini_drseg import generate
-from utils.tokens import ADDED_TOKENS
+from utils.evaluation.metrics import breakdowns
+from utils.evaluation.predict import evaluate, shuffle_questions
+from utils.mini_drseg.generate import generate
 
 RELEASED = Path(__file__).resolve().parents[1] / "PixDLM/mini"
 

@@ -17,8 +17,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.training import CHECKOUT, Ended, Server, command, environment
-from utils.files import alone
-from utils.run_state import RunStates
+from utils.runtime.files import alone
+from utils.training.resume import RunStates
 
 # Everything that draws at random is on; a line every second step, so that states fall between lines.
 OPTIONS = ["--mirror", "True", "--lora-rank", "2", "--lora-dropout", "0.2"]
@@ -43,18 +43,18 @@ Run.train_step = killed
 
 TERM_IN_VALIDATION = """
 import multiprocessing, os, subprocess, time
-import utils.evaluation
-score_batch = utils.evaluation.score_batch
+import utils.evaluation.predict
+score_batch = utils.evaluation.predict.score_batch
 
 def terminated(*given):
     everyone = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
     assert len(everyone) > 1
     subprocess.run(["kill", "-TERM", *map(str, everyone)], check=True)  # as a cluster does
     time.sleep(0.5)
-    utils.evaluation.score_batch = score_batch
+    utils.evaluation.predict.score_batch = score_batch
     return score_batch(*given)
 
-utils.evaluation.score_batch = terminated
+utils.evaluation.predict.score_batch = terminated
 """
 
 
@@ -234,7 +234,7 @@ def test_two_processes_stop_and_go_on_together(server: Server, data: Path, tmp_p
     options = [*OPTIONS, "--zero-stage", "2", "--batch-size", "1", "--save-steps", "0", "--epochs", "2"]
     options += ["--workers", "1"]  # which gets SIGTERM too
     alone = server.train_on_two(data, tmp_path / "alone", *options)
-    launch = [sys.executable, "-m", "utils.launch", "train.py", *command(data, tmp_path / "run", *options)]
+    launch = [sys.executable, "-m", "utils.cli.launch", "train.py", *command(data, tmp_path / "run", *options)]
     stopped = subprocess.Popen(launch, cwd=CHECKOUT, env=environment(NPROC="2"), stderr=subprocess.DEVNULL)
     log = tmp_path / "run/train.log"
     while stopped.poll() is None and not (log.is_file() and "step 2  " in log.read_text()):

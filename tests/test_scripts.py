@@ -24,7 +24,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 COPIED = ("train.sh", "eval.sh", "tests/run.sh", "utils/__init__.py", "utils/errors.py", "utils/launch.py")
-COPIED += ("utils/environment.sh", "utils/arguments.sh", "utils/check_environment.py")
+COPIED += ("utils/cli/environment.sh", "utils/cli/arguments.sh", "utils/cli/check_environment.py")
 RECORDER = """
 import json, os, sys
 line = json.dumps([os.path.basename(sys.argv[0]), sys.argv[1:]])

@@ -14,12 +14,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from model.checkpoints.save import load_model
 from model.lora import part_of
 from tests.training import CHECKOUT, LOSSES, Ended, Server, command, environment
-from utils import evaluation
-from utils.args import PRESETS
-from utils.checkpoint import load_model
+from utils.cli.options import PRESETS
 from utils.datasets import load_dataset
+from utils.evaluation import predict as evaluation
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +135,8 @@ def test_memorised_records_are_found_again(server: Server, few: Path, tmp_path: 
 
 
 SCORES = """
-from utils.evaluation import Prediction
-from utils.metrics import MaskScore
+from utils.evaluation.predict import Prediction
+from utils.evaluation.metrics import MaskScore
 pixels, train = iter([20, 50, 50, 30]), scripts["train"]
 
 def evaluate(model, *given, **named):

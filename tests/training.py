@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from utils.launch import free_port
+from utils.cli.launch import free_port
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NPROC")
@@ -61,7 +61,7 @@ SERVER = """
 import atexit, importlib, json, os, runpy, sys, traceback
 import deepspeed, torch
 scripts = {name: importlib.import_module(name) for name in ("train", "eval", "merge_lora", "extract")}
-from utils.errors import run_main
+from utils.runtime.errors import run_main
 
 def run(request, rank):
     for number, said in enumerate(request["said"][rank], start=1):

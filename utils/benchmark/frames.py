@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from utils.datasets.drseg import REASONING_TYPES
-from utils.report import write_picture
+from utils.evaluation.report.overlays import write_picture
 
 WIDTH, HEIGHT = 1920, 1080
 QUESTIONS = (

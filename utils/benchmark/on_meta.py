@@ -25,7 +25,7 @@ from model.config import PixDLMConfig
 from model.losses import LossWeights
 from model.pixdlm import PixDLMForCausalLM
 from utils.benchmark.measure import flop_counter
-from utils.collate import Batch
+from utils.datasets.loading.collate import Batch
 
 META = "meta"
 COUNTED = "counted_on_meta"  # name of the attention below among transformers'

@@ -19,9 +19,9 @@ from model.pixdlm import PixDLMForCausalLM
 from utils.benchmark.measure import Part, Section
 from utils.benchmark.setup import Setup
 from utils.benchmark.training import TrainingStep
-from utils.collate import Collator
-from utils.evaluation import full_precision, score_batch
-from utils.start import loss_weights
+from utils.datasets.loading.collate import Collator
+from utils.evaluation.predict import full_precision, score_batch
+from utils.training.setup import loss_weights
 
 # Section -> the methods and modules of PixDLMForCausalLM that make it.
 FORWARD = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.benchmark.measure import Row
-from utils.errors import UserError
+from utils.runtime.errors import UserError
 
 FORMAT = 1  # raise it when the meaning of a field changes
 NAME_WIDTH = 32

@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-from utils.args import as_dict, inference_dtype
 from utils.benchmark.machine import machine
 from utils.benchmark.measure import Bench, Part
 from utils.benchmark.parts import GENERATE_MANY, GENERATE_ONE, evaluation, forward, generation, loading, training
 from utils.benchmark.results import FORMAT, comparison, read_results, record, table
 from utils.benchmark.setup import Setup, random_model, set_up
 from utils.benchmark.training import training_step
-from utils.benchmark_args import parse_benchmark
-from utils.distributed import pick_device, process_group
-from utils.files import results_folder
-from utils.logs import start_logging
-from utils.report import write_json
+from utils.cli.benchmark_options import parse_benchmark
+from utils.cli.options import as_dict, inference_dtype
+from utils.evaluation.report.overlays import write_json
+from utils.runtime.distributed import pick_device, process_group
+from utils.runtime.files import results_folder
+from utils.runtime.logs import start_logging
 
 log = logging.getLogger("benchmark")
 
@@ -37,7 +37,7 @@ def benchmark(argv: list[str] | None = None) -> str:
     if args.out:
         results_folder(Path(args.out).parent)
     if args.plan:
-        from utils.plan import plan_text  # which is not needed to measure
+        from utils.benchmark.plan import plan_text  # which is not needed to measure
 
         return plan_text(args)
     old = read_results(Path(args.compare)) if args.compare else None

@@ -15,16 +15,16 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from model.config import NAMED_CONFIGS, PixDLMConfig, named_config, release_config
+from model.language.tokens import TOKENIZER_FILE, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
-from utils.args import TrainArgs, parse_train
 from utils.benchmark.frames import write_frames
-from utils.collate import Batch, Collator
+from utils.cli.options import TrainArgs, parse_train
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample
-from utils.tokens import TOKENIZER_FILE, PixTokenizer
+from utils.datasets.loading.collate import Batch, Collator
 
 if TYPE_CHECKING:
-    from utils.benchmark_args import BenchmarkArgs
+    from utils.cli.benchmark_options import BenchmarkArgs
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 GOLDEN = "golden"

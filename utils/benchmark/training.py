@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from model.lora import PARTS, add_lora, lora_settings, set_trainable
 from model.pixdlm import PixDLMForCausalLM
-from utils.args import TrainArgs
 from utils.benchmark.setup import Setup
-from utils.collate import Collator
-from utils.engine import launcher_environment, parameter_groups, precision_of, start_engine
-from utils.errors import UserError
-from utils.launch import free_port
-from utils.start import loss_weights, parts_to_train, recompute_layers
+from utils.cli.launch import free_port
+from utils.cli.options import TrainArgs
+from utils.datasets.loading.collate import Collator
+from utils.runtime.errors import UserError
+from utils.training.engine import launcher_environment, parameter_groups, precision_of, start_engine
+from utils.training.setup import loss_weights, parts_to_train, recompute_layers
 
 ENDLESS = 10**6  # steps of the schedule, whose end no measurement reaches
 

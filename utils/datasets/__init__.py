@@ -7,7 +7,7 @@ from pathlib import Path
 
 from utils.datasets import drseg
 from utils.datasets.base import Sample
-from utils.errors import UserError
+from utils.runtime.errors import UserError
 
 DATASETS: dict[str, Callable[..., list[Sample]]] = {drseg.NAME: drseg.load_drseg}
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
-from utils.errors import UserError
+from utils.runtime.errors import UserError
 
 Polygon = tuple[float, ...]  # x0 y0 x1 y1 …, in pixels of the labels' frame
 Target = tuple[Polygon, ...] | dict[str, Any]  # polygons whose union is meant, or a COCO RLE
@@ -39,7 +39,7 @@ class Sample:
         dataset: name in the registry.
         record_id: of the record in its file.
         index: position among the samples of the split, unique.
-        mirror: how picture and targets are turned when they are read (`utils.mirror`).
+        mirror: how picture and targets are turned when they are read (`utils.datasets.loading.flips`).
     """
 
     image_path: Path

@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco
 
 from utils.datasets.base import BadRecord, Polygon, Sample, polygons_rle
-from utils.errors import UserError
+from utils.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
 

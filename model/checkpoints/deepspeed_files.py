@@ -1,0 +1,132 @@
+"""DeepSpeed's checkpoint folders: ZeRO's shards put together by DeepSpeed, and nothing else unpickled."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from model.checkpoints.tensors import TensorFile, first_line, told_of
+from utils.runtime.errors import UserError
+
+log = logging.getLogger(__name__)
+
+LATEST = "latest"
+MODEL_STATES = "*_model_states.pt"
+OPTIM_STATES = "*_optim_states.pt"
+
+
+def is_zero_folder(folder: Path) -> bool:
+    """Whether `folder` is what DeepSpeed saves: `latest` and a folder of that name, or that folder itself."""
+    return (folder / LATEST).is_file() or any(folder.glob(MODEL_STATES))
+
+
+def step_folder(folder: Path) -> Path:
+    """Where the ranks' files are.
+
+    Raises:
+        UserError: the step that `latest` names is not there.
+    """
+    if not (folder / LATEST).is_file():
+        return folder
+    step = folder / (folder / LATEST).read_text().strip()
+    if step.parent != folder or not step.is_dir():
+        raise UserError(f"{folder / LATEST}: names {step.name!r}, which is not in {folder}; it is unfinished")
+    return step
+
+
+def zero_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a checkpoint in full, trained ones in float32; each is let go once the next is asked for.
+
+    Raises:
+        UserError: a rank's file is missing or cut, or asks to unpickle what DeepSpeed never saves.
+    """
+    step = step_folder(folder)
+    first = model_file(step)
+    # The same for every rank: which parameters are sharded, None where nothing is (ZeRO 0).
+    if first["param_shapes"] is None:
+        yield from first["module"].items()
+        return
+    if not any(step.glob(OPTIM_STATES)):
+        raise UserError(f"{step}: no {OPTIM_STATES} in it; the checkpoint is unfinished, use an earlier one")
+    frozen = first["module"]
+    state = merged(step)
+    for name in list(state):
+        yield name, state.pop(name).contiguous()
+        frozen.pop(name, None)
+    # ZeRO 1 keeps what does not train in the module alone.
+    yield from ((name, tensor) for name, tensor in frozen.items() if tensor.numel())
+
+
+def zero_shapes(folder: Path) -> dict[str, torch.Size]:
+    """Names and shapes of all tensors, without putting them together."""
+    states = model_file(step_folder(folder))
+    shapes = {name: tensor.shape for name, tensor in states["module"].items()}
+    for group in [*(states["param_shapes"] or []), states.get("frozen_param_shapes") or {}]:
+        shapes |= group
+    return shapes
+
+
+def model_file(step: Path) -> dict[str, Any]:
+    """What the first rank's model file holds, its tensors left on the disk.
+
+    Raises:
+        UserError: there is none, or it is not one of DeepSpeed's.
+    """
+    files = sorted(step.glob(MODEL_STATES))
+    if not files:
+        raise UserError(f"{step}: no {MODEL_STATES} in it; the checkpoint is unfinished, use an earlier one")
+    states = dict(TensorFile(files[0]))
+    absent = {"module", "param_shapes"} - states.keys()
+    if absent:
+        raise UserError(f"{files[0]}: no {', '.join(sorted(absent))} in it, so DeepSpeed did not write it")
+    return states
+
+
+def merged(step: Path) -> dict[str, Tensor]:
+    """DeepSpeed's own putting together, with its files read as tensors and known settings alone.
+
+    Raises:
+        UserError: a file is missing or cut, or asks for another class.
+    """
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    said = io.StringIO()
+    try:
+        with safe_unpickling(), contextlib.redirect_stdout(said):
+            return get_fp32_state_dict_from_zero_checkpoint(str(step.parent), tag=step.name, lazy_mode=True)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged checkpoint makes DeepSpeed raise
+        raise UserError(f"{step}: unfinished or damaged ({first_line(error)}); use an earlier one") from error
+    finally:
+        log.debug("%s", said.getvalue())
+
+
+@contextlib.contextmanager
+def safe_unpickling() -> Iterator[None]:
+    """Inside it DeepSpeed reads tensors and its own settings alone; it would unpickle anything.
+
+    Raises:
+        UserError: a file is cut, or asks for another class.
+    """
+    from deepspeed.runtime.fp16 import loss_scaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    known = [ZeroStageEnum, fragment_address, loss_scaler.LossScaler, loss_scaler.DynamicLossScaler]
+    plain_load = torch.load
+
+    def safe_load(file: str, **options: Any) -> Any:
+        with told_of(Path(file)):  # mapped, or model files would be read into memory as a whole
+            return plain_load(file, **{**options, "weights_only": True, "mmap": True})
+
+    with torch.serialization.safe_globals(known), mock.patch.object(torch, "load", safe_load):
+        yield

@@ -1,0 +1,169 @@
+"""Model folders that load anywhere: this project's layout with all that goes with it, and the published one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import GenerationConfig
+
+from model.checkpoints.backbones import FUSION_FILE
+from model.checkpoints.layouts import ARCHITECTURE_KEY, CONFIG_FILE, PUBLISHED_CLASS
+from model.checkpoints.save import write_training, write_weights
+from model.checkpoints.tensors import PUBLISHED_TRAINING, first_line, to_published
+from model.config import PixDLMConfig
+from model.language.tokens import BOS_ID, EOS_ID, PAD_ID, PixTokenizer
+from model.pixdlm import PixDLMForCausalLM
+from model.processor import PixDLMProcessor
+from utils.runtime.errors import UserError
+from utils.runtime.files import write_beside
+
+BACKBONES = ("semantic_path.", "pixel_path.")
+
+
+def check_target(out: Path, source: Path, overwrite: bool, size: int = 0) -> None:
+    """Refuse a target before anything is read or written.
+
+    Args:
+        out: the file or folder to write.
+        source: the checkpoint that is read, which stays as it is.
+        overwrite: whether the target may exist.
+        size: bytes that will be written, where they are known.
+
+    Raises:
+        UserError: it exists or has something else in it, it is the source or holds it or lies in it, or
+            its disk has too little room.
+    """
+    out, source = out.resolve(), source.resolve()
+    if out == source or out in source.parents or source in out.parents:
+        raise UserError(f"{out}: is, holds or lies in the checkpoint {source}; name another target")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: exists already; name another target or pass --overwrite")
+    if out.is_dir() and any(out.iterdir()) and not (out / CONFIG_FILE).is_file():
+        raise UserError(f"{out}: is a folder without {CONFIG_FILE}, so no model, and is not overwritten")
+    place = next(parent for parent in out.parents if parent.exists())
+    free = shutil.disk_usage(place).free
+    if free < size:
+        raise UserError(f"{out}: needs {size / 2**30:.2f} GiB, {place} has {free / 2**30:.2f} GiB free; make room")
+
+
+@contextlib.contextmanager
+def told_of_full_disks(out: Path) -> Iterator[None]:
+    """Turn what the writers raise when a disk is full into one message; none of them leaves half of `out`.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch.save says in words of its own that a write came short
+        if isinstance(error, RuntimeError) and not re.search("iostream|PytorchStreamWriter|unexpected pos", str(error)):
+            raise
+        why = first_line(error)
+        raise UserError(f"{out}: not written, and nothing half-written is left ({why}); is the disk full?") from error
+
+
+def save_own(
+    out: Path, model: PixDLMForCausalLM, tokenizer: PixTokenizer, training: dict[str, Any], without_backbones: bool
+) -> None:
+    """This project's layout: safetensors shards with their index and all that loads them.
+
+    Args:
+        out: replaced when it exists.
+        model: without adapters.
+        tokenizer: its file is copied.
+        training: settings and scores of the run, for the card.
+        without_backbones: leave CLIP and SAM2 out, as published.
+    """
+    state = model.state_dict()
+    if without_backbones:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(BACKBONES)}
+    with told_of_full_disks(out), write_beside(out) as beside:
+        write_weights(beside, model.config, state)
+        accompany(beside, model.config, tokenizer, training, card(model, training, without_backbones))
+
+
+def save_published(out: Path, model: PixDLMForCausalLM, tokenizer: PixTokenizer, training: dict[str, Any]) -> None:
+    """The published layout and names: `pytorch_model.bin` without backbones, and these in files of their own.
+
+    CLIP is written as a transformers folder `clip/`, SAM2's encoder as `sam2.pt`, the fusion as
+    `align_stages.bin`: where `model.checkpoints.load` looks for them.
+    """
+    state = model.state_dict()
+    merged = {to_published(n): t for n, t in state.items() if not n.startswith((*BACKBONES, "fusion."))}
+    config = model.config
+    with told_of_full_disks(out), write_beside(out) as beside:
+        torch.save(merged, beside / "pytorch_model.bin")
+        torch.save(published_fusion(state), beside / FUSION_FILE)
+        clip = {f"vision_model.{n}": t.contiguous() for n, t in under(state, "semantic_path.clip.").items()}
+        (beside / "clip").mkdir()
+        save_file(clip, beside / "clip" / "model.safetensors", metadata={"format": "pt"})
+        config.vision_config.save_pretrained(beside / "clip")
+        sam2 = {f"image_encoder.{n}": t for n, t in under(state, "pixel_path.encoder.").items()}
+        torch.save({"model": sam2}, beside / "sam2.pt")
+        (beside / CONFIG_FILE).write_text(json.dumps(published_fields(config), indent=2, default=str) + "\n")
+        accompany(beside, config, tokenizer, training, card(model, training, False))
+
+
+def published_fields(config: PixDLMConfig) -> dict[str, Any]:
+    """A config.json as the published one, which is LLaVA's: the Llama's fields; and under a key of its own
+    the whole architecture, which those do not tell."""
+    llama = {name: value for name, value in config.text_config.to_dict().items() if name != "rope_parameters"}
+    named = {"architectures": [PUBLISHED_CLASS], "model_type": "llava"}
+    clip = {"mm_hidden_size": config.vision_config.hidden_size, "mm_use_im_start_end": True}
+    rope = {"rope_theta": config.text_config.rope_parameters["rope_theta"], "rope_scaling": None}
+    return {**llama, **rope, **clip, **named, ARCHITECTURE_KEY: config.to_dict()}
+
+
+def under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors below `prefix`, without it."""
+    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def published_fusion(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The `align_stages` dictionary of the published training code."""
+    return {PUBLISHED_TRAINING + to_published(n): t for n, t in state.items() if n.startswith("fusion.")}
+
+
+def accompany(folder: Path, config: PixDLMConfig, tokenizer: PixTokenizer, training: dict[str, Any], card: str) -> None:
+    """What goes with the weights: tokenizer, preprocessor, generation settings, the run's record, a card."""
+    PixDLMProcessor(config, tokenizer).save_pretrained(folder)
+    GenerationConfig(
+        max_new_tokens=64, do_sample=False, pad_token_id=PAD_ID, bos_token_id=BOS_ID, eos_token_id=EOS_ID
+    ).save_pretrained(folder)
+    if training:
+        write_training(folder, training)
+    (folder / "README.md").write_text(card)
+
+
+def card(model: PixDLMForCausalLM, training: dict[str, Any], without_backbones: bool) -> str:
+    """The model card: what it is, how it was trained, how it scored."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    lines = [
+        "---", "license: apache-2.0", "pipeline_tag: image-segmentation", "tags: [pixdlm, reasoning-segmentation]",
+        "---", "", "# PixDLM", "",
+        f"Reasoning segmentation of drone photographs, {count:,} parameters. The architecture is in `config.json`.",
+    ]  # fmt: skip
+    if without_backbones:
+        lines.append("CLIP and SAM2 are not in it; their files are named when it is loaded.")
+    if model.config.neutral_fusion:
+        lines += ["", "**Its fusion is neutral, for want of published weights: this is not the published model.**"]
+    validation = training.get("validation") or {}
+    if validation:
+        lines += ["", "## Scores on the validation split", "", "| | count | gIoU | cIoU |", "| --- | --- | --- | --- |"]
+        rows = {"overall": validation["overall"], **validation.get("by_reasoning_type", {})}
+        lines += [f"| {k} | {v['count']} | {v['giou']:.3f} | {v['ciou']:.3f} |" for k, v in rows.items()]
+    if training.get("settings"):
+        lines += ["", "## Training", "", f"Epoch {training.get('epoch')}, step {training.get('step')}, with"]
+        lines += ["", *(f"    {name}: {value}" for name, value in training["settings"].items())]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,225 @@
+"""What a folder of weights is: its kind, its architecture, and its tensors under our names.
+
+Known are this project's own folders, the published merged one, a ZeRO-to-fp32 result in one file or in
+shards, and a DeepSpeed checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from torch import Tensor
+from transformers import LlamaConfig
+
+from model.checkpoints.deepspeed_files import is_zero_folder, zero_shapes, zero_tensors
+from model.checkpoints.tensors import (
+    ROTARY_DERIVED,
+    TensorFile,
+    first_line,
+    holds_weights,
+    rename_published,
+    stream_tensors,
+    weight_files,
+)
+from model.config import LLAMA_DERIVED, PixDLMConfig, release_config
+from model.lora import LORA_MARK, lora_settings
+from utils.runtime.errors import UserError, told_what_does_not_fit
+
+log = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.json"
+PUBLISHED_CLASS = "PixDLMForCausalLM"  # in `architectures`; its model_type is "llava", as LLaVA's own
+ARCHITECTURE_KEY = "pixdlm"  # in a published config.json that this project wrote: the whole PixDLMConfig
+PUBLISHED_LORA_ALPHA = 16.0  # RELEASE.md, "Files"; a checkpoint does not hold it
+LLAMA_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+)
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+
+
+def local_folder(folder: str | Path, options: dict[str, Any]) -> Path:
+    """The folder itself, or what the hub has under that name, fetched; the hub's options are taken out.
+
+    Raises:
+        UserError: neither is there.
+    """
+    hub = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+    path = Path(folder)
+    if path.exists() or not HUB_ID.fullmatch(str(folder)):
+        return path
+    try:
+        return Path(snapshot_download(str(folder), **{n: v for n, v in hub.items() if v is not None}))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no such folder, and the hub does not give it ({first_line(error)})") from error
+
+
+def companion(folder: Path, name: str) -> Path | None:
+    """A file that goes with the weights: in their folder, or for a DeepSpeed checkpoint in one that it lies in."""
+    places = [folder, folder.parent, folder.parent.parent] if is_zero_folder(folder) else [folder]
+    return next((place / name for place in places if (place / name).is_file()), None)
+
+
+# -- architecture ------------------------------------------------------------------------------
+def load_config(folder: Path) -> PixDLMConfig:
+    """The architecture of a model folder, LoRA included.
+
+    Raises:
+        UserError: no such folder, no configuration in it, or one of another model.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such model folder; train one with train.sh, use PixDLM/mini, or fetch the published one "
+            "with `python -m utils.download --what pixdlm clip sam2`"
+        )
+    fields = config_fields(folder)
+    if fields is None:
+        if not (is_zero_folder(folder) or holds_weights(folder)) or not is_published(folder):
+            raise UserError(f"{folder}: no {CONFIG_FILE} in it, so it is no model folder")
+        config = release_config()
+    elif fields.get("model_type") == PixDLMConfig.model_type:
+        return _from_fields(fields, folder)
+    else:
+        config = _from_published(fields, folder)
+    return replace_config(config, lora=lora_of(folder, config.lora))
+
+
+def config_fields(folder: Path) -> dict[str, Any] | None:
+    """`config.json` of the folder; None without.
+
+    Raises:
+        UserError: it is not JSON, or of another model.
+    """
+    file = companion(folder, CONFIG_FILE)
+    if file is None:
+        return None
+    try:
+        fields = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}: not JSON ({error})") from error
+    known = isinstance(fields, dict) and (
+        fields.get("model_type") == PixDLMConfig.model_type or PUBLISHED_CLASS in (fields.get("architectures") or [])
+    )
+    if not known:
+        kind = fields.get("model_type") if isinstance(fields, dict) else type(fields).__name__
+        raise UserError(
+            f"{file}: model_type is {kind!r}, expected {PixDLMConfig.model_type!r} or "
+            f"architectures with {PUBLISHED_CLASS}"
+        )
+    return fields
+
+
+def _from_fields(fields: dict[str, Any], folder: Path) -> PixDLMConfig:
+    with told_what_does_not_fit(f"{folder / CONFIG_FILE}"):
+        return PixDLMConfig.from_dict(fields)
+
+
+def _from_published(fields: dict[str, Any], folder: Path) -> PixDLMConfig:
+    """`release` in the Llama's dimensions that the published fields give; the rest they do not tell."""
+    if ARCHITECTURE_KEY in fields:
+        return _from_fields(fields[ARCHITECTURE_KEY], folder)
+    if fields.get("rope_scaling"):
+        raise UserError(f"{folder / CONFIG_FILE}: rope_scaling is {fields['rope_scaling']}, which is not supported")
+    config = release_config().to_dict()
+    llama = {name: fields[name] for name in LLAMA_FIELDS if name in fields}
+    if "rope_theta" in fields:
+        llama["rope_parameters"] = {"rope_type": "default", "rope_theta": fields["rope_theta"]}
+    base = {name: value for name, value in config["text_config"].items() if name not in LLAMA_DERIVED}
+    with told_what_does_not_fit(f"{folder / CONFIG_FILE}"):
+        config["text_config"] = LlamaConfig(**{**base, **llama})
+    return _from_fields({**config, "pixel_embed_width": config["text_config"].hidden_size}, folder)
+
+
+def replace_config(config: PixDLMConfig, **changes: Any) -> PixDLMConfig:
+    """A copy with some fields changed, checked as a whole."""
+    return PixDLMConfig.from_dict({**config.to_dict(), **changes})
+
+
+def lora_of(folder: Path, known: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Settings of the adapters in a published training checkpoint: those that are known, else rank and
+    targets from its tensors; None where it has none.
+
+    Raises:
+        UserError: its adapters are of several ranks.
+    """
+    ranks, targets = set(), set()
+    for name, shape in tensor_shapes(folder).items():
+        found = re.search(r"\.(\w+)\.lora_A\.", name)
+        if found:
+            ranks.add(shape[0])
+            targets.add(found[1])
+    if not ranks:
+        return None
+    if len(ranks) > 1:
+        raise UserError(f"{folder}: adapters of ranks {sorted(ranks)}; one rank is expected")
+    if known is not None:
+        return known
+    log.info("%s: LoRA of rank %d, alpha %g as published", folder, *ranks, PUBLISHED_LORA_ALPHA)
+    return lora_settings(ranks.pop(), PUBLISHED_LORA_ALPHA, 0.0, sorted(targets))
+
+
+# -- tensors -----------------------------------------------------------------------------------
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Every tensor's name in the files, and its shape; nothing is read for it."""
+    if is_zero_folder(folder):
+        return {name: tuple(shape) for name, shape in zero_shapes(folder).items()}
+    files = [TensorFile(path) for path in weight_files(folder)]
+    return {name: file.shape(name) for file in files for name in file}
+
+
+def is_published(folder: Path) -> bool:
+    """Whether the folder is the published one, or a training checkpoint of the published code."""
+    fields = config_fields(folder)
+    if fields is not None:
+        return fields.get("model_type") != PixDLMConfig.model_type
+    return any(name.startswith(("model.", "lm_head.", "base_model.")) for name in tensor_shapes(folder))
+
+
+def named_shapes(folder: Path, config: PixDLMConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The shapes of what `named_tensors` reads, by the same names."""
+    for name, shape in tensor_shapes(folder).items():
+        if not ROTARY_DERIVED.search(name):
+            yield our_name(name, config), shape
+
+
+def named_tensors(folder: Path, config: PixDLMConfig) -> Iterator[tuple[str, Tensor]]:
+    """The folder's tensors under our names; what is derived is passed over, a name that no rule knows stays."""
+    skipped = 0
+    zero = is_zero_folder(folder)
+    source = zero_tensors(folder) if zero else ((n, t) for _, n, t in stream_tensors(weight_files(folder)))
+    for name, tensor in source:
+        if ROTARY_DERIVED.search(name):
+            skipped += 1
+            continue
+        yield our_name(name, config), tensor
+    if skipped:
+        log.info("%s: %d derived tensors passed over (rotary_emb.inv_freq)", folder, skipped)
+
+
+def our_name(name: str, config: PixDLMConfig) -> str:
+    """The name here of a tensor, published or ours; one that no rule knows stays.
+
+    The matrix under an adapter is `q_proj.base_layer.weight` in newer peft, `q_proj.weight` in older and
+    in a model without.
+    """
+    with contextlib.suppress(KeyError):
+        name = rename_published(name)
+    if LORA_MARK in name or not name.startswith("language_model."):
+        return name
+    owner, _, leaf = name.replace(".base_layer.", ".").rpartition(".")
+    adapted = config.lora and owner.rpartition(".")[2] in config.lora["targets"]
+    return f"{owner}.base_layer.{leaf}" if adapted else f"{owner}.{leaf}"

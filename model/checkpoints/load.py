@@ -1,0 +1,149 @@
+"""A model from any folder that holds one: this project's, the published one, or a training checkpoint.
+
+Whatever the folder, every tensor is accounted for by name: a missing, surplus or misshapen one is an
+error, and none is ever left as it was drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from accelerate.utils import set_module_tensor_to_device
+from torch import Tensor
+
+from model.checkpoints.backbones import NEUTRAL_KEY, Backbones, uses_neutral_fusion, with_backbones
+from model.checkpoints.layouts import is_published, load_config, local_folder, named_tensors, our_name, replace_config
+from model.checkpoints.tensors import TensorFile
+from model.config import PixDLMConfig
+from model.lora import part_of
+from model.pixdlm import PixDLMForCausalLM
+from utils.runtime.errors import UserError, told_what_does_not_fit
+
+log = logging.getLogger(__name__)
+
+# Auto classes hand these on; config.json is read anew, and no remote code is ever run.
+PASSED_BY_AUTO_CLASSES = ("config", "trust_remote_code", "adapter_kwargs", "code_revision", "_from_auto",
+                          "_commit_hash")  # fmt: skip
+LORA_KEY = "lora"  # in the metadata of a file of parts: settings of the adapters in it
+
+Tensors = Iterable[tuple[str, Tensor]]
+
+
+def load_pretrained(
+    folder: Path | str,
+    dtype: torch.dtype = torch.float32,
+    backbones: Backbones = Backbones(),  # noqa: B008 (frozen)
+    watch: Callable[[Tensors], Tensors] = iter,
+    config: PixDLMConfig | None = None,
+) -> PixDLMForCausalLM:
+    """The model of a folder, on the CPU, in evaluation mode.
+
+    Args:
+        folder: this project's own; the published merged one; a ZeRO-to-fp32 result, in one file or in
+            shards; or a DeepSpeed checkpoint.
+        dtype: of the weights; buffers keep theirs.
+        backbones: files that a published folder does not hold.
+        watch: sees the tensors as they are read, such as a progress bar.
+        config: of the folder, where it was read already.
+
+    Raises:
+        UserError: the folder holds no model, or a tensor is missing, surplus or misshapen.
+    """
+    folder = Path(folder)
+    config = config or load_config(folder)
+    published = is_published(folder)
+    if published:
+        config = replace_config(config, neutral_fusion=uses_neutral_fusion(folder, config, backbones))
+    elif backbones.fusion is not None:
+        raise UserError(f"{folder}: --fusion is for a published folder, which lacks one; leave it out")
+    with told_what_does_not_fit(f"{folder}: no model can be built like its configuration says"):
+        with init_empty_weights(include_buffers=False):
+            model = PixDLMForCausalLM(config)
+    named = watch(named_tensors(folder, config))
+    fill(model, with_backbones(named, folder, config, backbones, model.pixel_path.channels, published), dtype, folder)
+    return model.eval()
+
+
+def from_pretrained(folder: str | Path, options: dict[str, Any]) -> PixDLMForCausalLM:
+    """What `PixDLMForCausalLM.from_pretrained` does; code that lies in a folder is never run.
+
+    Raises:
+        TypeError: an option that is not known.
+    """
+    options = {name: value for name, value in options.items() if name not in PASSED_BY_AUTO_CLASSES}
+    backbones = Backbones(*(options.pop(name, None) for name in ("clip", "sam2", "fusion")))
+    old, dtype = options.pop("torch_dtype", None), options.pop("dtype", None)
+    folder = local_folder(folder, options)
+    unknown = [name for name, value in options.items() if value]
+    if unknown:
+        raise TypeError(f"from_pretrained: unknown options {', '.join(unknown)}")
+    dtype = dtype or old or torch.float32
+    if dtype == "auto":
+        dtype = load_config(folder).dtype or torch.float32
+    return load_pretrained(folder, getattr(torch, dtype) if isinstance(dtype, str) else dtype, backbones)
+
+
+def fill(model: PixDLMForCausalLM, tensors: Tensors, dtype: torch.dtype, source: Path) -> None:
+    """Put tensors into a model whose parameters are on the meta device, one after the other, strictly.
+
+    Raises:
+        UserError: listing all that are missing, surplus, doubled or misshapen.
+    """
+    own = model.state_dict(keep_vars=True)
+    seen: set[str] = set()
+    problems = []
+    for name, tensor in tensors:
+        if name not in own:
+            problems.append(f"surplus: {name}")
+        elif name in seen:
+            problems.append(f"twice: {name}")
+        elif own[name].shape != tensor.shape:
+            problems.append(f"misshapen: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
+        elif own[name].is_meta:
+            set_module_tensor_to_device(model, name, "cpu", value=tensor.to(dtype, copy=True), dtype=dtype)
+        else:
+            own[name].copy_(tensor)
+        seen.add(name)
+    problems += [f"missing: {name}" for name in own if name not in seen]
+    if problems:
+        raise UserError(f"{source} does not fit this configuration:\n  " + "\n  ".join(problems))
+
+
+# -- files of parts ----------------------------------------------------------------------------
+def parts_settings(path: Path) -> tuple[dict[str, Any] | None, bool]:
+    """What a file of parts says beside its tensors: settings of its adapters, and whether its fusion is neutral."""
+    metadata = TensorFile(path).metadata()
+    return json.loads(metadata.get(LORA_KEY, "null")), metadata.get(NEUTRAL_KEY) == "true"
+
+
+@torch.no_grad()
+def load_parts(model: PixDLMForCausalLM, path: Path) -> set[str]:
+    """Copy a file of parts (`extract.py`), or of published `align_stages`, into a model.
+
+    Returns:
+        the parts that were read, every tensor of each
+
+    Raises:
+        UserError: a tensor has no place or another shape, one of a part is missing, or there is none.
+    """
+    file, own = TensorFile(path), model.state_dict()
+    problems, seen = [], set()
+    for theirs in file:
+        name = our_name(theirs, model.config)
+        if name in own and file.shape(theirs) == own[name].shape:
+            own[name].copy_(file[theirs])
+            seen.add(name)
+        else:
+            problems.append(f"does not fit: {theirs} {file.shape(theirs)}")
+    parts = {part_of(name) for name in seen}
+    problems += [f"missing: {name}" for name in own if part_of(name) in parts and name not in seen]
+    if problems or not parts:
+        raise UserError(f"{path} does not fit this model:\n  " + "\n  ".join(problems or ["it is empty"]))
+    log.info("%s: %d tensors of %s", path, len(seen), ", ".join(sorted(parts)))
+    return parts

@@ -1,0 +1,218 @@
+"""Pictures into the networks' geometry, and masks back out of it.
+
+Two geometries (`PixDLMConfig.geometry`): "letterbox" scales a frame's longer side to the canvas and
+lays it at the top left, so that masks are mapped back exactly; "centre_crop" is the published one,
+where a frame loses its sides and the mask is stretched over the whole frame all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from utils.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from model.config import PixDLMConfig
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+SAM2_MEAN, SAM2_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+
+# OpenCV's own threads gain nothing beside DataLoader workers and hang some of them after a fork.
+cv2.setNumThreads(0)
+
+
+# Frames of fewer pixels are decoded whole: it takes milliseconds, and what small canvases were trained on stays.
+DRAFT_PIXELS = 1 << 20
+
+
+def read_image(path: Path | str) -> np.ndarray:
+    """A picture as uint8[H, W, 3], RGB, in the pixel order of the file.
+
+    An orientation tag is not applied: labels, the size in the header and masks all mean the pixels as
+    they are stored, and a tag that one tool obeys and the next ignores would turn them against each
+    other. Decoded by PIL, since OpenCV fills what a cut-off file lacks with grey and says nothing.
+
+    Raises:
+        UserError: the file is missing, cut off, no picture, or too large to decode at once.
+    """
+    with _opened(path) as picture:
+        return _pixels(picture)
+
+
+def read_frame(path: Path | str, config: PixDLMConfig) -> tuple[np.ndarray, Geometry]:
+    """A picture in as many pixels as the networks need, and the geometry of the whole of it.
+
+    libjpeg decodes at 1/2, 1/4 or 1/8 of the size for a part of the time, and filters away what does not
+    show there. The least is taken that has a pixel for each of the larger canvas and divides the frame,
+    whose places then stay where they are. Small frames (`DRAFT_PIXELS`), other formats than JPEG and every
+    frame under "centre_crop", where published numbers hold to the digit, are decoded whole.
+
+    Returns:
+        uint8[h, w, 3], and a geometry with the height and width of the header, which masks are drawn in
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    with _opened(path) as picture:
+        geometry = Geometry(config.geometry, picture.height, picture.width)
+        scale = _smallest_scale(geometry, config)
+        if scale > 1:
+            picture.draft(None, (picture.width // scale, picture.height // scale))
+        return _pixels(picture), geometry
+
+
+def _smallest_scale(geometry: Geometry, config: PixDLMConfig) -> int:
+    """By how much a frame may be divided before it is scaled to the canvases: 1, 2, 4 or 8."""
+    height, width = geometry.height, geometry.width
+    if geometry.kind != "letterbox" or height * width < DRAFT_PIXELS:
+        return 1
+    canvas = max(config.vision_config.image_size, config.pixel_image_size if config.pixel_input == "frame" else 0)
+    fitting = (scale for scale in (8, 4, 2) if not height % scale and not width % scale)
+    return next((scale for scale in fitting if max(height, width) >= scale * canvas), 1)
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[Image.Image]:
+    """The picture, of which only the header has been read; what goes wrong in the block names the file."""
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such picture") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: too large to decode at once ({error}); cut it into tiles") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: damaged or no picture ({error}); replace the file") from error
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    """Decoded: uint8[H, W, 3]"""
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a frame of `height` x `width` pixels lies in the networks' square canvas."""
+
+    kind: str
+    height: int
+    width: int
+
+    def content(self, size: int) -> tuple[int, int]:
+        """Rows and columns of a `size` x `size` canvas that the frame covers, from the top left."""
+        if self.kind == "centre_crop":
+            return size, size
+        return self.scaled(size)
+
+    def scaled(self, longer: int) -> tuple[int, int]:
+        """Height and width of the frame with its longer side scaled to `longer`."""
+        now = max(self.height, self.width)
+        return max(1, round(self.height * longer / now)), max(1, round(self.width * longer / now))
+
+
+def geometry_of(image: np.ndarray, config: PixDLMConfig) -> Geometry:
+    """The geometry of a picture uint8[H, W, 3] under a configuration."""
+    return Geometry(config.geometry, image.shape[0], image.shape[1])
+
+
+def clip_pixels(image: np.ndarray, config: PixDLMConfig) -> Tensor:
+    """CLIP's input: uint8[H, W, 3] -> float32[3, S, S] with S = `vision_config.image_size`."""
+    size = config.vision_config.image_size
+    if config.geometry == "centre_crop":
+        return _normalise(_centre_crop(image, size), CLIP_MEAN, CLIP_STD)
+    return _letterbox(image, geometry_of(image, config), size, CLIP_MEAN, CLIP_STD)
+
+
+def sam_pixels(image: np.ndarray, config: PixDLMConfig) -> Tensor | None:
+    """SAM2's input: uint8[H, W, 3] -> float32[3, P, P] with P = `pixel_image_size`.
+
+    None where `pixel_input` is "clip_tensor": the pixel path then enlarges CLIP's tensor itself.
+    """
+    if config.pixel_input == "clip_tensor":
+        return None
+    return _letterbox(image, geometry_of(image, config), config.pixel_image_size, SAM2_MEAN, SAM2_STD)
+
+
+def frame_logits(
+    logits: Tensor, geometry: Geometry, config: PixDLMConfig, size: tuple[int, int] | None = None
+) -> Tensor:
+    """Mask logits from the network's geometry to the frame's, bilinearly and differentiably.
+
+    Args:
+        logits: float[K, m, m]
+        geometry: of the picture.
+        config: tells the canvas: published 448, then stretched to the frame; letterbox
+            `pixel_image_size`, of which the content is cut out.
+        size: height and width to draw the frame in; its own where there are none.
+
+    Returns:
+        float[K, height, width]
+    """
+    crop = geometry.kind == "centre_crop"
+    canvas = config.vision_config.image_size if crop else config.pixel_image_size
+    rows, columns = geometry.content(canvas)
+    on_canvas = resize_maps(logits, (canvas, canvas))[:, :rows, :columns]
+    return resize_maps(on_canvas, size or (geometry.height, geometry.width))
+
+
+def network_mask(mask: np.ndarray, geometry: Geometry, size: int) -> np.ndarray:
+    """A frame's mask on the canvas: uint8[H, W] -> uint8[size, size], zero beyond the frame.
+
+    `frame_logits` leads back: to the very same mask where the canvas has the frame's size or at least
+    twice that, to one that differs in single pixels along the border elsewhere.
+
+    Raises:
+        ValueError: for "centre_crop", whose way back is not its inverse.
+    """
+    if geometry.kind != "letterbox":
+        raise ValueError(f"{geometry.kind} has no inverse: what was cropped is lost")
+    rows, columns = geometry.content(size)
+    canvas = np.zeros((size, size), np.uint8)
+    canvas[:rows, :columns] = cv2.resize(mask, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT)
+    return canvas
+
+
+def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """float[M, h, w] -> float[M, H, W], bilinear."""
+    if tuple(maps.shape[-2:]) == size:
+        return maps
+    # The maps take the batch's place, which may be empty: a question without targets has none.
+    return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _letterbox(image: np.ndarray, geometry: Geometry, size: int, mean: tuple, std: tuple) -> Tensor:
+    rows, columns = geometry.content(size)
+    shrinks = rows < image.shape[0]
+    resized = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    canvas = torch.zeros(3, size, size)
+    canvas[:, :rows, :columns] = _normalise(resized, mean, std)
+    return canvas
+
+
+def _centre_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """CLIP's published preprocessing: shorter side to `size`, PIL's bicubic, the middle cut out."""
+    height, width = image.shape[:2]
+    shorter, longer = min(height, width), max(height, width)
+    longer = int(longer * size / shorter)
+    rows, columns = (size, longer) if height <= width else (longer, size)
+    resized = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC))
+    top, left = (rows - size) // 2, (columns - size) // 2
+    return resized[top : top + size, left : left + size]
+
+
+def _normalise(image: np.ndarray, mean: tuple, std: tuple) -> Tensor:
+    """uint8[H, W, 3] -> float32[3, H, W], by a table of the 256 levels, in under half the time of arithmetic."""
+    levels = torch.arange(256)[:, None].float() / 255
+    table = (levels - torch.tensor(mean)) / torch.tensor(std)
+    return torch.from_numpy(cv2.LUT(image, table.numpy()[:, None])).permute(2, 0, 1)

@@ -1,0 +1,100 @@
+"""The language side: question features, text conditioning, image tokens into the prompt.
+
+Shape legend: Q questions, L prompt tokens, T question tokens, N image tokens, D Llama's width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import LlamaForCausalLM, LlamaModel
+
+from model.language.tokens import IGNORE_INDEX, IMAGE_INDEX, PAD_ID
+
+
+def base_model(language_model: LlamaForCausalLM) -> LlamaModel:
+    """The Llama without its head."""
+    return language_model.model
+
+
+@torch.no_grad()
+def question_features(language_model: LlamaForCausalLM, ids: Tensor, mask: Tensor) -> Tensor:
+    """Last hidden states of the bare questions, from the language model in its present state.
+
+    Right padding under causal attention changes no real token, so a batch gives what each
+    question gives by itself; rows of padding are zero.
+
+    Args:
+        ids: long[Q, T], right-padded.
+        mask: bool[Q, T], true at tokens.
+
+    Returns:
+        float[Q, T, D], without gradient (published behaviour)
+    """
+    features = base_model(language_model)(input_ids=ids, use_cache=False).last_hidden_state
+    return features * mask[..., None]
+
+
+def condition_on_text(tokens: Tensor, question: Tensor, mask: Tensor | None) -> Tensor:
+    """Add to each image token the question features that resemble it most.
+
+    Weights are the softmax over the question's tokens of the cosine similarity, without temperature.
+
+    Args:
+        tokens: float[Q, N, D]
+        question: float[Q, T, D], zero at padding.
+        mask: bool[Q, T] leaves padding out; None lets its zero rows take part (published behaviour).
+
+    Returns:
+        float[Q, N, D]
+    """
+    # in float32: half precision has no number for the smallest norm that is divided by, and padding is zero
+    similarity = F.normalize(tokens.float(), dim=-1) @ F.normalize(question.float(), dim=-1).transpose(1, 2)
+    if mask is not None:
+        similarity = similarity.masked_fill(~mask[:, None], float("-inf"))
+    return tokens + similarity.softmax(dim=-1).to(question.dtype) @ question
+
+
+def insert_image(language_model: LlamaForCausalLM, ids: Tensor, tokens: Tensor) -> tuple[Tensor, int]:
+    """Prompt embeddings in which the image tokens replace the placeholder.
+
+    Args:
+        ids: long[Q, L], IMAGE_INDEX once in every row, at the same place (the template puts it there).
+        tokens: float[Q, N, D]
+
+    Returns:
+        float[Q, L + N - 1, D] and the place of the first image token
+
+    Raises:
+        ValueError: a row has no placeholder or has it elsewhere.
+    """
+    places = (ids == IMAGE_INDEX).nonzero()
+    if len(places) != len(ids) or (places[:, 1] != places[0, 1]).any():
+        raise ValueError("every prompt needs the image placeholder exactly once and at the same place")
+    place = int(places[0, 1])
+    embeddings = base_model(language_model).embed_tokens(ids.masked_fill(ids == IMAGE_INDEX, PAD_ID))
+    tokens = tokens.to(embeddings.dtype)
+    return torch.cat([embeddings[:, :place], tokens, embeddings[:, place + 1 :]], dim=1), place
+
+
+def shift_by_image(positions: Tensor, place: int, image_tokens: int) -> Tensor:
+    """Where prompt positions lie after the image tokens replaced the placeholder at `place`."""
+    return positions + (positions > place) * (image_tokens - 1)
+
+
+def answer_loss(language_model: LlamaForCausalLM, hidden: Tensor, labels: Tensor, place: int, images: int) -> Tensor:
+    """Cross entropy of the answer, the mean over all scored tokens of the batch.
+
+    Logits are computed at the scored positions alone: of a prompt of hundreds of positions the
+    answer is ten.
+
+    Args:
+        hidden: float[Q, L + N - 1, D], last hidden states.
+        labels: long[Q, L], IGNORE_INDEX where nothing is scored.
+        place: of the image placeholder in the prompt.
+        images: N, how many tokens replaced it.
+    """
+    row, column = (labels != IGNORE_INDEX).nonzero(as_tuple=True)
+    states = hidden[row, shift_by_image(column, place, images) - 1]
+    return F.cross_entropy(language_model.lm_head(states).float(), labels[row, column])

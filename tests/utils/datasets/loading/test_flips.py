@@ -1,0 +1,130 @@
+"""utils.datasets.loading.flips: pictures turned together with their targets and the words of their questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.language.tokens import PixTokenizer
+from model.pixdlm import PixDLMForCausalLM
+from utils.datasets.base import Sample
+from utils.datasets.loading.collate import Collator
+from utils.datasets.loading.flips import ACROSS, UPRIGHT, MirroredSamples, MirrorSampler, mirrored, swapped, turned
+from utils.datasets.loading.sampler import TrainSampler
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Find the leftmost car.", "Find the rightmost car."),
+        ("Left of the bus, right of the pool?", "Right of the bus, left of the pool?"),
+        ("Find the vehicle that has left the road.", "Find the vehicle that has left the road."),
+        ("It left the road on the left side.", "It left the road on the right side."),
+        ("Which car is bright?", "Which car is bright?"),
+        ("Which is at the top?", "Which is at the top?"),
+    ],
+)
+def test_words_across(text: str, expected: str) -> None:
+    assert swapped_both_ways(text, ACROSS) == expected
+
+
+def test_words_upright() -> None:
+    text = "Which is highest, nearest to the top, above the left pool?"
+    assert swapped_both_ways(text, UPRIGHT) == "Which is lowest, nearest to the bottom, below the left pool?"
+
+
+def swapped_both_ways(text: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    once = swapped(text, pairs)
+    assert swapped(once, pairs) == text
+    return once
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Sample:
+    """A frame of 8 x 6 with one red pixel in the upper left, which is the target."""
+    pixels = np.zeros((6, 8, 3), np.uint8)
+    pixels[1, 2] = (255, 0, 0)
+    Image.fromarray(pixels).save(tmp_path / "one.png")
+    corner = (2.0, 1.0, 3.0, 1.0, 3.0, 2.0, 2.0, 2.0)
+    return Sample(
+        tmp_path / "one.png", "The left one at the top?", "Left.", ((corner,),), 6, 8, None, None, "drseg", "1", 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("mirror", "place", "question"),
+    [
+        ((False, False), (1, 2), "The left one at the top?"),
+        ((True, False), (1, 5), "The right one at the top?"),
+        ((False, True), (4, 2), "The left one at the bottom?"),
+        ((True, True), (4, 5), "The right one at the bottom?"),
+    ],
+)
+def test_picture_target_and_question_turn_together(
+    tiny_model: PixDLMForCausalLM,
+    tokenizer: PixTokenizer,
+    sample: Sample,
+    mirror: tuple[bool, bool],
+    place: tuple[int, int],
+    question: str,
+) -> None:
+    turned_sample = mirrored(sample, mirror)
+    assert turned_sample.question == question
+    assert turned_sample.answer == ("Right." if mirror[0] else "Left.")
+    batch = Collator(tiny_model.config, tokenizer)([turned_sample])
+    assert batch.masks[0][0].nonzero().tolist() == [list(place)]
+    plain = Collator(tiny_model.config, tokenizer)([sample])
+    rows, columns = batch.geometries[0].content(batch.sam_pixels.shape[-1])
+    along = [axis for turn, axis in zip(mirror, (3, 2), strict=True) if turn]
+    content = plain.sam_pixels[:, :, :rows, :columns]
+    torch.testing.assert_close(batch.sam_pixels[:, :, :rows, :columns], content.flip(along), atol=0.02, rtol=0)
+    assert not along or not torch.equal(batch.sam_pixels, plain.sam_pixels)
+
+
+def test_records_of_a_picture_share_it_only_when_they_are_turned_alike(
+    tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer, sample: Sample
+) -> None:
+    samples = [mirrored(sample, mirror) for mirror in ((True, False), (False, False), (True, False))]
+    batch = Collator(tiny_model.config, tokenizer)(samples)
+    assert batch.image_index.tolist() == [0, 1, 0] and len(batch.clip_pixels) == 2
+
+
+def test_what_is_not_turned_is_not_copied() -> None:
+    pixels = np.arange(6).reshape(2, 3)
+    assert turned(pixels, (False, False), (1, 0)) is pixels
+    assert turned(pixels, (True, True), (1, 0)).tolist() == [[5, 4, 3], [2, 1, 0]]
+
+
+def split() -> list[Sample]:
+    return [Sample(Path(f"{i // 3}.jpg"), "?", None, (), 9, 9, None, None, "drseg", str(i), i) for i in range(96)]
+
+
+def test_a_pictures_records_are_turned_alike_and_every_epoch_anew() -> None:
+    samples = split()
+    sampler = TrainSampler(samples, 12, 1, seed=1)
+    mirror_sampler = MirrorSampler(sampler)
+    assert len(mirror_sampler) == len(sampler) == 8
+    epochs = []
+    for sampler.epoch in range(2):
+        picks = [pick for batch in mirror_sampler for pick in batch]
+        assert [index for index, _ in picks] == [index for batch in sampler for index in batch]
+        by_picture = {index // 3: mirror for index, mirror in picks}
+        assert all(by_picture[index // 3] == mirror for index, mirror in picks)
+        assert len(set(by_picture.values())) == 4  # all four ways
+        epochs.append(by_picture)
+        again = [pick for batch in mirror_sampler for pick in batch]
+        assert again == picks
+    assert epochs[0] != epochs[1]
+    index, mirror = picks[0]
+    assert MirroredSamples(samples)[picks[0]] == mirrored(samples[index], mirror)
+
+
+def test_processes_agree_on_the_mirrors() -> None:
+    samples = split()
+    alone = list(MirrorSampler(TrainSampler(samples, 6, 1, seed=1)))
+    parts = [list(MirrorSampler(TrainSampler(samples, 3, 1, 1, rank, 2))) for rank in range(2)]
+    assert [a + b for a, b in zip(*parts, strict=True)] == alone

@@ -1,0 +1,73 @@
+"""utils.datasets.loading.sampler: the order of training records, on one process and on several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from utils.datasets.base import Sample, image_groups
+from utils.datasets.loading.sampler import TrainSampler
+
+
+def split(*questions: int) -> list[Sample]:
+    """Samples of pictures that have so many questions each, the pictures' records taking turns."""
+    turns = [(q, p) for p, count in enumerate(questions) for q in range(count)]
+    return [
+        Sample(Path(f"{p}.jpg"), f"{p} {q}?", None, (), 10, 10, None, None, "drseg", str(p), i)
+        for i, (q, p) in enumerate(sorted(turns))
+    ]
+
+
+SAMPLES = split(1, 3, 2, 1, 1, 4, 2, 2)  # 16 records
+
+
+def flat(batches: list[list[int]]) -> list[int]:
+    return [index for batch in batches for index in batch]
+
+
+def test_an_epoch_has_every_record_once() -> None:
+    sampler = TrainSampler(SAMPLES, batch_size=4, accumulation=2, seed=0)
+    for sampler.epoch in range(3):
+        batches = list(sampler)
+        assert [len(batch) for batch in batches] == [4] * 4
+        assert sorted(flat(batches)) == list(range(16))
+
+
+def test_records_of_a_picture_follow_each_other() -> None:
+    assert any(group != list(range(group[0], group[0] + len(group))) for group in image_groups(SAMPLES))
+    order = flat(list(TrainSampler(SAMPLES, batch_size=16, accumulation=1, seed=0)))
+    for group in image_groups(SAMPLES):
+        first = order.index(group[0])
+        assert order[first : first + len(group)] == group
+
+
+def test_the_order_follows_seed_and_epoch_alone() -> None:
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        sampler = TrainSampler(SAMPLES, batch_size=2, accumulation=1, seed=seed)
+        sampler.epoch = epoch
+        return list(sampler)
+
+    assert order(0, 0) == order(0, 0)
+    assert len({str(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_global_batches_are_the_same_on_one_process_and_on_several(world: int) -> None:
+    alone = list(TrainSampler(SAMPLES, batch_size=4, accumulation=2, seed=5))
+    shares = [
+        list(TrainSampler(SAMPLES, 4 // world, accumulation=2, seed=5, rank=rank, world=world)) for rank in range(world)
+    ]
+    assert [flat(list(parts)) for parts in zip(*shares, strict=True)] == alone
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulation", "world", "steps"), [(4, 2, 1, 2), (3, 1, 1, 5), (3, 2, 2, 1), (5, 2, 2, 0)]
+)
+def test_what_fills_no_step_is_left_out(batch_size: int, accumulation: int, world: int, steps: int) -> None:
+    for rank in range(world):
+        sampler = TrainSampler(SAMPLES, batch_size, accumulation, seed=0, rank=rank, world=world)
+        assert sampler.steps == steps
+        batches = list(sampler)
+        assert len(batches) == len(sampler) == steps * accumulation
+        assert all(len(batch) == batch_size for batch in batches)

@@ -1,0 +1,290 @@
+"""DRSeg's labels into samples: what is read, how targets are drawn, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from utils.datasets import drseg, load_dataset
+from utils.datasets.base import BadRecord, Sample, image_groups, target_masks
+from utils.runtime.errors import UserError
+
+Make = Callable[..., Any]
+SQUARE = [10, 10, 30, 10, 30, 20, 10, 20]  # 20 x 10 pixels
+SECOND = [50, 30, 60, 30, 60, 40, 50, 40]  # 10 x 10 pixels
+GOLDEN = [  # height, width, polygon, area in golden/expected.json
+    (360, 640, (200, 100, 320, 110, 330, 220, 210, 230), 14400),
+    (512, 384, (60, 300, 140, 290, 150, 380, 120, 420, 70, 400), 9055),
+]
+
+
+def sample(targets: tuple, height: int = 60, width: int = 80) -> Sample:
+    return Sample(Path("a.jpg"), "Which?", None, targets, height, width, None, None, "drseg", "a", 0)
+
+
+def segments(*polygons: list) -> list[dict]:
+    return [{"segmentation": list(polygons)}]
+
+
+# What is read
+
+
+def test_a_record_becomes_a_sample(make_drseg: Make, make_record: Make) -> None:
+    root = make_drseg([make_record("first"), make_record("second", altitude=60)])
+    first, second = load_dataset(root, "test")
+    assert first.image_path == root / "CODrone" / "DRtest" / "first.jpg" and first.image_path.is_file()
+    assert (first.height, first.width, first.question) == (60, 80, "Which car is red?")
+    assert first.answer == "<think>One is.</think><answer>That one.</answer>"
+    assert (first.reasoning_type, first.altitude, first.dataset) == ("attribute", None, "drseg")
+    assert (second.record_id, second.altitude) == ("second", 60)
+    assert [first.index, second.index] == [0, 1]
+
+
+def test_every_question_of_a_record_is_a_sample(make_drseg: Make, make_record: Make) -> None:
+    questions = {"questions": [" Which? ", "Where?"], "answers": ["This.", None], "reasoning_types": ["scene", None]}
+    samples = load_dataset(make_drseg([make_record("a", **questions), make_record("b")]), "test")
+    assert [(one.record_id, one.question, one.answer, one.reasoning_type) for one in samples[:2]] == [
+        ("a", "Which?", "This.", "scene"),
+        ("a", "Where?", None, None),
+    ]
+    assert [one.index for one in samples] == [0, 1, 2]
+    assert image_groups(samples) == [[0, 1], [2]]
+    assert image_groups([samples[2], samples[0], samples[2]]) == [[0, 2], [1]]
+
+
+def test_a_number_as_id_names_its_picture(make_drseg: Make, make_record: Make) -> None:
+    (one,) = load_dataset(make_drseg([make_record(7)]), "test")
+    assert (one.record_id, one.image_path.name) == ("7", "7.jpg")
+
+
+def test_headers_are_read_once_a_picture(make_drseg: Make, make_record: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_drseg([make_record("a"), make_record("b"), make_record("a")])
+    for name in "ab":  # a header is enough: pixels that are missing are found when they are decoded
+        path = root / "CODrone" / "DRtest" / f"{name}.jpg"
+        path.write_bytes(path.read_bytes()[:1000])
+    opened = []
+    monkeypatch.setattr(drseg.Image, "open", lambda path, real=Image.open: opened.append(path) or real(path))
+    assert len(load_dataset(root, "test")) == 3
+    assert [path.name for path in opened] == ["a.jpg", "b.jpg"]
+
+
+def test_an_unknown_data_set_is_named() -> None:
+    with pytest.raises(UserError, match="unknown data set 'coco'; known are drseg"):
+        load_dataset("data", "test", name="coco")
+
+
+# Targets
+
+
+@pytest.mark.parametrize(("height", "width", "polygon", "area"), GOLDEN)
+@pytest.mark.parametrize("nested", [True, False])
+def test_masks_have_the_golden_areas(
+    make_drseg: Make, make_record: Make, height: int, width: int, polygon: tuple, area: int, nested: bool
+) -> None:
+    segmentation = [list(polygon)] if nested else list(polygon)
+    record = make_record(height=height, width=width, ann_list=[{"segmentation": segmentation}])
+    (one,) = load_dataset(make_drseg([record]), "test")
+    masks = target_masks(one, height, width)
+    assert (masks.shape, masks.dtype) == ((1, height, width), np.uint8)
+    assert masks.sum() == area
+
+
+def test_polygons_are_united_unless_the_first_is_asked_for(make_drseg: Make, make_record: Make) -> None:
+    overlapping = [20, 10, 40, 10, 40, 20, 20, 20]
+    root = make_drseg([make_record(ann_list=segments(SQUARE, SECOND, overlapping))])
+    (united,) = load_dataset(root, "test")
+    (first,) = load_dataset(root, "test", polygons="first")
+    assert target_masks(united, 60, 80).sum() == 30 * 10 + 10 * 10
+    assert target_masks(first, 60, 80).sum() == 20 * 10
+    with pytest.raises(UserError, match="'last'; known are union, first"):
+        load_dataset(root, "test", polygons="last")
+
+
+def test_targets_stay_apart_and_in_order_unless_merged(make_drseg: Make, make_record: Make) -> None:
+    (one,) = load_dataset(make_drseg([make_record(ann_list=segments(SECOND) + segments(SQUARE))]), "test")
+    masks = target_masks(one, 60, 80)
+    assert [mask.sum() for mask in masks] == [100, 200]
+    assert masks[0, 35, 55] == 1 and masks[1, 15, 15] == 1
+    assert np.array_equal(target_masks(one, 60, 80, merge=True), masks.max(axis=0, keepdims=True))
+
+
+def test_what_overhangs_is_cut_off(make_drseg: Make, make_record: Make) -> None:
+    overhanging = [-10, -10, 10, -10, 10, 5, -10, 5]
+    (one,) = load_dataset(make_drseg([make_record(ann_list=segments(overhanging))]), "test")
+    mask = target_masks(one, 60, 80)[0]
+    assert mask.sum() == 50 and mask[:5, :10].all()
+
+
+def test_polygons_are_scaled_to_a_picture_of_another_size(
+    make_drseg: Make, make_record: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    twice = {"questions": ["Which?", "Where?"], "answers": [None, None], "reasoning_types": [None, None]}
+    records = [make_record("a"), make_record("b"), make_record("c", **twice)]
+    with caplog.at_level(logging.WARNING):
+        samples = load_dataset(make_drseg(records, sizes={"a": (120, 160), "c": (30, 40)}), "test")
+    assert "2 records have pictures of another size" in caplog.text
+    large = target_masks(samples[0], 120, 160)[0]
+    assert large.sum() == 800 and large[20:40, 20:60].all()
+    assert target_masks(samples[1], 60, 80).sum() == 200
+    assert target_masks(samples[2], 30, 40).sum() == 50
+
+
+def test_each_axis_has_its_own_scale() -> None:
+    mask = target_masks(sample(((tuple(SQUARE),),)), 60, 160)[0]
+    assert mask.sum() == 400 and mask[10:20, 20:60].all()
+
+
+def test_proportions_may_differ_by_rounding(make_drseg: Make, make_record: Make) -> None:
+    root = make_drseg([make_record(height=720, width=1280)], sizes={"a": (107, 191)})
+    assert len(load_dataset(root, "test")) == 1
+
+
+def test_an_rle_is_a_target_too() -> None:
+    mask = np.zeros((60, 80), np.uint8)
+    mask[10:20, 10:30] = 1
+    one = sample((coco.encode(np.asfortranarray(mask)),))
+    assert np.array_equal(target_masks(one, 60, 80)[0], mask)
+    assert np.array_equal(target_masks(one, 120, 160)[0], mask.repeat(2, 0).repeat(2, 1))
+    with pytest.raises(BadRecord, match="record 'a': an RLE of 80x60 pixels in labels of a frame of 80x61"):
+        target_masks(replace(one, height=61), 60, 80)
+
+
+def test_no_target_is_no_mask() -> None:
+    assert target_masks(sample(()), 60, 80).shape == (0, 60, 80)
+    assert target_masks(sample(()), 60, 80, merge=True).shape == (0, 60, 80)
+
+
+# What bad input gets
+
+
+def test_a_missing_folder_or_split_says_what_there_is(make_drseg: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere: no such data folder"):
+        load_dataset(tmp_path / "nowhere", "test")
+    make_drseg(split="train")
+    root = make_drseg(split="val")
+    with pytest.raises(UserError, match=r"DRSeg_test\.json: no such split; .* there are: train, val"):
+        load_dataset(root, "test")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"id": ', "not JSON"),
+        ("\ufffd\udcff", "not JSON"),
+        ('{"records": []}', "holds a dict, expected a list"),
+        ("[]", "no usable record"),
+    ],
+)
+def test_labels_that_are_no_list_in_json(make_drseg: Make, text: str, message: str) -> None:
+    root = make_drseg()
+    (root / "labels" / "DRSeg_test.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=rf"DRSeg_test\.json: {message}"):
+        load_dataset(root, "test")
+
+
+FIELDS = ("id", "height", "width", "ann_list", "questions", "answers", "reasoning_types")
+TWO_QUESTIONS = {"questions": ["Which?", "Where?"], "answers": ["a", "b"], "reasoning_types": ["scene", "scene"]}
+BROKEN: list[tuple[dict[str, Any], str]] = [
+    ({"height": "60"}, "height is '60', expected whole pixels"),
+    ({"width": True}, "width is True, expected whole pixels"),
+    ({"width": 0}, "its frame is 0x60"),
+    ({"questions": "Which?"}, "questions is 'Which\\?', expected a list"),
+    ({"questions": [], "answers": [], "reasoning_types": []}, "has no question"),
+    ({"questions": ["  "]}, "question 0 is '  ', expected a text"),
+    ({**TWO_QUESTIONS, "answers": ["a"]}, "has 2 questions, but 1 answers"),
+    ({**TWO_QUESTIONS, "reasoning_types": ["scene"]}, "has 2 questions, but 1 reasoning_types"),
+    ({"answers": [5]}, "answer 0 is 5, expected a text or null"),
+    ({"reasoning_types": ["size"]}, "reasoning type 0 is 'size'; known are spatial, attribute, scene"),
+    ({"altitude": "low"}, "altitude is 'low', expected whole metres"),
+    ({"ann_list": []}, "has no target"),
+    ({"ann_list": [{"bbox": [1, 2, 3, 4]}]}, "target 0 lacks the field 'segmentation'"),
+    ({"ann_list": [{"segmentation": []}]}, "target 0: segmentation is empty"),
+    ({"ann_list": segments(SQUARE) + segments(SQUARE, [1, 1, 5, 5])}, "target 1, polygon 1 has 2 points"),
+    ({"ann_list": segments([1, 1, 5, 5, 9])}, "polygon 0 is .*, expected a list of numbers"),
+    ({"ann_list": segments([1, 1, "5", 5, 9, 1])}, "polygon 0 is .*, expected a list of numbers"),
+    ({"ann_list": segments([1, 1, float("nan"), 5, 9, 1])}, "a coordinate that is no pixel's"),
+    ({"ann_list": segments([1, 1, 4e9, 5, 9, 1])}, "a coordinate that is no pixel's"),
+    ({"ann_list": segments(SQUARE, [80, 5, 90, 5, 90, 15])}, "polygon 1 lies wholly outside the frame of 80x60"),
+    ({"ann_list": segments([5, -9, 9, -9, 9, 0])}, "polygon 0 lies wholly outside the frame of 80x60"),
+    ({"ann_list": segments([0.1, 0.3, 10.2, 20.5, 20.3, 40.7])}, "polygon 0 has no area"),
+    ({"ann_list": segments([-30, 20, 20, -30, -30, -30])}, "target 0 covers no pixel"),  # beyond the corner
+    ({"ann_list": segments([5, 5, 5.1, 5, 5.1, 5.1])}, "target 0 covers no pixel"),
+    ({"id": "../DRtrain/b"}, "its picture would lie outside"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BROKEN, ids=[message[:40] for _, message in BROKEN])
+def test_a_bad_record_is_named(make_drseg: Make, make_record: Make, changes: dict, message: str) -> None:
+    bad = {**make_record("bad"), **changes}
+    root = make_drseg([make_record("good"), {**make_record("bad")}])
+    file = root / "labels" / "DRSeg_test.json"
+    file.write_text(json.dumps([make_record("good"), bad]))
+    with pytest.raises(BadRecord, match=message) as caught:
+        load_dataset(root, "test")
+    assert f"{file}: record 1 (id {bad['id']!r})" in str(caught.value)
+    assert "--skip-bad-records" in str(caught.value)
+    assert [one.record_id for one in load_dataset(root, "test", skip_bad_records=True)] == ["good"]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_missing_field_is_named(make_drseg: Make, make_record: Make, field: str) -> None:
+    record = make_record()
+    del record[field]
+    with pytest.raises(BadRecord, match=rf"record 0 \(id .*\) lacks the field '{field}'"):
+        load_dataset(make_drseg([record]), "test")
+
+
+def test_a_record_that_is_no_object(make_drseg: Make) -> None:
+    with pytest.raises(BadRecord, match="record 0 is a str, expected an object"):
+        load_dataset(make_drseg(["a"]), "test")
+
+
+def test_a_picture_must_be_there_and_be_one(make_drseg: Make, make_record: Make) -> None:
+    root = make_drseg([make_record("a")], sizes={"a": None})
+    with pytest.raises(BadRecord, match=r"record 0 \(id 'a'\): its picture .*a\.jpg is missing"):
+        load_dataset(root, "test")
+    (root / "CODrone" / "DRtest" / "a.jpg").write_text("no picture")
+    with pytest.raises(BadRecord, match=r"record 0 \(id 'a'\): .*a\.jpg cannot be read as a picture"):
+        load_dataset(root, "test")
+
+
+def test_a_picture_must_have_the_labels_proportions(make_drseg: Make, make_record: Make) -> None:
+    with pytest.raises(BadRecord, match=r"a\.jpg is 80x59 pixels, but the labels were drawn on 80x60") as caught:
+        load_dataset(make_drseg(sizes={"a": (59, 80)}), "test")
+    assert "orientation" not in str(caught.value)
+    with pytest.raises(BadRecord, match=r"is 60x80 pixels, .* 80x60; .*orientation tag"):
+        load_dataset(make_drseg(sizes={"a": (80, 60)}), "test")
+
+
+def test_skipped_records_are_counted_and_listed(
+    make_drseg: Make, make_record: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    half_bad = {"questions": ["Which?", ""], "answers": [None, None], "reasoning_types": [None, None]}
+    records = [make_record("a"), make_record("b", **half_bad), make_record("c", ann_list=[]), make_record("d")]
+    with caplog.at_level(logging.WARNING):
+        samples = load_dataset(make_drseg(records), "test", skip_bad_records=True)
+    assert [(one.record_id, one.index) for one in samples] == [("a", 0), ("d", 1)]  # nothing of b is left
+    assert "2 bad records skipped" in caplog.text
+    assert "record 1 (id 'b'): question 1" in caplog.text and "record 2 (id 'c') has no target" in caplog.text
+
+
+def test_a_picture_that_is_cut_off_is_skipped_too(make_drseg: Make, make_record: Make) -> None:
+    root = make_drseg([make_record("a"), make_record("b")])
+    broken = root / "CODrone/DRtest/a.jpg"
+    broken.write_bytes(broken.read_bytes()[:-2000])
+    assert len(load_dataset(root, "test")) == 2  # a look at the headers does not tell
+    assert [one.record_id for one in load_dataset(root, "test", skip_bad_records=True)] == ["b"]
+
+
+def test_skipping_all_records_is_an_error(make_drseg: Make, make_record: Make) -> None:
+    with pytest.raises(UserError, match="no usable record"):
+        load_dataset(make_drseg([make_record(ann_list=[])]), "test", skip_bad_records=True)

@@ -1,0 +1,196 @@
+"""utils.download.prepare_drseg on small stand-ins of the published archive."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from utils.download import prepare_drseg
+from utils.download.sources import DRSEG
+from utils.runtime.errors import UserError
+
+COUNTS = {"train": 3, "val": 2, "test": 4}
+IDS = {split: [f"{split}_{i}" for i in range(count)] for split, count in COUNTS.items()}
+
+
+def picture(name: str) -> bytes:
+    return b"\xff\xd8" + name.encode() * 500
+
+
+def labels(split: str) -> bytes:
+    return json.dumps([{"id": name, "ann_list": []} for name in IDS[split]]).encode()
+
+
+def published_members() -> dict[str, bytes]:
+    """Members of an archive whose folders sit elsewhere than the code expects them."""
+    members = {}
+    for split, ids in IDS.items():
+        members[f"DRSeg/annotations/DRSeg_{split}.json"] = labels(split)
+        members.update({f"DRSeg/images/DR{split}/{name}.jpg": picture(name) for name in ids})
+    return members
+
+
+def pack(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A good archive, pinned."""
+    path = pack(tmp_path / "DRSeg.zip", published_members())
+    content = path.read_bytes()
+    file = dataclasses.replace(DRSEG.files[0], size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(prepare_drseg, "DRSEG", dataclasses.replace(DRSEG, files=(file,)))
+    monkeypatch.setattr(prepare_drseg, "DRSEG_RECORDS", COUNTS)
+    return path
+
+
+def check_layout(out: Path) -> None:
+    for split, ids in IDS.items():
+        assert (out / "labels" / f"DRSeg_{split}.json").read_bytes() == labels(split)
+        folder = out / "CODrone" / f"DR{split}"
+        assert sorted(path.name for path in folder.iterdir()) == [f"{name}.jpg" for name in ids]
+        assert all((folder / f"{name}.jpg").read_bytes() == picture(name) for name in ids)
+
+
+def prepare_other(path: Path, members: dict[str, bytes]) -> dict[str, int]:
+    """Prepare an archive that is not the pinned one."""
+    return prepare_drseg.prepare(pack(path / "other.zip", members), path / "out", checksum=False)
+
+
+def test_the_archive_is_laid_out_as_the_code_expects_it(archive: Path, tmp_path: Path) -> None:
+    assert prepare_drseg.prepare(archive, tmp_path / "data/DRSeg") == COUNTS
+    check_layout(tmp_path / "data/DRSeg")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["DRSeg"]
+
+
+def test_folders_may_sit_anywhere(archive: Path, tmp_path: Path) -> None:
+    members = {"__MACOSX/train/labels.json": b"?", ".hidden.json": b"?", "readme.json": b"?", "spare.jpg": b"?"}
+    for split, ids in IDS.items():
+        members[f"{split}/labels.json"] = labels(split)
+        members.update({f"{split}/deep/er/{name}.JPG": picture(name) for name in ids})
+    assert prepare_other(tmp_path, members) == COUNTS
+    check_layout(tmp_path / "out")
+
+
+def test_a_name_in_several_splits_is_told_apart_by_its_folder(archive: Path, tmp_path: Path) -> None:
+    members = published_members()
+    members["DRSeg/images/DRval/test_0.jpg"] = b"of val"
+    members["DRSeg/extra/labels_test.json"] = b"not the published name"
+    prepare_other(tmp_path, members)
+    check_layout(tmp_path / "out")
+    members["DRSeg/more/DRtest/test_0.jpg"] = b"again"
+    with pytest.raises(UserError, match="record 'test_0' of test has several pictures: .*DRval/test_0.jpg"):
+        prepare_drseg.prepare(pack(tmp_path / "more.zip", members), tmp_path / "more", checksum=False)
+
+
+@pytest.mark.parametrize("damage", ["size", "content"])
+def test_another_archive_is_refused_unless_accepted(archive: Path, tmp_path: Path, damage: str) -> None:
+    content = bytearray(archive.read_bytes())
+    content[40] ^= 1  # in the first member's name
+    archive.write_bytes(bytes(content) + b"x" * (damage == "size"))
+    with pytest.raises(UserError, match=f"expected {'.* bytes' if damage == 'size' else 'sha256'}.*--no-checksum"):
+        prepare_drseg.prepare(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_numbers_of_records(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(prepare_drseg, "DRSEG_RECORDS", COUNTS | {"val": 2000})
+    with pytest.raises(UserError, match="3 / 2 / 4 records in train / val / test, published are 3 / 2,000 / 4"):
+        prepare_drseg.prepare(archive, tmp_path / "out")
+    prepare_drseg.prepare(archive, tmp_path / "out", checksum=False)
+    assert "published are 3 / 2,000 / 4" in caplog.text and "not compared" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "DRSeg/../../evil.txt", "/evil.txt", "..\\evil.txt", "C:\\evil.txt"])
+def test_paths_that_leave_the_target_are_refused(archive: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="leads out of the target folder"):
+        prepare_other(tmp_path, published_members() | {name: b"evil"})
+    assert not (tmp_path / "out").exists() and not list(tmp_path.rglob("evil.txt"))
+
+
+def test_links_are_refused(archive: Path, tmp_path: Path) -> None:
+    path = pack(tmp_path / "link.zip", published_members())
+    with zipfile.ZipFile(path, "a") as opened:
+        link = zipfile.ZipInfo("DRSeg/images/DRtest/link.jpg")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        opened.writestr(link, "/etc/passwd")
+    with pytest.raises(UserError, match="symbolic link"):
+        prepare_drseg.prepare(path, tmp_path / "out", checksum=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("DRSeg/annotations/DRSeg_val.json", b"{", "DRSeg_val.json: not JSON"),
+        ("DRSeg/annotations/DRSeg_val.json", b'{"id": 1}', "DRSeg_val.json: not a list of records"),
+        ("DRSeg/annotations/DRSeg_val.json", b'[{"id": "a"}, {"id": "a"}]', "the id 'a' stands twice"),
+        ("DRSeg/annotations/DRSeg_val.json", b'[{"id": "../a"}]', "'../a' cannot be the name of a picture"),
+        ("DRSeg/annotations/DRSeg_val.json", b'[{"id": "gone"}]', "1 records have no picture .* val gone"),
+        ("DRSeg/annotations/DRSeg_val.json", None, r"expected one label file \(.json\) of val, got none"),
+        ("DRSeg/images/DRtest/test_3.jpg", None, "1 records have no picture .* test test_3"),
+    ],
+)
+def test_what_is_wrong_inside_is_named(
+    archive: Path, tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    members = published_members()
+    if content is None:
+        del members[name]
+    else:
+        members[name] = content
+    with pytest.raises(UserError, match=message):
+        prepare_other(tmp_path, members)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_a_truncated_or_damaged_archive_leaves_nothing(archive: Path, tmp_path: Path) -> None:
+    content = archive.read_bytes()
+    damaged = bytearray(content)
+    where = content.index(b"test_2.jpg") + len(b"test_2.jpg") + 10
+    damaged[where] ^= 0xFF
+    for name, broken in (("short.zip", content[: len(content) // 2]), ("bad.zip", bytes(damaged))):
+        (tmp_path / name).write_bytes(broken)
+        with pytest.raises(UserError, match=f"{name}: cannot be read"):
+            prepare_drseg.prepare(tmp_path / name, tmp_path / "out", checksum=False)
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_a_folder_that_is_there_is_replaced_only_on_request(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="there already; --overwrite"):
+        prepare_drseg.prepare(archive, out)
+    (tmp_path / "bad.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match="cannot be read"):
+        prepare_drseg.prepare(tmp_path / "bad.zip", out, overwrite=True, checksum=False)
+    assert (out / "mine.txt").read_text() == "mine"
+    prepare_drseg.prepare(archive, out, overwrite=True)
+    check_layout(out)
+    assert not (out / "mine.txt").exists() and not [path for path in tmp_path.iterdir() if path.name[0] == "."]
+
+
+def test_a_place_that_cannot_be_written_is_told(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="below: cannot be made"):
+        prepare_drseg.prepare(archive, archive / "below")
+
+
+def test_a_missing_archive_and_a_full_disk(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="no such file; `python -m utils.download --what drseg`"):
+        prepare_drseg.prepare(tmp_path / "none.zip", tmp_path / "out")
+    monkeypatch.setattr(prepare_drseg.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100})())
+    with pytest.raises(UserError, match="are to be unpacked, 0.00 GB are free"):
+        prepare_drseg.prepare(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

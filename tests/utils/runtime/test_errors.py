@@ -1,0 +1,73 @@
+"""utils.runtime.errors: what a script's mistake looks like from outside."""
+
+from __future__ import annotations
+
+import pytest
+
+from utils.runtime import errors
+from utils.runtime.errors import OTHERS_WAIT_SECONDS, UserError, run_main
+
+
+def mistaken() -> None:
+    raise UserError("data/x: no such data folder")
+
+
+def status_of(main) -> int:
+    with pytest.raises(SystemExit) as left:
+        run_main(main)
+    return left.value.code
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that were slept, without sleeping."""
+    seconds: list[float] = []
+    monkeypatch.setattr(errors.time, "sleep", seconds.append)
+    return seconds
+
+
+@pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (3, 3)])
+def test_the_status_is_what_main_returns(returned: int | None, status: int) -> None:
+    assert status_of(lambda: returned) == status
+
+
+def test_a_users_error_is_one_line_and_status_2(
+    slept: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert status_of(mistaken) == 2
+    assert capsys.readouterr() == ("", "error: data/x: no such data folder\n")
+    assert not slept
+
+
+def test_of_several_processes_the_first_speaks_at_once_and_the_others_after_a_while(
+    slept: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert status_of(mistaken) == 2 and not slept
+    capsys.readouterr()
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    spoken_before = []
+    monkeypatch.setattr(
+        errors.time, "sleep", lambda s: (slept.append(s), spoken_before.append(capsys.readouterr().err))
+    )
+    assert status_of(mistaken) == 2
+    assert slept == [OTHERS_WAIT_SECONDS] and spoken_before == [""]
+    assert "no such data folder" in capsys.readouterr().err  # not lost, had the launcher let it live
+
+
+def test_an_interruption_has_the_shells_status(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    assert status_of(interrupted) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_an_error_of_the_code_keeps_its_traceback() -> None:
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_main(broken)

@@ -1,0 +1,126 @@
+"""Run a script on this node's processes, or on those of a hostfile's nodes, through DeepSpeed's launcher.
+
+    python -m utils.cli.launch [--hostfile FILE] SCRIPT [ARGUMENT ...]
+
+The number of processes is the environment's NPROC, else one for each GPU that PyTorch finds, else
+one. A single process runs the script itself, without a launcher. The exit status is the script's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from utils.runtime.errors import UserError, run_main
+
+
+def gpu_names(environ: Mapping[str, str]) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES would call each GPU that PyTorch finds: "0", "1", … or what it says now."""
+    import torch  # here, so that a mistake in the arguments is told without waiting for it
+
+    count = torch.cuda.device_count()
+    visible = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return visible[:count] if len(visible) >= count else [str(i) for i in range(count)]
+
+
+def process_count(environ: Mapping[str, str], gpus: int) -> int:
+    """The number of processes on this node.
+
+    Raises:
+        UserError: NPROC is no positive number, or more than there are GPUs.
+    """
+    text = environ.get("NPROC", "")
+    if not text:
+        return max(gpus, 1)
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"NPROC is {text!r}; give it the number of processes, 1 or more")
+    if 0 < gpus < int(text):
+        raise UserError(
+            f"NPROC is {text} but PyTorch finds {gpus} GPU{'s' * (gpus > 1)}; a process needs one of its own. "
+            "Lower NPROC, or hide the GPUs to run on the CPU (CUDA_VISIBLE_DEVICES=)"
+        )
+    return int(text)
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on, so that two runs on a machine do not meet."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return listener.getsockname()[1]
+
+
+def local_command(script: list[str], processes: int, gpus: list[str]) -> list[str]:
+    """The command that runs `script` (a path and its arguments) on `processes` processes of this node.
+
+    DeepSpeed's per-node launcher is called as its `deepspeed` front end calls it. The front end
+    itself would number the GPUs anew and so pass over CUDA_VISIBLE_DEVICES.
+    """
+    if processes == 1:
+        return [sys.executable, *script]
+    # The launcher makes CUDA_VISIBLE_DEVICES of the slots, on the CPU too; -1 keeps hidden GPUs hidden.
+    slots = gpus[:processes] or ["-1"] * processes
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": slots}).encode()).decode()
+    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}"]
+    return [*launcher, f"--master_port={free_port()}", "--no_local_rank", "--log_level=critical", *script]
+
+
+def hostfile_command(script: list[str], hostfile: Path, environ: Mapping[str, str]) -> list[str]:
+    """The command that runs `script` on the nodes of `hostfile` (lines such as `worker-1 slots=8`).
+
+    Raises:
+        UserError: no such file, or what reaches the other nodes is not installed.
+    """
+    if not hostfile.is_file():
+        raise UserError(f"{hostfile}: no such hostfile; it lists the nodes, one a line: `worker-1 slots=8`")
+    lines = [line.split("#")[0].strip() for line in hostfile.read_text(encoding="utf-8").splitlines()]
+    if sum(map(bool, lines)) > 1 and not shutil.which("pdsh"):
+        raise UserError(f"{hostfile} lists several nodes, which are reached by pdsh; install it (apt install pdsh)")
+    port = environ.get("MASTER_PORT") or free_port()
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", f"--hostfile={hostfile}", f"--master_port={port}"]
+    if environ.get("NPROC"):
+        launcher.append(f"--num_gpus={process_count(environ, gpus=0)}")
+    return [*launcher, "--no_local_rank", *script]
+
+
+def set_defaults(environ: dict[str, str], processes: int, gpus: int) -> None:
+    """Settings for processes without a GPU; what the user has set stays.
+
+    DeepSpeed is told that it runs on the CPU, and several processes share the cores instead of each
+    taking all of them.
+    """
+    if gpus:
+        return
+    environ.setdefault("DS_ACCELERATOR", "cpu")
+    if processes > 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m utils.cli.launch", description=__doc__.splitlines()[0])
+    parser.add_argument("--hostfile", type=Path, help="the nodes to run on, in DeepSpeed's format")
+    parser.add_argument("script", help="the script to run")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
+    args = parser.parse_args()
+    script = [args.script, *args.arguments]
+
+    environ = dict(os.environ)
+    if args.hostfile:
+        command = hostfile_command(script, args.hostfile, environ)
+    else:
+        gpus = gpu_names(environ)
+        processes = process_count(environ, len(gpus))
+        set_defaults(environ, processes, len(gpus))
+        command = local_command(script, processes, gpus)
+    os.execvpe(command[0], command, environ)
+
+
+if __name__ == "__main__":
+    run_main(main)

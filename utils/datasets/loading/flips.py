@@ -1,0 +1,83 @@
+"""Training pictures mirrored at random, with the words for directions in their questions swapped.
+
+Referring expressions are commonly augmented so. It is off unless asked for: in a data set whose pictures
+have writing or a fixed north, or whose questions use these words in other senses, it does harm.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from utils.datasets.base import Mirror, Sample
+from utils.datasets.loading.sampler import TrainSampler
+
+ACROSS = (("left", "right"), ("leftmost", "rightmost"))
+UPRIGHT = (("top", "bottom"), ("topmost", "bottommost"), ("highest", "lowest"), ("upper", "lower"), ("above", "below"))
+
+Pick = tuple[int, Mirror]  # a record's index, and how its picture is turned
+
+
+def swapped(text: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    """The text with each word of a pair replaced by the other; "left" as a verb ("has left", "left the") stays."""
+    other = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
+    words = "|".join(other)
+    pattern = rf"(?<!has )(?<!have )(?<!had )\b(?!left (?:the|a|an)\b)({words})\b"
+
+    def swap(match: re.Match[str]) -> str:
+        word = other[match[0].lower()]
+        return word.capitalize() if match[0][0].isupper() else word
+
+    return re.sub(pattern, swap, text, flags=re.IGNORECASE)
+
+
+def mirrored(sample: Sample, mirror: Mirror) -> Sample:
+    """The sample as it is asked of its mirrored picture; the pixels are turned when they are read."""
+    question, answer = sample.question, sample.answer
+    for turn, pairs in zip(mirror, (ACROSS, UPRIGHT), strict=True):
+        if turn:
+            question = swapped(question, pairs)
+            answer = None if answer is None else swapped(answer, pairs)
+    return replace(sample, question=question, answer=answer, mirror=mirror)
+
+
+def turned(pixels: np.ndarray, mirror: Mirror, axes: tuple[int, int]) -> np.ndarray:
+    """An array mirrored left to right along axes[0] and top to bottom along axes[1], where `mirror` says so."""
+    along = [axis for turn, axis in zip(mirror, axes, strict=True) if turn]
+    return np.ascontiguousarray(np.flip(pixels, along)) if along else pixels
+
+
+class MirroredSamples:
+    """A split whose items are picked by index and mirror."""
+
+    def __init__(self, samples: list[Sample]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, pick: Pick) -> Sample:
+        index, mirror = pick
+        return mirrored(self.samples[index], mirror)
+
+
+class MirrorSampler:
+    """The batches of a `TrainSampler` with a mirror for each picture: drawn from seed and epoch, the same on
+    every process, one for all of a picture's records, so that it is still encoded once."""
+
+    def __init__(self, sampler: TrainSampler) -> None:
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[list[Pick]]:
+        generator = self.sampler.epoch_generator()
+        turns = torch.randint(2, (len(self.sampler.groups), 2), generator=generator).bool().tolist()
+        mirrors = {i: tuple(turn) for turn, group in zip(turns, self.sampler.groups, strict=True) for i in group}
+        for batch in self.sampler:
+            yield [(index, mirrors[index]) for index in batch]

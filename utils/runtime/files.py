@@ -1,0 +1,141 @@
+"""Files and folders that are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.runtime.errors import UserError
+
+
+@contextmanager
+def write_beside(target: Path) -> Iterator[Path]:
+    """A folder to write into that takes the place of `target` once the block has ended well.
+
+    After an error `target` is as it was and nothing half-written remains.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.writing")
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        yield beside
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            target.rename(old)
+        try:
+            beside.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def alone(lock: Path, wait: bool = False) -> Iterator[None]:
+    """Keeps other processes out of the same block while this one is in it; a killed one keeps nobody out.
+
+    On a disk that knows no locks it keeps nobody out at all.
+
+    Args:
+        lock: a file that is there only for that.
+        wait: until the other one is done.
+
+    Raises:
+        BlockingIOError: another process is in it, and `wait` is off.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(lock, "w") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise BlockingIOError(error.errno, f"another process has {lock}") from error
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+                    raise
+            if not _lies_at(file.fileno(), lock):
+                continue  # whoever had it has removed it meanwhile
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _lies_at(number: int, path: Path) -> bool:
+    """Whether an open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(number), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def file_beside(path: Path) -> Iterator[Path]:
+    """A file to write that takes the place of `path` once the block has ended well, so that no reader sees half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.writing")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file beside its target and rename it."""
+    with file_beside(path) as beside:
+        beside.write_bytes(data)
+
+
+def results_folder(path: Path | str, option: str = "--out") -> Path:
+    """The folder that results go to, made where it is missing; called before the work, not after it.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option} {path}: cannot be made a folder ({error.strerror}); name another") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{option} {path}: cannot be written to; name another folder")
+    return path
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file; where it cannot be written whole, the file is left as it was.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
+    data = f"{line}\n".encode()
+    with open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError:
+            os.truncate(path, before)
+            raise
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    total = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 22):
+            total.update(chunk)
+    return total.hexdigest()

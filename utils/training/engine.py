@@ -1,0 +1,200 @@
+"""DeepSpeed: its configuration from the options, the engine, and the weights gathered back from it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.cli.options import TrainArgs
+from utils.runtime.distributed import world
+from utils.runtime.errors import UserError
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "mixed": torch.float32}
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """What --precision calls weights and arithmetic of this type."""
+    return next(name for name, one in DTYPES.items() if one == dtype)
+
+
+def engine_config(args: TrainArgs) -> dict[str, Any]:
+    """DeepSpeed's configuration; everything in it comes from the options."""
+    zero: dict[str, Any] = {"stage": args.zero_stage}
+    if args.zero_stage:
+        zero |= {"contiguous_gradients": True, "overlap_comm": torch.cuda.is_available(), "reduce_scatter": True}
+    if args.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if args.offload == "all":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": args.batch_size,
+        "gradient_accumulation_steps": args.grad_accumulation,
+        "gradient_clipping": 0.0 if clips_itself(args) else args.clip_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,  # the script logs itself
+        "bf16": {"enabled": args.precision == "bf16"},
+        "fp16": {"enabled": args.precision == "fp16"},
+    }
+    if args.precision == "bf16" and args.zero_stage >= 2:
+        # else the micro-steps' gradients are added up in bfloat16, which loses the small ones
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    if args.precision == "mixed":
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    return config
+
+
+def inference_config(device: torch.device, dtype: torch.dtype, offload: bool) -> dict[str, Any]:
+    """DeepSpeed's configuration for forward passes through parameters that all processes share out (ZeRO-3)."""
+    zero: dict[str, Any] = {"stage": 3, "memory_efficient_linear": False}  # its own product rounds another way
+    if offload:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": device.type == "cuda"}
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed asks, and uses it in training only
+        "zero_optimization": zero,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "fp16": {"enabled": dtype == torch.float16},
+    }
+
+
+def start_inference(model: nn.Module, config: dict[str, Any]) -> Any:
+    """The DeepSpeed engine that gathers a sharded model's parameters around each module's forward pass."""
+    engine, *_ = import_deepspeed().initialize(model=model, config=config)
+    return engine
+
+
+def clips_itself(args: TrainArgs) -> bool:
+    """Whether the engine gets a `ClippedAdamW`: the one case in which DeepSpeed steps a bare optimiser."""
+    return args.zero_stage == 0 and args.precision in ("fp32", "mixed")
+
+
+class ClippedAdamW(torch.optim.AdamW):
+    """AdamW that clips its gradients, and leaves out a step whose gradients are no numbers.
+
+    DeepSpeed's optimisers do both, but for ZeRO 0 with fp32 weights it has none: it then clips tensor by
+    tensor, a tenth of `mini`'s step, and takes what is no number into the weights. `overflow` is what the
+    engine asks for.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], clip_norm: float, **options: Any) -> None:
+        super().__init__(groups, **options)
+        self.clip_norm, self.overflow = clip_norm, False
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One update; of processes that hold the same gradients all take it or none does."""
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters], foreach=True)
+        self.overflow = not torch.isfinite(norm).item()
+        if self.overflow:
+            return
+        if self.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm, foreach=True)
+        super().step()
+
+
+def import_deepspeed() -> ModuleType:
+    """DeepSpeed, which probes the machine when it is imported, told to be quiet and to compile nothing."""
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    # Shared memory between CPU processes would be compiled at the first start, half a minute with a
+    # C++ compiler and a crash without one; gloo does.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def check_precision(dtype: torch.dtype) -> None:
+    """Ask before anything is loaded; DeepSpeed would after all of it.
+
+    Raises:
+        UserError: DeepSpeed cannot run in this type on this machine.
+    """
+    from deepspeed.accelerator import get_accelerator
+
+    known = {
+        torch.float16: get_accelerator().is_fp16_supported(),
+        torch.bfloat16: get_accelerator().is_bf16_supported(),
+    }
+    if not known.get(dtype, True):
+        name = precision_of(dtype)
+        raise UserError(f"--precision {name}: DeepSpeed cannot run in it on this machine; use fp32, or another machine")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trained parameters; embeddings, norms and biases are not decayed."""
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves a parted one no shape of its own
+            groups[len(shape) >= 2 and "embed" not in name].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if decayed else 0.0}
+        for decayed, parameters in groups.items()
+        if parameters
+    ]
+
+
+def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[Any, Any]:
+    """The DeepSpeed engine around a model that has the run's precision and device, and its learning-rate schedule.
+
+    The schedule is linear warm-up and then a linear decay to zero at `total_steps`.
+    """
+    deepspeed = import_deepspeed()
+    groups = parameter_groups(model, args.weight_decay)
+    settings = {"lr": args.lr, "betas": (args.beta1, args.beta2), "fused": True}
+    optimizer: torch.optim.AdamW
+    if clips_itself(args):
+        optimizer = ClippedAdamW(groups, args.clip_norm, **settings)
+    else:
+        optimizer = torch.optim.AdamW(groups, **settings)
+
+    def scale(step: int) -> float:
+        if step < args.warmup_steps:
+            return (step + 1) / args.warmup_steps
+        return max(0.0, (total_steps - step) / max(1, total_steps - args.warmup_steps))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+    engine, _, _, schedule = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=schedule,
+        config=engine_config(args),
+    )
+    if world() == 1 and args.zero_stage == 0:
+        # There is nobody to add gradients of, yet they would be copied there and back: a tenth of `mini`'s step.
+        # (It also makes zeros of missing gradients, so that weight decay acts on what no mask depends on.)
+        engine.enable_backward_allreduce = False
+    return engine, schedule
+
+
+def gathered_state(engine: Any) -> dict[str, Tensor] | None:
+    """The model's tensors on the CPU; with ZeRO-3 gathered one after the other. None but on rank 0."""
+    import deepspeed
+
+    writes = engine.global_rank == 0
+    state: dict[str, Tensor] = {}
+    parameters = dict(engine.module.named_parameters())
+    for name, tensor in engine.module.state_dict(keep_vars=True).items():
+        sharded = [parameters[name]] if name in parameters and engine.zero_optimization_partition_weights() else []
+        with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
+            if writes:
+                state[name] = tensor.detach().to("cpu", copy=True)
+    return state if writes else None
+
+
+def launcher_environment(device: torch.device, port: int) -> None:
+    """What DeepSpeed expects of a launcher, for a script that was started alone; what a launcher has set stays."""
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"  # or it would take a GPU that it finds
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_PORT", str(port))

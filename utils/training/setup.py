@@ -1,0 +1,188 @@
+"""What training starts from: configuration, tokenizer and weights, and what of them trains."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from model.checkpoints.backbones import Backbones
+from model.checkpoints.load import load_parts, parts_settings
+from model.checkpoints.save import load_model
+from model.checkpoints.tensors import load_clip, load_llava, load_sam2
+from model.config import LLAMA_DERIVED, PixDLMConfig, named_config
+from model.language.tokens import ADDED_TOKENS, PixTokenizer
+from model.lora import DEFAULT_TRAINED, PARTS, lora_settings, set_trainable
+from model.losses import LossWeights
+from model.pixdlm import PixDLMForCausalLM
+from utils.cli.options import TrainArgs
+from utils.download import sources as published
+from utils.runtime.errors import UserError, told_what_does_not_fit
+
+log = logging.getLogger(__name__)
+
+
+def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, int]]:
+    """The model to train, its tokenizer, and the trained parameters by part.
+
+    Parts that start fresh train whatever the defaults say: frozen random weights teach nothing.
+
+    Raises:
+        UserError: weights are missing, damaged or do not fit, or an option does not fit the model.
+    """
+    if args.init_from and not Path(args.init_from).is_file():
+        model, tokenizer = load_model(args.init_from, backbones=backbones(args))
+        log.info("starts from %s; its configuration is used, not %s", args.init_from, args.config)
+        fresh: set[str] = set()
+    else:
+        config, tokenizer = configure(args)
+        neutral = False
+        if args.init_from:
+            adapters, neutral = parts_settings(Path(args.init_from))
+            config.lora = adapters or config.lora  # as they were trained, whatever the options say
+        model = build(config)
+        fresh = set(PARTS) if args.from_scratch else load_published(model, args)
+        if args.init_from:
+            read = load_parts(model, Path(args.init_from))
+            model.config.neutral_fusion = neutral and "fusion" in read
+            fresh -= read
+        log.info("starts fresh: %s", ", ".join(part for part in PARTS if part in fresh))
+        if not args.from_scratch:
+            log.info("and fresh: rows of the added tokens in embed_tokens and lm_head, adapters that were not read")
+    if args.grounding_weight and model.config.geometry != "letterbox":
+        raise UserError(
+            f"--grounding-weight is {args.grounding_weight}, which needs letterboxed frames; this model's geometry is "
+            f"{model.config.geometry!r}, so set it to 0"
+        )
+    model.train()
+    only = set(args.train_only)
+    parts = only or parts_to_train(model.config, fresh | set(args.train_parts))
+    try:
+        trained = set_trainable(model, parts, adapters=not only)
+    except ValueError as error:
+        raise UserError(f"--{'train-only' if only else 'train-parts'}: {error}") from error
+    if "fusion" in trained:
+        model.config.neutral_fusion = False  # it has weights of its own from the first step on
+    if only and fresh - only:
+        raise UserError(
+            f"--train-only {' '.join(sorted(only))}: {', '.join(sorted(fresh - only))} would stay "
+            "random; start from a model that has them (--init-from)"
+        )
+    if not trained:
+        raise UserError("nothing trains; name parts with --train-parts")
+    return model, tokenizer, trained
+
+
+def backbones(args: TrainArgs) -> Backbones:
+    """The files for a published folder: those that were named, else what lies in or beside it."""
+    stock = at_default(args, "clip", "sam2")
+    clip, sam2 = (None if name in stock else getattr(args, name) for name in ("clip", "sam2"))
+    return Backbones(clip, sam2, args.fusion)
+
+
+def at_default(args: TrainArgs, *names: str) -> list[str]:
+    """Those of the options that nobody set to something else."""
+    default = TrainArgs()
+    return [name for name in names if getattr(args, name) == getattr(default, name)]
+
+
+def build(config: PixDLMConfig) -> PixDLMForCausalLM:
+    """A fresh model.
+
+    Raises:
+        UserError: values of the configuration do not fit each other.
+    """
+    with told_what_does_not_fit("--override or --lora-targets: no model can be built like this"):
+        return PixDLMForCausalLM(config)
+
+
+def parts_to_train(config: PixDLMConfig, more: set[str]) -> set[str]:
+    """The usual parts and `more`; the fusion only where the configuration lets it."""
+    usual = {part for part in DEFAULT_TRAINED if part != "fusion" or config.trainable_fusion}
+    return usual | more
+
+
+def configure(args: TrainArgs) -> tuple[PixDLMConfig, PixTokenizer]:
+    """The named configuration with its overrides, fitted to the tokenizer's vocabulary."""
+    config = override(named_config(args.config), args.override)
+    if args.lora_rank:
+        config.lora = lora_settings(args.lora_rank, args.lora_alpha, args.lora_dropout, args.lora_targets)
+    tokenizer = PixTokenizer(args.tokenizer, config.system_prompt)
+    if args.from_scratch:
+        config.text_config.vocab_size = len(tokenizer)
+    elif len(tokenizer) != config.text_config.vocab_size:
+        raise UserError(
+            f"{tokenizer.path}: {len(tokenizer) - len(ADDED_TOKENS)} pieces, but the configuration "
+            f"has a vocabulary of {config.text_config.vocab_size - len(ADDED_TOKENS)}"
+        )
+    return config, tokenizer
+
+
+def loss_weights(args: TrainArgs) -> LossWeights:
+    """What each loss counts in a run."""
+    return LossWeights(args.ce_weight, args.bce_weight, args.dice_weight, args.overlap_weight, args.grounding_weight)
+
+
+def recompute_layers(model: PixDLMForCausalLM) -> None:
+    """Let the backward pass compute the language model's layers again instead of keeping what is in them."""
+    model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.language_model.enable_input_require_grads()
+
+
+def override(config: PixDLMConfig, changes: list[str]) -> PixDLMConfig:
+    """A configuration with `field=value` changes, checked as a whole.
+
+    A value is JSON; true and false may be in capitals, and a text needs no quotes. What a dictionary does not
+    name stays as it is.
+
+    Raises:
+        UserError: no such field, or a value that does not fit.
+    """
+    fields = config.to_dict()
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals or name not in fields:
+            raise UserError(f"--override {change!r}: expected field=value with a field of PixDLMConfig")
+        value = read_value(text)
+        if isinstance(value, dict) and isinstance(fields[name], dict):
+            value = {**{key: old for key, old in fields[name].items() if key not in LLAMA_DERIVED}, **value}
+        fields[name] = value
+    with told_what_does_not_fit("--override"):
+        return PixDLMConfig.from_dict(fields)
+
+
+def read_value(text: str) -> Any:
+    """What stands after `field=`: JSON, or else the text itself."""
+    try:
+        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
+    except json.JSONDecodeError:
+        return text
+
+
+def check_files(args: TrainArgs) -> None:
+    """Every weight that will be read and the data, looked for before anything is built.
+
+    Raises:
+        UserError: naming all that are missing and where they come from.
+    """
+    if args.from_scratch:
+        return
+    if args.fusion and not args.init_from:
+        raise UserError("--fusion goes with --init-from and a published folder; leave it out")
+    if args.init_from == published.PIXDLM.folder:
+        published.require(["pixdlm", *at_default(args, "clip", "sam2")], data=Path(args.data))
+    if args.init_from and not Path(args.init_from).is_file():
+        return
+    published.require(at_default(args, "llava", "clip", "sam2"), data=Path(args.data))
+    for name in ("llava", "clip", "sam2"):
+        if not Path(getattr(args, name)).exists():
+            raise UserError(f"--{name} {getattr(args, name)}: no such file or folder")
+
+
+def load_published(model: PixDLMForCausalLM, args: TrainArgs) -> set[str]:
+    """Read Llama, CLIP and SAM2 into the model; returns the parts that stay fresh."""
+    load_llava(model.language_model, Path(args.llava))
+    load_clip(model.semantic_path.clip, args.clip, model.config)
+    load_sam2(model.pixel_path.encoder, args.sam2)
+    return {"fusion", "projector", "seg_projection", "mask_decoder"}
