@@ -7,40 +7,27 @@ are the same on any number of processes.
 from __future__ import annotations
 
 import logging
-import math
-import re
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
-import transformers
-from pycocotools import mask as coco
 
-from model.checkpoints.export import told_of_full_disks
-from model.checkpoints.save import load_model
-from model.inputs.images import read_image
 from model.language.tokens import PixTokenizer
-from model.pixdlm import PixDLMForCausalLM
-from utils.cli.options import EvalArgs, inference_dtype, parse_eval
+from model.pixdlm import PixDLMForCausalLM, load_model
+from utils.cli.eval_options import EvalArgs, parse_eval
 from utils.datasets import load_dataset
-from utils.datasets.base import Sample, target_masks
+from utils.evaluation.controls import check_other_pictures, shuffle_questions, swapped_image_tokens
 from utils.evaluation.metrics import breakdowns
-from utils.evaluation.predict import (
-    Prediction,
-    check_other_pictures,
-    evaluate,
-    shuffle_questions,
-    swapped_image_tokens,
-)
-from utils.evaluation.report.overlays import side_by_side, table, write_json, write_picture
+from utils.evaluation.predict import evaluate
+from utils.evaluation.report.overlays import draw
+from utils.evaluation.report.tables import table
+from utils.evaluation.results import check_finite, protocol, record
 from utils.runtime.distributed import pick_device, process_group, world
-from utils.runtime.errors import UserError, run_main
-from utils.runtime.files import results_folder, write_beside
+from utils.runtime.errors import run_main
+from utils.runtime.files import results_folder, told_of_full_disks, write_json
 from utils.runtime.logs import peak_memory_gib, start_logging
+from utils.runtime.precision import inference_dtype
 from utils.training.zero3 import load_sharded
 
 log = logging.getLogger("eval")
@@ -95,78 +82,6 @@ def load(args: EvalArgs, device: torch.device, dtype: torch.dtype) -> tuple[PixD
     if not args.shard:
         return (*load_model(args.model, device, dtype, args.backbones), None)
     return load_sharded(lambda: load_model(args.model, "cpu", dtype, args.backbones), device, dtype, args.offload)
-
-
-def protocol(args: EvalArgs, samples: list[Sample], model: PixDLMForCausalLM, dtype: torch.dtype) -> dict:
-    """What the numbers depend on; nothing in it depends on the number of processes, on paths or on time."""
-    device = model.device
-    return {
-        "kind": "forced",
-        "dataset": args.dataset,
-        "split": args.split,
-        "records": len(samples),
-        "limit": args.limit,
-        "skip_bad_records": args.skip_bad_records,
-        "polygons": args.polygons,
-        "shuffle_questions": args.shuffle_questions,
-        "swap_image_tokens": args.swap_image_tokens,
-        "neutral_fusion": model.config.neutral_fusion,
-        "batch_size": args.batch_size,
-        "device": device.type,
-        "dtype": str(dtype).removeprefix("torch."),
-        "threads": args.threads if device.type == "cpu" else None,
-        "attention": model.language_model.config._attn_implementation,
-        "opencv": cv2.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def check_finite(args: EvalArgs, samples: list[Sample], predictions: list[Prediction]) -> None:
-    """A mask that is computed from numbers that are none would count as an empty one.
-
-    Raises:
-        UserError: naming the first such record.
-    """
-    names = {sample.index: sample.record_id for sample in samples}
-    broken = [names[one.score.index] for one in predictions if not math.isfinite(one.confidence)]
-    if broken:
-        raise UserError(
-            f"{args.model}: {len(broken)} of {len(predictions)} masks are not finite, the first that of record "
-            f"{broken[0]!r}; evaluate with --precision fp32, or train anew if that does not help"
-        )
-
-
-def record(one: Prediction, sample: Sample) -> dict:
-    """One entry of predictions.json; `text` is the answer that was forced."""
-    score = one.score
-    return {
-        "id": sample.record_id,
-        "index": score.index,
-        "target": score.target,
-        "question": sample.question,
-        "text": one.text,
-        "reasoning_type": score.reasoning_type,
-        "altitude": score.altitude,
-        "iou": score.iou,
-        "intersection": score.intersection,
-        "union": score.union,
-        "score": one.confidence,
-        "segmentation": one.rle,
-    }
-
-
-def draw(folder: Path, count: int, samples: dict[int, Sample], predictions: list[Prediction], merged: bool) -> None:
-    """`count` pictures, spread evenly over the split; those of an earlier evaluation are replaced."""
-    with write_beside(folder) as beside:
-        for place in np.linspace(0, len(predictions) - 1, min(count, len(predictions))).round().astype(int):
-            one = predictions[place]
-            sample = samples[one.score.index]
-            image = read_image(sample.image_path)
-            truth = target_masks(sample, *image.shape[:2], merge=merged)[one.score.target]
-            picture = side_by_side(image, coco.decode(one.rle), truth, f"{sample.question}   IoU {one.score.iou:.2f}")
-            name = re.sub(r"[^\w.-]", "_", sample.record_id)
-            write_picture(beside / f"{one.score.index:05d}_{one.score.target}_{name}.jpg", picture)
 
 
 if __name__ == "__main__":

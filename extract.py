@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoints.backbones import NEUTRAL_KEY
-from model.checkpoints.export import check_target, published_fusion, told_of_full_disks
+from model.checkpoints.export import check_target, published_fusion
 from model.checkpoints.layouts import load_config, named_shapes, named_tensors
 from model.checkpoints.load import LORA_KEY
 from model.config import PixDLMConfig
-from model.lora import check_parts, part_of
+from model.parts import check_parts, part_of
 from utils.cli.export_options import parse_extract
 from utils.runtime.errors import UserError, run_main
-from utils.runtime.files import file_beside
+from utils.runtime.files import file_beside, told_of_full_disks
 from utils.runtime.logs import start_logging
 
 log = logging.getLogger("extract")

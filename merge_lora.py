@@ -14,13 +14,13 @@ import torch
 from tqdm import tqdm
 
 from model.checkpoints.export import BACKBONES, check_target, save_own, save_published
-from model.checkpoints.load import load_pretrained
-from model.checkpoints.save import load_tokenizer, read_training
+from model.checkpoints.load import load_pretrained, load_tokenizer, read_training
 from model.lora import merge_lora
+from model.pixdlm import PixDLMForCausalLM
 from utils.cli.export_options import parse_merge
-from utils.cli.options import inference_dtype
 from utils.runtime.errors import UserError, run_main
 from utils.runtime.logs import peak_process_gib, start_logging
+from utils.runtime.precision import inference_dtype
 
 log = logging.getLogger("merge")
 
@@ -36,7 +36,7 @@ def main() -> None:
         check_backbones_are_stock(checkpoint, training)
     dtype = inference_dtype(args.precision, torch.device("cpu"))
     watch = partial(tqdm, desc="reading", unit="tensor", leave=False)
-    model = load_pretrained(checkpoint, dtype, args.backbones, watch, config)
+    model = load_pretrained(PixDLMForCausalLM, checkpoint, dtype, args.backbones, watch, config)
     try:
         merged = merge_lora(model.language_model)
     except ValueError as error:

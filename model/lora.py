@@ -12,20 +12,6 @@ from transformers import LlamaForCausalLM
 
 LORA_MARK = "lora_"  # in the name of every tensor of an adapter
 
-# Named parts -> prefixes of their parameters; what train.py's options and log speak of.
-PARTS = {
-    "clip": ("semantic_path.",),
-    "sam2": ("pixel_path.",),
-    "fusion": ("fusion.",),
-    "projector": ("projector.",),
-    "embeddings": ("language_model.model.embed_tokens.",),
-    "lm_head": ("language_model.lm_head.",),
-    "seg_projection": ("seg_projection.",),
-    "mask_decoder": ("mask_decoder.",),
-    "language_model": ("language_model.model.layers.", "language_model.model.norm."),
-}
-DEFAULT_TRAINED = ("fusion", "projector", "embeddings", "lm_head", "seg_projection", "mask_decoder")
-
 
 def lora_settings(rank: int, alpha: float, dropout: float, targets: list[str]) -> dict[str, Any]:
     """What `PixDLMConfig.lora` holds."""
@@ -68,43 +54,3 @@ def merge_lora(model: nn.Module) -> int:
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, layer.get_base_layer())
     return len(layers)
-
-
-def part_of(name: str) -> str:
-    """The part that a parameter belongs to; adapters are the part `lora`.
-
-    Raises:
-        ValueError: no part has such a name.
-    """
-    if LORA_MARK in name:
-        return "lora"
-    for part, prefixes in PARTS.items():
-        if name.startswith(prefixes):
-            return part
-    raise ValueError(f"parameter {name!r} belongs to no part; add it to model.lora.PARTS")
-
-
-def check_parts(parts: set[str]) -> None:
-    """Raises ValueError where one of the parts is none; the known ones are listed."""
-    unknown = parts - {*PARTS, "lora"}
-    if unknown:
-        raise ValueError(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join([*PARTS, 'lora'])}")
-
-
-def set_trainable(model: nn.Module, parts: set[str], adapters: bool = True) -> dict[str, int]:
-    """Let exactly `parts` train, and the adapters unless told otherwise.
-
-    Returns:
-        trained parameters by part
-
-    Raises:
-        ValueError: an unknown part; the known ones are listed.
-    """
-    check_parts(parts)
-    counts: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
-        part = part_of(name)
-        parameter.requires_grad_(part in parts or (adapters and part == "lora"))
-        if parameter.requires_grad:
-            counts[part] = counts.get(part, 0) + parameter.numel()
-    return counts

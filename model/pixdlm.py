@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput, is_flash_attn_2_available
+from typing_extensions import Self
 
+from model.checkpoints.backbones import Backbones
+from model.checkpoints.load import load_pretrained, load_tokenizer, load_with_options
 from model.config import PixDLMConfig
 from model.fusion import Fusion
+from model.inputs.batch import Batch
 from model.inputs.images import frame_logits
 from model.language.conditioning import (
     answer_loss,
@@ -26,15 +30,12 @@ from model.language.conditioning import (
     question_features,
     shift_by_image,
 )
-from model.language.tokens import ADDED_TOKENS, EOS_ID, PAD_ID, SCALES, SEG_TOKENS, TOKENS_PER_SCALE
+from model.language.tokens import ADDED_TOKENS, EOS_ID, PAD_ID, SCALES, SEG_TOKENS, TOKENS_PER_SCALE, PixTokenizer
 from model.lora import add_lora
 from model.losses import LossWeights, grounding_loss, mask_losses, mean_overlap_loss
 from model.mask_decoder import MaskDecoder, SegProjection
 from model.pixel_path import PixelPath
 from model.semantic_path import SemanticPath, image_tokens
-
-if TYPE_CHECKING:  # it imports what needs this package
-    from utils.datasets.loading.collate import Batch
 
 
 @dataclass
@@ -79,7 +80,7 @@ class PixDLMForCausalLM(PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> PixDLMForCausalLM:
+    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> Self:
         """The model of a folder of any kind, or of a repository on the hub; see `model.checkpoints.load`.
 
         Args:
@@ -91,9 +92,7 @@ class PixDLMForCausalLM(PreTrainedModel):
             UserError: the folder holds no model, or a tensor is missing, surplus or misshapen.
             TypeError: an option that is not known.
         """
-        from model.checkpoints.load import from_pretrained  # which builds this class
-
-        return from_pretrained(folder, kwargs)
+        return load_with_options(cls, folder, kwargs)
 
     def cast(self, dtype: torch.dtype) -> PixDLMForCausalLM:
         """Weights to `dtype`, in place. Buffers stay: RoPE's frequencies and the position codes' would be
@@ -231,3 +230,27 @@ class PixDLMForCausalLM(PreTrainedModel):
             eos_token_id=EOS_ID,
         )
         return [[i for i in row if i not in (PAD_ID, EOS_ID)] for row in written.tolist()]
+
+
+def load_model(
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    backbones: Backbones = Backbones(),  # noqa: B008 (frozen)
+) -> tuple[PixDLMForCausalLM, PixTokenizer]:
+    """Model and tokenizer of a folder, strictly: every tensor accounted for, in evaluation mode.
+
+    Args:
+        folder: of any kind that `model.checkpoints.load.load_pretrained` reads.
+        device: of the model.
+        dtype: of its weights.
+        backbones: files that a published folder does not hold.
+
+    Raises:
+        UserError: the folder is no model folder, or its weights are damaged or do not fit; all
+            missing, surplus and misshapen tensors are listed.
+    """
+    tokenizer, config = load_tokenizer(Path(folder))
+    model = load_pretrained(PixDLMForCausalLM, folder, dtype, backbones, config=config)
+    model.to(device).use_flash_attention()
+    return model, tokenizer

@@ -12,7 +12,7 @@ from model.config import PixDLMConfig
 from model.language.tokens import TOKENIZER_FILE, PixTokenizer
 
 if TYPE_CHECKING:
-    from utils.datasets.loading.collate import Batch
+    from model.inputs.batch import Batch
 
 PROCESSOR_FILE = "processor_config.json"  # names the class alone; sizes and geometry are in config.json
 
@@ -36,7 +36,7 @@ class PixDLMProcessor(PushToHubMixin):
             UserError: no configuration or tokenizer in it.
         """
         from model.checkpoints.layouts import local_folder
-        from model.checkpoints.save import load_tokenizer
+        from model.checkpoints.load import load_tokenizer
 
         tokenizer, config = load_tokenizer(local_folder(folder, kwargs))
         return cls(config, tokenizer)

@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 
 from model.config import PixDLMConfig
+from model.inputs.batch import Batch
 from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from tests.training import TINY, Server
 from utils.datasets import load_dataset
-from utils.datasets.loading.collate import Batch, Collator
+from utils.datasets.loading.collate import Collator
 from utils.mini_drseg.generate import generate
 
 SENTENCES = (

@@ -22,20 +22,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.checkpoints.tensors import load_strict, rename_published
+from model.checkpoints.backbones import load_strict
+from model.checkpoints.tensor_names import rename_published
+from model.inputs.batch import Batch
 from model.inputs.images import frame_logits
 from model.language.conditioning import condition_on_text, question_features
 from model.language.tokens import TOKENIZER_FILE, PixTokenizer, Prompt
-from model.lora import PARTS, set_trainable
 from model.losses import LossWeights, mask_losses, mean_overlap_loss
+from model.masks import confidence
+from model.parts import PARTS, set_trainable
 from model.pixdlm import PixDLMForCausalLM, PixDLMOutput
+from model.presets import golden_config
 from model.semantic_path import resize_positions
-from utils.benchmark.setup import golden_config
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample
-from utils.datasets.loading.collate import Batch, Collator
+from utils.datasets.loading.collate import Collator
 from utils.evaluation.metrics import MaskScore, mask_counts, summarise
-from utils.evaluation.predict import confidence
 from utils.runtime.errors import UserError, run_main
 
 # Tolerances, as golden's README states them.

@@ -22,9 +22,9 @@ from accelerate import init_empty_weights  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from model.config import LLAMA_VOCABULARY, native_config  # noqa: E402
 from model.lora import lora_settings  # noqa: E402
 from model.pixdlm import PixDLMForCausalLM  # noqa: E402
+from model.presets import LLAMA_VOCABULARY, native_config  # noqa: E402
 
 SHARD_BYTES = 1 << 30
 LIMIT = 1.3  # times the model's size

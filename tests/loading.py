@@ -26,9 +26,9 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from model.config import native_config
 from model.inputs import images
 from model.language.tokens import PixTokenizer
+from model.presets import native_config
 from utils.datasets import load_dataset
 from utils.datasets.loading.collate import Collator
 from utils.datasets.loading.sampler import TrainSampler

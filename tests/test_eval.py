@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 
 import eval as script
 from model.checkpoints.save import save_model
-from model.config import mini_config
 from model.inputs.images import read_image
 from model.language.tokens import SEG_TOKENS, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
+from model.presets import mini_config
 from tests.training import Finished, Server
 from utils.datasets import load_dataset
 from utils.datasets.base import target_masks

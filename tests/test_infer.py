@@ -18,14 +18,15 @@ from PIL import Image
 from pycocotools import mask as coco
 
 import infer as script
-from model.checkpoints.save import load_model, save_model
-from model.config import mini_config
-from model.inputs.images import frame_logits, read_image
+from model.checkpoints.save import save_model
+from model.inputs.images import frame_logits, read_image, write_picture
 from model.language.tokens import EOS_ID, SEG_TOKENS, PixTokenizer
-from model.pixdlm import PixDLMForCausalLM
+from model.masks import PREDICTED, paint
+from model.pixdlm import PixDLMForCausalLM, load_model
+from model.presets import mini_config
+from model.segmenter import whole_groups
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
-from utils.evaluation.report.overlays import PREDICTED, paint, write_picture
 from utils.runtime.errors import run_main
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -220,7 +221,7 @@ def test_only_whole_groups_are_read_wherever_they_stand(
     written(monkeypatch, broken, model)
     tokenizer = load_model(model)[1]
     seg, word = tokenizer.seg_ids, tokenizer.pieces.encode("car")
-    assert script.whole_groups(tokenizer, broken(tokenizer)) == [*word, *seg, *word, *seg]
+    assert whole_groups(tokenizer, broken(tokenizer)) == [*word, *seg, *word, *seg]
     assert ask(pictures[0])[0] == 0
     (line,) = answers(tmp_path)
     assert len(line["masks"]) == 2 and line["text"].startswith("[SEG0] [SEG1] car [SEG0]")

@@ -20,12 +20,12 @@ from safetensors import safe_open
 from model.checkpoints.load import load_parts, load_pretrained
 from model.checkpoints.save import save_model
 from model.config import PixDLMConfig
+from model.inputs.batch import Batch
 from model.language.tokens import PixTokenizer
 from model.lora import lora_settings
 from model.pixdlm import PixDLMForCausalLM
 from tests.training import CHECKOUT, Server
-from utils.cli.options import TrainArgs
-from utils.datasets.loading.collate import Batch
+from utils.cli.train_options import TrainArgs
 from utils.runtime.errors import UserError
 from utils.training.setup import start
 
@@ -82,7 +82,7 @@ def test_merging_changes_the_logits_by_rounding_alone(
     rounding: float,
 ) -> None:
     call("merge_lora", run_folder, tmp_path / "merged", "--precision", precision)
-    merged = load_pretrained(tmp_path / "merged")
+    merged = load_pretrained(PixDLMForCausalLM, tmp_path / "merged")
     assert merged.config.lora is None and not any("lora_" in name for name in merged.state_dict())
     before, after = logits(adapted, collate()), logits(merged, collate())
     without = PixDLMForCausalLM.from_pretrained(run_folder)
@@ -108,17 +108,17 @@ def test_a_merged_folder_has_all_that_it_needs(call: Callable[..., None], tmp_pa
     assert torch.bfloat16 in weights
     card = (tmp_path / "merged" / "README.md").read_text()
     assert "| overall | 3 | 0.500 | 0.250 |" in card and "lr: 0.0003" in card
-    load_pretrained(tmp_path / "merged")
+    load_pretrained(PixDLMForCausalLM, tmp_path / "merged")
 
 
 def test_merged_as_published_and_read(call: Callable[..., None], tmp_path: Path, run_folder: Path) -> None:
     call("merge_lora", run_folder, tmp_path / "own", "--precision", "fp32")
     call("merge_lora", run_folder, tmp_path / "published", "--precision", "fp32", "--format", "published")
-    own, published = (load_pretrained(tmp_path / name).state_dict() for name in ("own", "published"))
+    own, published = (load_pretrained(PixDLMForCausalLM, tmp_path / name).state_dict() for name in ("own", "published"))
     assert own.keys() == published.keys() and all(torch.equal(own[n], published[n]) for n in own)
     # and back from there
     call("merge_lora", tmp_path / "published", tmp_path / "again", "--precision", "fp32")
-    again = load_pretrained(tmp_path / "again").state_dict()
+    again = load_pretrained(PixDLMForCausalLM, tmp_path / "again").state_dict()
     assert all(torch.equal(own[n], again[n]) for n in own)
 
 
@@ -183,7 +183,7 @@ def test_the_checkpoint_is_never_the_target(call: Callable[..., None], tmp_path:
             call("merge_lora", source, out.resolve(), "--overwrite")
     with pytest.raises(UserError, match="lies in the checkpoint"):
         call("extract", run_folder, run_folder / "model.safetensors", "--parts", "fusion", "--overwrite")
-    load_pretrained(run_folder)
+    load_pretrained(PixDLMForCausalLM, run_folder)
 
 
 def test_a_disk_without_room_is_told_before_anything_is_written(

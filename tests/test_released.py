@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from model.checkpoints.layouts import load_config
-from model.checkpoints.save import load_model
-from model.config import mini_config
 from model.language.tokens import ADDED_TOKENS
+from model.pixdlm import load_model
+from model.presets import mini_config
 from utils.datasets import load_dataset
+from utils.evaluation.controls import shuffle_questions
 from utils.evaluation.metrics import breakdowns
-from utils.evaluation.predict import evaluate, shuffle_questions
+from utils.evaluation.predict import evaluate
 from utils.mini_drseg.generate import generate
 
 RELEASED = Path(__file__).resolve().parents[1] / "PixDLM/mini"

@@ -29,7 +29,7 @@ threading.Timer({seconds}, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
 """
 KILL_AT_STEP = """
 import os, signal
-from train import Run
+from utils.training.loop import Run
 train_step = Run.train_step
 
 def killed(run, batches):
@@ -311,7 +311,7 @@ def test_sigterm_to_all_in_a_validation_lets_it_end(
 
 
 def test_a_state_that_is_there_is_not_written_again(server: Server, data: Path, tmp_path: Path) -> None:
-    before = "import train; train.Run.validate = lambda *_: __import__('os').kill(__import__('os').getpid(), 9)"
+    before = "from utils.training import loop; loop.Run.validate = lambda *_: __import__('os').kill(__import__('os').getpid(), 9)"
     assert server.train(data, tmp_path, *OPTIONS, before=before).status == -9
     newest = max((tmp_path / "state").glob("step-*"))
     written = newest.stat().st_ino

@@ -23,8 +23,9 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-COPIED = ("train.sh", "eval.sh", "tests/run.sh", "utils/__init__.py", "utils/errors.py", "utils/launch.py")
-COPIED += ("utils/cli/environment.sh", "utils/cli/arguments.sh", "utils/cli/check_environment.py")
+COPIED = ("train.sh", "eval.sh", "tests/run.sh", "utils/__init__.py", "utils/cli/__init__.py")
+COPIED += tuple(f"utils/runtime/{name}.py" for name in ("__init__", "errors", "ports"))
+COPIED += tuple(f"utils/cli/{name}" for name in ("environment.sh", "arguments.sh", "check_environment.py", "launch.py"))
 RECORDER = """
 import json, os, sys
 line = json.dumps([os.path.basename(sys.argv[0]), sys.argv[1:]])

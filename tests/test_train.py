@@ -14,10 +14,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from model.checkpoints.save import load_model
-from model.lora import part_of
+from model.parts import part_of
+from model.pixdlm import load_model
 from tests.training import CHECKOUT, LOSSES, Ended, Server, command, environment
-from utils.cli.options import PRESETS
+from utils.cli.train_options import PRESETS
 from utils.datasets import load_dataset
 from utils.evaluation import predict as evaluation
 
@@ -137,19 +137,20 @@ def test_memorised_records_are_found_again(server: Server, few: Path, tmp_path: 
 SCORES = """
 from utils.evaluation.predict import Prediction
 from utils.evaluation.metrics import MaskScore
-pixels, train = iter([20, 50, 50, 30]), scripts["train"]
+from utils.training import loop
+pixels = iter([20, 50, 50, 30])
 
 def evaluate(model, *given, **named):
     assert not model.training
     return [Prediction(MaskScore(0, 0, next(pixels), 100, 50, 1000, "spatial", 30), 0.5, {}, "")]
 
-step = train.Run.train_step
+step = loop.Run.train_step
 
 def checked(run, batches):
     assert run.engine.module.training
     return step(run, batches)
 
-train.evaluate, train.Run.train_step = evaluate, checked
+loop.evaluate, loop.Run.train_step = evaluate, checked
 """
 
 

@@ -7,12 +7,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from model.checkpoints.layouts import HUB_ID, local_folder, tensor_shapes
-from model.checkpoints.tensors import TensorFile, clip_tensors, read_tensors, rename_published, sam2_tensors
+from model.checkpoints.tensor_names import (
+    LLAVA_UNUSED,
+    ROTARY_DERIVED,
+    _vision_of_transformers,
+    from_open_clip,
+    rename_published,
+)
+from model.checkpoints.tensors import TensorFile, read_folder, read_tensors
 from model.config import PixDLMConfig
 from model.fusion import Fusion
+from model.semantic_path import resize_positions
 from utils.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -131,3 +140,99 @@ def fusion_tensors(
             yield rename_published(name), tensor
         except KeyError as error:
             raise UserError(f"{path}: {name!r} is no align_stages tensor") from error
+
+
+def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Copy tensors into a module, every name and shape being accounted for.
+
+    Raises:
+        UserError: tensors are missing, surplus or misshapen; all of them are listed.
+    """
+    own = module.state_dict()
+    problems = [f"missing: {name}" for name in own if name not in state]
+    problems += [f"surplus: {name}" for name in state if name not in own]
+    problems += [
+        f"misshapen: {name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if problems:
+        raise UserError(f"{source} does not fit this configuration:\n  " + "\n  ".join(problems))
+    module.load_state_dict(state, strict=True)
+
+
+def load_sam2(encoder: nn.Module, path: Path | str) -> None:
+    """SAM2's image encoder from its `.pt` file, strictly."""
+    load_strict(encoder, sam2_tensors(path), f"{path} (SAM2 image encoder)")
+
+
+def sam2_tensors(path: Path | str) -> dict[str, Tensor]:
+    """The image encoder of SAM2's `.pt` file; its video parts are passed over by name."""
+    state = read_tensors(path).get("model")
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: no 'model' in it; expected SAM2's own .pt, such as sam2.1_hiera_large.pt")
+    prefix = "image_encoder."
+    part = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+    log.info("SAM2: %d tensors from %s; %d of its video part not used", len(part), path, len(state) - len(part))
+    return part
+
+
+def load_clip(clip: nn.Module, path: Path | str, config: PixDLMConfig) -> None:
+    """CLIP's vision model, strictly; see `clip_tensors`."""
+    load_strict(clip, clip_tensors(path, config), f"{path} (CLIP vision model)")
+
+
+def clip_tensors(path: Path | str, config: PixDLMConfig) -> dict[str, Tensor]:
+    """CLIP's vision model from a transformers folder or file, or from an open_clip file.
+
+    The position table is resized to the configuration's grid by its `clip_positions` rule.
+    """
+    path = Path(path)
+    files = read_folder(path) if path.is_dir() else [(path, read_tensors(path))]
+    state = {name: tensor for _, part in files for name, tensor in part.items()}
+    open_clip = "visual.class_embedding" in state or "module.visual.class_embedding" in state
+    state = from_open_clip(state) if open_clip else _vision_of_transformers(state)
+    table = "embeddings.position_embedding.weight"
+    if table not in state:
+        raise UserError(f"{path}: no CLIP vision model in it (no {table})")
+    state[table] = resize_positions(state[table].float(), config.clip_grid, config.clip_positions)
+    activation = config.vision_config.hidden_act
+    log.info("CLIP: %d tensors from %s, activation %s", len(state), path, activation)
+    if open_clip:  # whose files do not say: it is in the name of the model that they belong to
+        log.info("an open_clip model whose name has no -quickgelu in it has gelu; vision_config.hidden_act is to fit")
+    return state
+
+
+def load_llava(language_model: nn.Module, folder: Path) -> None:
+    """The Llama of a LLaVA or Vicuna folder, shard by shard, into a model with added tokens.
+
+    The rows of added tokens keep their fresh values; LLaVA's projector, `image_newline` and its own
+    CLIP are not used, which is said in the log.
+    """
+    # peft keeps the matrix under an adapter as `base_layer`
+    own = {name.replace(".base_layer.", "."): tensor for name, tensor in language_model.state_dict().items()}
+    seen: set[str] = set()
+    unused, problems = 0, []
+    for path, shard in read_folder(folder):
+        for name, tensor in shard.items():
+            if name.startswith(LLAVA_UNUSED) or ROTARY_DERIVED.search(name):
+                unused += 1
+            elif name not in own:
+                problems.append(f"surplus: {name} in {path.name}")
+            elif not _copy_rows(own[name], tensor, extend=name in ("model.embed_tokens.weight", "lm_head.weight")):
+                problems.append(f"misshapen: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
+            seen.add(name)
+    problems += [f"missing: {name}" for name in own if name not in seen and "lora_" not in name]
+    if problems:
+        raise UserError(f"{folder} does not fit this configuration:\n  " + "\n  ".join(problems))
+    log.info("Llama: %d tensors from %s", len(seen) - unused, folder)
+    log.info("%s: %d tensors not used (projector, image_newline, CLIP): the projector starts fresh", folder, unused)
+
+
+@torch.no_grad()
+def _copy_rows(own: Tensor, tensor: Tensor, extend: bool) -> bool:
+    """Copy a tensor, or with `extend` the first rows of one; false where the shapes do not allow it."""
+    fits = own.shape == tensor.shape or (extend and own.shape[1:] == tensor.shape[1:] and len(own) >= len(tensor))
+    if fits:
+        own[: len(tensor)].copy_(tensor)
+    return fits

@@ -13,8 +13,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from model.checkpoints.tensors import TensorFile, first_line, told_of
-from utils.runtime.errors import UserError
+from model.checkpoints.tensors import TensorFile, told_of
+from utils.runtime.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 

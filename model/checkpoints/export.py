@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig
@@ -19,13 +15,13 @@ from transformers import GenerationConfig
 from model.checkpoints.backbones import FUSION_FILE
 from model.checkpoints.layouts import ARCHITECTURE_KEY, CONFIG_FILE, PUBLISHED_CLASS
 from model.checkpoints.save import write_training, write_weights
-from model.checkpoints.tensors import PUBLISHED_TRAINING, first_line, to_published
+from model.checkpoints.tensor_names import PUBLISHED_TRAINING, to_published
 from model.config import PixDLMConfig
 from model.language.tokens import BOS_ID, EOS_ID, PAD_ID, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from model.processor import PixDLMProcessor
 from utils.runtime.errors import UserError
-from utils.runtime.files import write_beside
+from utils.runtime.files import told_of_full_disks, write_beside
 
 BACKBONES = ("semantic_path.", "pixel_path.")
 
@@ -54,23 +50,6 @@ def check_target(out: Path, source: Path, overwrite: bool, size: int = 0) -> Non
     free = shutil.disk_usage(place).free
     if free < size:
         raise UserError(f"{out}: needs {size / 2**30:.2f} GiB, {place} has {free / 2**30:.2f} GiB free; make room")
-
-
-@contextlib.contextmanager
-def told_of_full_disks(out: Path) -> Iterator[None]:
-    """Turn what the writers raise when a disk is full into one message; none of them leaves half of `out`.
-
-    Raises:
-        UserError: the disk is full or cannot be written.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # torch.save says in words of its own that a write came short
-        if isinstance(error, RuntimeError) and not re.search("iostream|PytorchStreamWriter|unexpected pos", str(error)):
-            raise
-        why = first_line(error)
-        raise UserError(f"{out}: not written, and nothing half-written is left ({why}); is the disk full?") from error
 
 
 def save_own(

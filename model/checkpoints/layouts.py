@@ -6,7 +6,6 @@ shards, and a DeepSpeed checkpoint.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import re
@@ -19,18 +18,14 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from model.checkpoints.deepspeed_files import is_zero_folder, zero_shapes, zero_tensors
-from model.checkpoints.tensors import (
-    ROTARY_DERIVED,
-    TensorFile,
-    first_line,
-    holds_weights,
-    rename_published,
-    stream_tensors,
-    weight_files,
-)
-from model.config import LLAMA_DERIVED, PixDLMConfig, release_config
-from model.lora import LORA_MARK, lora_settings
-from utils.runtime.errors import UserError, told_what_does_not_fit
+from model.checkpoints.tensor_names import ROTARY_DERIVED, our_name
+from model.checkpoints.tensors import TensorFile, holds_weights, stream_tensors, weight_files
+from model.config import LLAMA_DERIVED, PixDLMConfig
+from model.lora import lora_settings
+from model.presets import release_config
+from utils.runtime.errors import UserError, first_line, told_what_does_not_fit
+
+TRAINING_FILE = "training.json"
 
 log = logging.getLogger(__name__)
 
@@ -208,18 +203,3 @@ def named_tensors(folder: Path, config: PixDLMConfig) -> Iterator[tuple[str, Ten
         yield our_name(name, config), tensor
     if skipped:
         log.info("%s: %d derived tensors passed over (rotary_emb.inv_freq)", folder, skipped)
-
-
-def our_name(name: str, config: PixDLMConfig) -> str:
-    """The name here of a tensor, published or ours; one that no rule knows stays.
-
-    The matrix under an adapter is `q_proj.base_layer.weight` in newer peft, `q_proj.weight` in older and
-    in a model without.
-    """
-    with contextlib.suppress(KeyError):
-        name = rename_published(name)
-    if LORA_MARK in name or not name.startswith("language_model."):
-        return name
-    owner, _, leaf = name.replace(".base_layer.", ".").rpartition(".")
-    adapted = config.lora and owner.rpartition(".")[2] in config.lora["targets"]
-    return f"{owner}.base_layer.{leaf}" if adapted else f"{owner}.{leaf}"

@@ -10,19 +10,29 @@ import json
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from model.checkpoints.backbones import NEUTRAL_KEY, Backbones, uses_neutral_fusion, with_backbones
-from model.checkpoints.layouts import is_published, load_config, local_folder, named_tensors, our_name, replace_config
+from model.checkpoints.layouts import (
+    TRAINING_FILE,
+    companion,
+    is_published,
+    load_config,
+    local_folder,
+    named_tensors,
+    replace_config,
+)
+from model.checkpoints.tensor_names import our_name
 from model.checkpoints.tensors import TensorFile
 from model.config import PixDLMConfig
-from model.lora import part_of
-from model.pixdlm import PixDLMForCausalLM
+from model.language.tokens import TOKENIZER_FILE, PixTokenizer
+from model.parts import part_of
 from utils.runtime.errors import UserError, told_what_does_not_fit
 
 log = logging.getLogger(__name__)
@@ -33,18 +43,21 @@ PASSED_BY_AUTO_CLASSES = ("config", "trust_remote_code", "adapter_kwargs", "code
 LORA_KEY = "lora"  # in the metadata of a file of parts: settings of the adapters in it
 
 Tensors = Iterable[tuple[str, Tensor]]
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 def load_pretrained(
+    model_class: type[Model],
     folder: Path | str,
     dtype: torch.dtype = torch.float32,
     backbones: Backbones = Backbones(),  # noqa: B008 (frozen)
     watch: Callable[[Tensors], Tensors] = iter,
     config: PixDLMConfig | None = None,
-) -> PixDLMForCausalLM:
+) -> Model:
     """The model of a folder, on the CPU, in evaluation mode.
 
     Args:
+        model_class: `PixDLMForCausalLM` or a class derived from it.
         folder: this project's own; the published merged one; a ZeRO-to-fp32 result, in one file or in
             shards; or a DeepSpeed checkpoint.
         dtype: of the weights; buffers keep theirs.
@@ -64,13 +77,13 @@ def load_pretrained(
         raise UserError(f"{folder}: --fusion is for a published folder, which lacks one; leave it out")
     with told_what_does_not_fit(f"{folder}: no model can be built like its configuration says"):
         with init_empty_weights(include_buffers=False):
-            model = PixDLMForCausalLM(config)
+            model = model_class(config)
     named = watch(named_tensors(folder, config))
     fill(model, with_backbones(named, folder, config, backbones, model.pixel_path.channels, published), dtype, folder)
     return model.eval()
 
 
-def from_pretrained(folder: str | Path, options: dict[str, Any]) -> PixDLMForCausalLM:
+def load_with_options(model_class: type[Model], folder: str | Path, options: dict[str, Any]) -> Model:
     """What `PixDLMForCausalLM.from_pretrained` does; code that lies in a folder is never run.
 
     Raises:
@@ -86,10 +99,11 @@ def from_pretrained(folder: str | Path, options: dict[str, Any]) -> PixDLMForCau
     dtype = dtype or old or torch.float32
     if dtype == "auto":
         dtype = load_config(folder).dtype or torch.float32
-    return load_pretrained(folder, getattr(torch, dtype) if isinstance(dtype, str) else dtype, backbones)
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return load_pretrained(model_class, folder, dtype, backbones)
 
 
-def fill(model: PixDLMForCausalLM, tensors: Tensors, dtype: torch.dtype, source: Path) -> None:
+def fill(model: PreTrainedModel, tensors: Tensors, dtype: torch.dtype, source: Path) -> None:
     """Put tensors into a model whose parameters are on the meta device, one after the other, strictly.
 
     Raises:
@@ -123,7 +137,7 @@ def parts_settings(path: Path) -> tuple[dict[str, Any] | None, bool]:
 
 
 @torch.no_grad()
-def load_parts(model: PixDLMForCausalLM, path: Path) -> set[str]:
+def load_parts(model: PreTrainedModel, path: Path) -> set[str]:
     """Copy a file of parts (`extract.py`), or of published `align_stages`, into a model.
 
     Returns:
@@ -147,3 +161,34 @@ def load_parts(model: PixDLMForCausalLM, path: Path) -> set[str]:
         raise UserError(f"{path} does not fit this model:\n  " + "\n  ".join(problems or ["it is empty"]))
     log.info("%s: %d tensors of %s", path, len(seen), ", ".join(sorted(parts)))
     return parts
+
+
+def load_tokenizer(folder: Path) -> tuple[PixTokenizer, PixDLMConfig]:
+    """The tokenizer of a folder, held against its configuration, and that.
+
+    Raises:
+        UserError: there is none, or it has another vocabulary.
+    """
+    config = load_config(folder)
+    tokenizer = PixTokenizer(companion(folder, TOKENIZER_FILE) or folder, config.system_prompt)
+    if len(tokenizer) != config.text_config.vocab_size:
+        raise UserError(
+            f"{tokenizer.path}: {len(tokenizer)} tokens, but config.json says {config.text_config.vocab_size}"
+        )
+    return tokenizer, config
+
+
+def read_training(folder: Path) -> dict[str, Any]:
+    """The record of the run that goes with a checkpoint, or nothing.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    file = companion(folder, TRAINING_FILE)
+    try:
+        record = json.loads(file.read_text()) if file else {}
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}: not JSON ({error}); mend it or take it away") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{file}: expected an object with the run's settings; mend it or take it away")
+    return record

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -20,10 +19,9 @@ import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from model.config import PixDLMConfig
 from utils.runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from model.config import PixDLMConfig
+from utils.runtime.files import write_file
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SAM2_MEAN, SAM2_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -216,3 +214,16 @@ def _normalise(image: np.ndarray, mean: tuple, std: tuple) -> Tensor:
     levels = torch.arange(256)[:, None].float() / 255
     table = (levels - torch.tensor(mean)) / torch.tensor(std)
     return torch.from_numpy(cv2.LUT(image, table.numpy()[:, None])).permute(2, 0, 1)
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """Write uint8[H, W, 3] RGB or uint8[H, W], the format by the file's suffix, beside and renamed.
+
+    Raises:
+        OSError: the picture could not be written.
+    """
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    done, data = cv2.imencode(path.suffix, pixels)
+    if not done:
+        raise OSError(f"{path}: OpenCV cannot encode this picture")
+    write_file(path, data.tobytes())

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from model.inputs.batch import Batch
 from model.language.conditioning import base_model
 from model.language.tokens import EOS_ID, PAD_ID
 from model.losses import LossWeights
 from model.pixdlm import PixDLMForCausalLM
-from utils.datasets.loading.collate import Batch
 
 Collate = Callable[..., Batch]
 

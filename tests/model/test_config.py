@@ -8,10 +8,11 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig
 
-from model.config import NAMED_CONFIGS, SIZES, PixDLMConfig, mini_config, named_config, native_config, release_config
+from model.config import SIZES, PixDLMConfig
 from model.language.tokens import ADDED_TOKENS
-from model.lora import PARTS, part_of
+from model.parts import PARTS, part_of
 from model.pixdlm import PixDLMForCausalLM
+from model.presets import NAMED_CONFIGS, mini_config, named_config, native_config, release_config
 
 OWN_FIELDS = (*SIZES, "pixel_encoder", "pixel_input", "pixel_pyramid", "geometry", "clip_positions", "single_target")
 OWN_FIELDS += ("mask_padded_questions", "trainable_fusion", "trainable_token_weights", "system_prompt", "lora")

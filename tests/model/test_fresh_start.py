@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from model.config import PixDLMConfig, mini_config
+from model.config import PixDLMConfig
 from model.mask_decoder import MaskDecoder, SegProjection, keep_variance
+from model.presets import mini_config
 from model.semantic_path import sine_positions
 
 

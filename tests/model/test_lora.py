@@ -8,15 +8,8 @@ from peft.tuners.lora import LoraLayer
 from transformers import LlamaForCausalLM
 
 from model.config import PixDLMConfig
-from model.lora import (
-    DEFAULT_TRAINED,
-    LORA_MARK,
-    PARTS,
-    add_lora,
-    lora_settings,
-    part_of,
-    set_trainable,
-)
+from model.lora import LORA_MARK, add_lora, lora_settings
+from model.parts import DEFAULT_TRAINED, PARTS, part_of, set_trainable
 from model.pixdlm import PixDLMForCausalLM
 
 SETTINGS = lora_settings(8, 16, 0.0, ["q_proj", "v_proj"])

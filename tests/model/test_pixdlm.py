@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from model import pixdlm
+from model.inputs.batch import Batch
 from model.inputs.images import frame_logits
 from model.language.tokens import EOS_ID, IMAGE_INDEX
-from model.lora import DEFAULT_TRAINED, part_of, set_trainable
 from model.losses import LossWeights
+from model.parts import DEFAULT_TRAINED, part_of, set_trainable
 from model.pixdlm import PixDLMForCausalLM
-from utils.datasets.loading.collate import Batch
 
 Collate = Callable[..., Batch]
 LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss")

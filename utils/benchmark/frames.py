@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from model.inputs.images import write_picture
 from utils.datasets.drseg import REASONING_TYPES
-from utils.evaluation.report.overlays import write_picture
 
 WIDTH, HEIGHT = 1920, 1080
 QUESTIONS = (

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from utils.benchmark.setup import CHECKOUT
+from utils.runtime.files import CHECKOUT
 
 CPU_INFO = Path("/proc/cpuinfo")
 PACKAGES = ("torch", "transformers", "sam2", "deepspeed", "flash-attn", "pillow", "opencv-python-headless")

@@ -22,10 +22,10 @@ from torch.utils._pytree import tree_map_only
 from transformers import AttentionInterface
 
 from model.config import PixDLMConfig
+from model.inputs.batch import Batch
 from model.losses import LossWeights
 from model.pixdlm import PixDLMForCausalLM
 from utils.benchmark.measure import flop_counter
-from utils.datasets.loading.collate import Batch
 
 META = "meta"
 COUNTED = "counted_on_meta"  # name of the attention below among transformers'

@@ -20,7 +20,8 @@ from utils.benchmark.measure import Part, Section
 from utils.benchmark.setup import Setup
 from utils.benchmark.training import TrainingStep
 from utils.datasets.loading.collate import Collator
-from utils.evaluation.predict import full_precision, score_batch
+from utils.evaluation.predict import score_batch
+from utils.runtime.precision import full_precision
 from utils.training.setup import loss_weights
 
 # Section -> the methods and modules of PixDLMForCausalLM that make it.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.lora import part_of
+from model.parts import part_of
 from utils.benchmark.on_meta import count_forward, count_step, meta_batch, meta_model
 from utils.benchmark.results import aligned
 from utils.benchmark.setup import Setup, set_up, train_args
@@ -23,8 +23,8 @@ from utils.benchmark.training import prepare
 from utils.cli.benchmark_options import BenchmarkArgs
 from utils.cli.options import as_dict
 from utils.datasets.loading.collate import Collator
-from utils.evaluation.report.overlays import write_json
-from utils.training.engine import DTYPES
+from utils.runtime.files import write_json
+from utils.runtime.precision import DTYPES
 from utils.training.setup import loss_weights
 
 STAGES = range(4)

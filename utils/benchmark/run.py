@@ -17,11 +17,11 @@ from utils.benchmark.results import FORMAT, comparison, read_results, record, ta
 from utils.benchmark.setup import Setup, random_model, set_up
 from utils.benchmark.training import training_step
 from utils.cli.benchmark_options import parse_benchmark
-from utils.cli.options import as_dict, inference_dtype
-from utils.evaluation.report.overlays import write_json
+from utils.cli.options import as_dict
 from utils.runtime.distributed import pick_device, process_group
-from utils.runtime.files import results_folder
+from utils.runtime.files import results_folder, write_json
 from utils.runtime.logs import start_logging
+from utils.runtime.precision import inference_dtype
 
 log = logging.getLogger("benchmark")
 

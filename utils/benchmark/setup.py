@@ -6,31 +6,28 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor
-from transformers import CLIPVisionConfig, LlamaConfig
 
-from model.config import NAMED_CONFIGS, PixDLMConfig, named_config, release_config
+from model.config import PixDLMConfig
+from model.inputs.batch import Batch
 from model.language.tokens import TOKENIZER_FILE, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
+from model.presets import named_config
 from utils.benchmark.frames import write_frames
-from utils.cli.options import TrainArgs, parse_train
+from utils.cli.benchmark_options import BenchmarkArgs
+from utils.cli.train_options import TrainArgs, parse_train
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample
-from utils.datasets.loading.collate import Batch, Collator
+from utils.datasets.loading.collate import Collator
+from utils.runtime.files import CHECKOUT
 
-if TYPE_CHECKING:
-    from utils.cli.benchmark_options import BenchmarkArgs
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 GOLDEN = "golden"
 GOLDEN_PICTURES = CHECKOUT / "tests" / "golden" / "DRSeg"
 MINI_TOKENIZER = CHECKOUT / "PixDLM" / "mini"
-CONFIGS = (*NAMED_CONFIGS, GOLDEN)
 BLOCK = 1 << 20  # random numbers that larger tensors repeat
 
 
@@ -65,7 +62,7 @@ class Setup:
 
 def set_up(args: BenchmarkArgs, device: torch.device, dtype: torch.dtype, folder: Path) -> Setup:
     """Everything but the model; `folder` takes pictures that are made."""
-    config, train = bench_config(args.config), train_args(args.config)
+    config, train = named_config(args.config), train_args(args.config)
     tokenizer = find_tokenizer(args, config, train)
     if train.from_scratch:  # as train.py, which fits the vocabulary to the tokenizer
         config.text_config.vocab_size = len(tokenizer)
@@ -74,40 +71,6 @@ def set_up(args: BenchmarkArgs, device: torch.device, dtype: torch.dtype, folder
 
 
 # -- configurations ----------------------------------------------------------------------------
-def golden_config() -> PixDLMConfig:
-    """`release` in the tiny dimensions of golden's README."""
-    llama = LlamaConfig(
-        vocab_size=32_015,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        rms_norm_eps=1e-5,
-        pad_token_id=0,
-    )
-    clip = CLIPVisionConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=448,
-        patch_size=14,
-    )
-    trunk = {
-        "embed_dim": 16,
-        "num_heads": 1,
-        "stages": [1, 1, 3, 1],
-        "global_att_blocks": [3],
-        "window_pos_embed_bkg_spatial_size": [7, 7],
-        "window_spec": [8, 4, 16, 8],
-    }
-    sizes = {"pixel_encoder": {"trunk": trunk, "neck": {}}, "pixel_embed_width": 64}
-    return PixDLMConfig.from_dict({**release_config().to_dict(), "text_config": llama, "vision_config": clip, **sizes})
-
-
-def bench_config(name: str) -> PixDLMConfig:
-    """The configuration called `name`, one of CONFIGS."""
-    return golden_config() if name == GOLDEN else named_config(name)
 
 
 def train_args(name: str) -> TrainArgs:

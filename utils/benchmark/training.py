@@ -10,14 +10,16 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
-from model.lora import PARTS, add_lora, lora_settings, set_trainable
+from model.lora import add_lora, lora_settings
+from model.parts import PARTS, set_trainable
 from model.pixdlm import PixDLMForCausalLM
 from utils.benchmark.setup import Setup
-from utils.cli.launch import free_port
-from utils.cli.options import TrainArgs
+from utils.cli.train_options import TrainArgs
 from utils.datasets.loading.collate import Collator
 from utils.runtime.errors import UserError
-from utils.training.engine import launcher_environment, parameter_groups, precision_of, start_engine
+from utils.runtime.ports import free_port
+from utils.runtime.precision import precision_of
+from utils.training.engine import launcher_environment, parameter_groups, start_engine
 from utils.training.setup import loss_weights, parts_to_train, recompute_layers
 
 ENDLESS = 10**6  # steps of the schedule, whose end no measurement reaches

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.benchmark.setup import CONFIGS
+from model.presets import NAMED_CONFIGS
 from utils.cli.options import at_least, choice, one_of, parse
 from utils.runtime.errors import UserError
 
@@ -51,7 +51,7 @@ def parse_benchmark(argv: list[str] | None = None) -> BenchmarkArgs:
         UserError: an option has a value that cannot be.
     """
     args = parse(BenchmarkArgs, argv)
-    one_of(args, "config", CONFIGS)
+    one_of(args, "config", tuple(NAMED_CONFIGS))
     one_of(args, "precision", PRECISIONS)
     one_of(args, "engine", ENGINES)
     unknown = [part for part in args.parts if part not in PARTS]

@@ -13,12 +13,12 @@ import base64
 import json
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from utils.runtime.errors import UserError, run_main
+from utils.runtime.ports import free_port
 
 
 def gpu_names(environ: Mapping[str, str]) -> list[str]:
@@ -47,13 +47,6 @@ def process_count(environ: Mapping[str, str], gpus: int) -> int:
             "Lower NPROC, or hide the GPUs to run on the CPU (CUDA_VISIBLE_DEVICES=)"
         )
     return int(text)
-
-
-def free_port() -> int:
-    """A TCP port that nothing listens on, so that two runs on a machine do not meet."""
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return listener.getsockname()[1]
 
 
 def local_command(script: list[str], processes: int, gpus: list[str]) -> list[str]:

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
+from model.masks import Polygon, polygons_rle
 from utils.runtime.errors import UserError
 
-Polygon = tuple[float, ...]  # x0 y0 x1 y1 …, in pixels of the labels' frame
 Target = tuple[Polygon, ...] | dict[str, Any]  # polygons whose union is meant, or a COCO RLE
 
 
@@ -89,19 +89,6 @@ def _draw(sample: Sample, target: Target, height: int, width: int) -> np.ndarray
         )
     # Nearest keeps 0 and 1, and leaves a mask of the right size as it is.
     return cv2.resize(coco.decode(target), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-
-
-def polygons_rle(polygons: tuple[Polygon, ...], frame: tuple[int, int], picture: tuple[int, int]) -> dict[str, Any]:
-    """The union of polygons as a COCO RLE; what overhangs is cut off.
-
-    Args:
-        polygons: in pixels of `frame`, each of 3 points or more.
-        frame: (height, width) that the polygons were drawn on.
-        picture: (height, width) of the result.
-    """
-    scale = (picture[1] / frame[1], picture[0] / frame[0])
-    scaled = [[v * scale[i % 2] for i, v in enumerate(polygon)] for polygon in polygons]
-    return coco.merge(coco.frPyObjects(scaled, *picture))
 
 
 def image_groups(samples: list[Sample]) -> list[list[int]]:

@@ -20,7 +20,8 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco
 
-from utils.datasets.base import BadRecord, Polygon, Sample, polygons_rle
+from model.masks import Polygon, polygons_rle
+from utils.datasets.base import BadRecord, Sample
 from utils.runtime.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
 
-from utils.download.sources import CHECKOUT, COLLECTIONS, HUB, Collection, RemoteFile
+from utils.download.sources import COLLECTIONS, HUB, Collection, RemoteFile
 from utils.runtime.errors import UserError
-from utils.runtime.files import results_folder
+from utils.runtime.files import CHECKOUT, results_folder
 from utils.runtime.progress import byte_bar
 
 logger = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.runtime.errors import UserError
+from utils.runtime.files import CHECKOUT
 
 HUB = "https://huggingface.co"
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

@@ -6,28 +6,27 @@ and only integer pixel counts are summed, so the numbers are the same on one pro
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from pycocotools import mask as coco
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from model.inputs.batch import Batch
 from model.inputs.images import frame_logits
 from model.language.tokens import PixTokenizer
+from model.masks import confidence, encode_mask
 from model.pixdlm import PixDLMForCausalLM
 from utils.datasets.base import Sample, image_groups
-from utils.datasets.loading.collate import Batch, Collator
+from utils.datasets.loading.collate import Collator
+from utils.datasets.loading.workers import outlive_sigterm
 from utils.evaluation.metrics import MaskScore, mask_counts
 from utils.runtime.distributed import gather_lists, rank, world
-from utils.runtime.errors import UserError
-from utils.training.watchdog import outlive_sigterm
+from utils.runtime.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -55,67 +54,6 @@ def fixed_batches(samples: list[Sample], size: int) -> list[list[int]]:
             batches.append([])
         batches[-1].extend(group)
     return batches
-
-
-def shuffle_questions(samples: list[Sample], seed: int) -> list[Sample]:
-    """The control: every record gets another record's question; pictures and targets stay.
-
-    A question is exchanged for one with another text wherever the split allows it. What is left of
-    the signal is what a model knows without understanding the question.
-    """
-    generator = random.Random(seed)
-    order = list(range(len(samples)))
-    generator.shuffle(order)
-    for i in range(len(order)):
-        if samples[order[i]].question != samples[i].question:
-            continue
-        for j in generator.sample(range(len(order)), len(order)):
-            kept = samples[order[j]].question != samples[i].question
-            if kept and samples[order[i]].question != samples[j].question:
-                order[i], order[j] = order[j], order[i]
-                break
-    return [replace(sample, question=samples[j].question) for sample, j in zip(samples, order, strict=True)]
-
-
-def check_other_pictures(samples: list[Sample], batch_size: int) -> None:
-    """Whether every batch has another picture to show, which `swapped_image_tokens` needs.
-
-    Raises:
-        UserError: one has a single picture; the smallest batch size at which none has is named.
-    """
-
-    def fits(size: int) -> bool:
-        return all(len({samples[i].image_path for i in batch}) > 1 for batch in fixed_batches(samples, size))
-
-    if not fits(batch_size):
-        size = next((size for size in range(batch_size, len(samples) + 1) if fits(size)), None)
-        cure = f"use --batch-size {size}" if size else "the split has no other"
-        raise UserError(f"--swap-image-tokens: at --batch-size {batch_size} a batch has one picture only; {cure}")
-
-
-@contextlib.contextmanager
-def swapped_image_tokens(model: PixDLMForCausalLM) -> Iterator[None]:
-    """The other control: the language model is shown the picture before in the batch, the mask decoder its own.
-
-    A model that scores the same under it answers by the question's words alone.
-    """
-    hook = model.projector.register_forward_hook(lambda _module, _inputs, tokens: tokens.roll(1, dims=0))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def confidence(logits: Tensor) -> float:
-    """Published mask score: the mean probability of the foreground, float[H, W] -> 0 to 1; 0 where empty."""
-    foreground = logits > 0
-    return float((logits.sigmoid() * foreground).sum() / foreground.sum().clamp(min=1))
-
-
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """bool or uint8[H, W] -> COCO RLE whose counts are text, as JSON needs them."""
-    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 @torch.no_grad()  # not inference_mode: ZeRO-3's shards that were gathered in it could not train on
@@ -165,19 +103,6 @@ def evaluate(
                 own.extend(score_batch(model, tokenizer, batch, output.mask_logits))
     gathered = gather_lists(own)
     return gathered and sorted(gathered, key=lambda one: (one.score.index, one.score.target))
-
-
-@contextlib.contextmanager
-def full_precision():
-    """Keep PyTorch from trading digits for speed while numbers are made that will be compared."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def score_batch(

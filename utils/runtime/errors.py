@@ -56,3 +56,7 @@ def run_main(main: Callable[[], int | None]) -> None:
         print("interrupted", file=sys.stderr, flush=True)
         status = 130
     sys.exit(status or 0)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

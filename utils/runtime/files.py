@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
+import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from utils.runtime.errors import UserError
+from safetensors import SafetensorError
+
+from utils.runtime.errors import UserError, first_line
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
@@ -139,3 +147,30 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 22):
             total.update(chunk)
     return total.hexdigest()
+
+
+@contextlib.contextmanager
+def told_of_full_disks(out: Path) -> Iterator[None]:
+    """Turn what the writers raise when a disk is full into one message; none of them leaves half of `out`.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch.save says in words of its own that a write came short
+        if isinstance(error, RuntimeError) and not re.search("iostream|PytorchStreamWriter|unexpected pos", str(error)):
+            raise
+        why = first_line(error)
+        raise UserError(f"{out}: not written, and nothing half-written is left ({why}); is the disk full?") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file beside the target and rename it, so that a reader never sees half of one.
+
+    Raises:
+        ValueError: a number in `value` is not finite, which JSON cannot hold.
+    """
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    write_file(path, f"{text}\n".encode())

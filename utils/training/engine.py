@@ -10,18 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.cli.options import TrainArgs
+from utils.cli.train_options import TrainArgs
 from utils.runtime.distributed import world
 from utils.runtime.errors import UserError
+from utils.runtime.precision import precision_of
 
 log = logging.getLogger(__name__)
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "mixed": torch.float32}
-
-
-def precision_of(dtype: torch.dtype) -> str:
-    """What --precision calls weights and arithmetic of this type."""
-    return next(name for name, one in DTYPES.items() if one == dtype)
 
 
 def engine_config(args: TrainArgs) -> dict[str, Any]:

@@ -25,11 +25,10 @@ import numpy as np
 import torch
 
 from model.checkpoints.deepspeed_files import safe_unpickling
-from model.checkpoints.export import told_of_full_disks
 from model.checkpoints.tensors import TensorFile
 from utils.runtime.distributed import barrier, first_says, rank, world
 from utils.runtime.errors import UserError
-from utils.runtime.files import alone, sha256, write_file
+from utils.runtime.files import alone, sha256, told_of_full_disks, write_file
 
 log = logging.getLogger(__name__)
 

@@ -7,16 +7,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from model.checkpoints.backbones import Backbones
+from model.checkpoints.backbones import Backbones, load_clip, load_llava, load_sam2
 from model.checkpoints.load import load_parts, parts_settings
-from model.checkpoints.save import load_model
-from model.checkpoints.tensors import load_clip, load_llava, load_sam2
-from model.config import LLAMA_DERIVED, PixDLMConfig, named_config
+from model.config import LLAMA_DERIVED, PixDLMConfig
 from model.language.tokens import ADDED_TOKENS, PixTokenizer
-from model.lora import DEFAULT_TRAINED, PARTS, lora_settings, set_trainable
+from model.lora import lora_settings
 from model.losses import LossWeights
-from model.pixdlm import PixDLMForCausalLM
-from utils.cli.options import TrainArgs
+from model.parts import DEFAULT_TRAINED, PARTS, set_trainable
+from model.pixdlm import PixDLMForCausalLM, load_model
+from model.presets import named_config
+from utils.cli.train_options import TrainArgs
 from utils.download import sources as published
 from utils.runtime.errors import UserError, told_what_does_not_fit
 

@@ -18,11 +18,11 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from model.config import PixDLMConfig
+from model.inputs.batch import Batch
 from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMForCausalLM, PixDLMOutput
-from utils.cli.launch import free_port
-from utils.datasets.loading.collate import Batch
 from utils.runtime.distributed import first_says, rank, world
+from utils.runtime.ports import free_port
 from utils.training.engine import (
     check_precision,
     import_deepspeed,

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionModel
 
-from model.checkpoints.tensors import load_clip
+from model.checkpoints.backbones import load_clip
 from model.config import PixDLMConfig
 from model.semantic_path import resize_positions
 from utils.runtime.errors import UserError

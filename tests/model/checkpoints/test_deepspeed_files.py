@@ -12,7 +12,7 @@ import torch
 
 from model.checkpoints.layouts import named_shapes, named_tensors
 from model.checkpoints.load import load_pretrained
-from model.checkpoints.save import load_model
+from model.pixdlm import PixDLMForCausalLM, load_model
 from tests.training import TINY, Server
 from utils.runtime.errors import UserError
 
@@ -20,13 +20,14 @@ from utils.runtime.errors import UserError
 SAVE = """
 import sys, torch, torch.distributed as dist
 from pathlib import Path
-from model.lora import lora_settings, set_trainable
+from model.lora import lora_settings
+from model.parts import set_trainable
 from model.pixdlm import PixDLMForCausalLM
 from model.checkpoints.layouts import load_config
-from utils.cli.options import parse_train
+from utils.cli.train_options import parse_train
 from utils.runtime.distributed import pick_device, process_group, rank
 from utils.training.engine import gathered_state, launcher_environment, start_engine
-from utils.cli.launch import free_port
+from utils.runtime.ports import free_port
 
 stage, source, out = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 launcher_environment(torch.device("cpu"), free_port())
@@ -108,27 +109,27 @@ def test_a_rank_that_is_missing_is_told(sharded: Path) -> None:
     assert len(files) == 2
     files[1].unlink()
     with pytest.raises(UserError, match="step1: unfinished or damaged"):
-        load_pretrained(sharded)
+        load_pretrained(PixDLMForCausalLM, sharded)
     files[0].unlink()  # the half-precision weights in the module are not taken for the whole
     with pytest.raises(UserError, match=r"no \*_optim_states\.pt in it; the checkpoint is unfinished"):
-        load_pretrained(sharded)
+        load_pretrained(PixDLMForCausalLM, sharded)
 
 
 def test_a_file_that_is_cut_is_named(sharded: Path) -> None:
     file = sorted((sharded / "step1").glob("*_optim_states.pt"))[1]
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError, match=f"{file.name}: damaged or cut off"):
-        load_pretrained(sharded)
+        load_pretrained(PixDLMForCausalLM, sharded)
 
 
 def test_one_without_its_models_files(sharded: Path) -> None:
     for file in (sharded / "step1").glob("*_model_states.pt"):
         file.unlink()
     with pytest.raises(UserError, match="no .*_model_states.pt in it; the checkpoint is unfinished"):
-        load_pretrained(sharded)
+        load_pretrained(PixDLMForCausalLM, sharded)
     (sharded / "latest").write_text("step9")
     with pytest.raises(UserError, match=r"latest: names 'step9', which is not in"):
-        load_pretrained(sharded)
+        load_pretrained(PixDLMForCausalLM, sharded)
 
 
 class Runs:
@@ -140,5 +141,5 @@ def test_a_rank_that_wants_to_run_code_is_refused(sharded: Path, capsys: pytest.
     file = sorted((sharded / "step1").glob("*_optim_states.pt"))[0]
     torch.save({"optimizer_state_dict": Runs()}, file)
     with pytest.raises(UserError, match=rf"{file.name}: not read, .*\beval\b"):
-        load_pretrained(sharded)
+        load_pretrained(PixDLMForCausalLM, sharded)
     assert "it ran" not in capsys.readouterr().out

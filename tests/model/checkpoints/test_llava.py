@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from model.checkpoints.tensors import load_llava
+from model.checkpoints.backbones import load_llava
 from model.config import PixDLMConfig
 from model.language.tokens import ADDED_TOKENS
 from model.lora import add_lora, lora_settings

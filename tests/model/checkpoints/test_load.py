@@ -20,12 +20,13 @@ from model.checkpoints.export import published_fields, save_own, save_published
 from model.checkpoints.layouts import load_config, named_shapes, named_tensors
 from model.checkpoints.load import load_pretrained
 from model.checkpoints.save import save_model
-from model.checkpoints.tensors import PUBLISHED_TRAINING, rename_published, to_published
-from model.config import PixDLMConfig, release_config
+from model.checkpoints.tensor_names import PUBLISHED_TRAINING, rename_published, to_published
+from model.config import PixDLMConfig
+from model.inputs.batch import Batch
 from model.language.tokens import PixTokenizer
 from model.lora import lora_settings
 from model.pixdlm import PixDLMForCausalLM
-from utils.datasets.loading.collate import Batch
+from model.presets import release_config
 from utils.runtime.errors import UserError
 
 NUMBERS = Path(__file__).resolve().parents[2] / "golden"
@@ -95,7 +96,7 @@ def test_written_as_published_and_read(
     save_published(tmp_path / "out", model, tokenizer, {})
     state = torch.load(tmp_path / "out" / "pytorch_model.bin", weights_only=True)
     assert not any("vision_tower" in name for name in state)
-    read = load_pretrained(tmp_path / "out")
+    read = load_pretrained(PixDLMForCausalLM, tmp_path / "out")
     assert equal(read, model) and not read.training
     assert read.config.to_dict() | {"dtype": 0} == model.config.to_dict() | {"dtype": 0}
     shapes = dict(named_shapes(tmp_path / "out", model.config))
@@ -114,7 +115,7 @@ def test_a_config_as_published_gives_release_in_its_dimensions(tmp_path: Path) -
 
 def test_derived_tensors_are_passed_over_by_name(published: Path, release_model: PixDLMForCausalLM) -> None:
     change(published, lambda state: state.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}))
-    assert equal(load_pretrained(published), release_model)
+    assert equal(load_pretrained(PixDLMForCausalLM, published), release_model)
 
 
 def test_every_tensor_that_does_not_fit_is_listed(published: Path) -> None:
@@ -125,7 +126,7 @@ def test_every_tensor_that_does_not_fit_is_listed(published: Path) -> None:
 
     change(published, edit)
     with pytest.raises(UserError) as error:
-        load_pretrained(published)
+        load_pretrained(PixDLMForCausalLM, published)
     lines = [line.strip() for line in str(error.value).splitlines()[1:]]
     assert lines[0].startswith("misshapen: language_model.lm_head.weight is (334, 32), expected (335, 32)")
     assert set(lines[1:]) == {"surplus: model.surprise", "missing: language_model.model.norm.weight"}
@@ -134,16 +135,18 @@ def test_every_tensor_that_does_not_fit_is_listed(published: Path) -> None:
 def test_without_fusion_weights_it_is_explained(published: Path, release_model: PixDLMForCausalLM) -> None:
     (published / "align_stages.bin").rename(published.parent / "elsewhere.bin")
     with pytest.raises(UserError, match=r"no fusion weights\. .*--fusion neutral .*--train-only fusion"):
-        load_pretrained(published)
+        load_pretrained(PixDLMForCausalLM, published)
     with pytest.raises(UserError, match=r"--fusion .*gone\.bin: no such file"):
-        load_pretrained(published, backbones=Backbones(fusion=published / "gone.bin"))
-    named = load_pretrained(published, backbones=Backbones(fusion=published.parent / "elsewhere.bin"))
+        load_pretrained(PixDLMForCausalLM, published, backbones=Backbones(fusion=published / "gone.bin"))
+    named = load_pretrained(
+        PixDLMForCausalLM, published, backbones=Backbones(fusion=published.parent / "elsewhere.bin")
+    )
     assert equal(named, release_model) and not named.config.neutral_fusion
 
 
 def test_the_neutral_fusion_is_marked_and_leaves_clip_as_it_is(published: Path) -> None:
     (published / "align_stages.bin").unlink()
-    model = load_pretrained(published, backbones=Backbones(fusion="neutral"))
+    model = load_pretrained(PixDLMForCausalLM, published, backbones=Backbones(fusion="neutral"))
     assert model.config.neutral_fusion and model.config.to_diff_dict()["neutral_fusion"]
     tokens, pixels = torch.randn(2, 16, 32), torch.randn(2, model.pixel_path.channels, 4, 4)
     for stage in range(4):
@@ -154,32 +157,32 @@ def test_the_neutral_fusion_is_marked_and_leaves_clip_as_it_is(published: Path) 
 def test_a_missing_backbone_is_named(published: Path, part: str, option: str) -> None:
     (published / part).rename(published.parent / f"other-{part}")
     with pytest.raises(UserError, match=rf"there is no .*{re.escape(part)}.*name it with {option}"):
-        load_pretrained(published)
+        load_pretrained(PixDLMForCausalLM, published)
     field = option.removeprefix("--")
-    load_pretrained(published, backbones=Backbones(**{field: published.parent / f"other-{part}"}))
+    load_pretrained(PixDLMForCausalLM, published, backbones=Backbones(**{field: published.parent / f"other-{part}"}))
 
 
 def test_a_fusion_file_of_something_else_is_refused(published: Path) -> None:
     torch.save({"head.weight": torch.zeros(1)}, published / "align_stages.bin")
     with pytest.raises(UserError, match=r"align_stages\.bin: 'head\.weight' is no align_stages tensor"):
-        load_pretrained(published)
+        load_pretrained(PixDLMForCausalLM, published)
 
 
 def test_fusion_weights_of_its_own_are_not_passed_over(published: Path) -> None:
     for fusion in ("neutral", published / "align_stages.bin"):
         with pytest.raises(UserError, match="has fusion weights of its own"):
-            load_pretrained(published, backbones=Backbones(fusion=fusion))
+            load_pretrained(PixDLMForCausalLM, published, backbones=Backbones(fusion=fusion))
 
 
 def test_a_real_fusion_takes_the_mark_away(
     tmp_path: Path, published: Path, release_model: PixDLMForCausalLM, tokenizer: PixTokenizer
 ) -> None:
     (published / "align_stages.bin").rename(tmp_path / "real.bin")
-    neutral = load_pretrained(published, backbones=Backbones(fusion="neutral"))
+    neutral = load_pretrained(PixDLMForCausalLM, published, backbones=Backbones(fusion="neutral"))
     save_published(tmp_path / "marked", neutral, tokenizer, {})
-    assert load_pretrained(tmp_path / "marked").config.neutral_fusion
+    assert load_pretrained(PixDLMForCausalLM, tmp_path / "marked").config.neutral_fusion
     (tmp_path / "marked" / "align_stages.bin").unlink()
-    real = load_pretrained(tmp_path / "marked", backbones=Backbones(fusion=tmp_path / "real.bin"))
+    real = load_pretrained(PixDLMForCausalLM, tmp_path / "marked", backbones=Backbones(fusion=tmp_path / "real.bin"))
     assert equal(real, release_model) and not real.config.neutral_fusion
 
 
@@ -210,7 +213,7 @@ def test_an_adapter_for_no_layer_is_told(
     for lora, message in cases:
         (tmp_path / "one" / "config.json").write_text(json.dumps(fields | {"lora": lora}))
         with pytest.raises(UserError, match=message):
-            load_pretrained(tmp_path / "one")
+            load_pretrained(PixDLMForCausalLM, tmp_path / "one")
 
 
 # A training checkpoint after ZeRO-to-fp32
@@ -242,7 +245,7 @@ def test_a_published_training_checkpoint(tmp_path: Path, tiny_config: PixDLMConf
         "pixdlm": config.to_dict() | {"lora": None},
     }
     (tmp_path / "config.json").write_text(json.dumps(fields))
-    read = load_pretrained(tmp_path)
+    read = load_pretrained(PixDLMForCausalLM, tmp_path)
     assert equal(read, model)
     assert (read.config.lora["r"], read.config.lora["alpha"]) == (2, 16.0)
     assert read.config.lora["targets"] == ["q_proj", "v_proj"]
@@ -257,7 +260,7 @@ def test_a_shard_outside_its_folder_is_refused(tmp_path: Path, published: Path) 
     places = {"model.norm.weight": "../../elsewhere.bin"}
     (published / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
     with pytest.raises(UserError, match="names a shard outside its folder"):
-        load_pretrained(published)
+        load_pretrained(PixDLMForCausalLM, published)
 
 
 # Safe
@@ -274,17 +277,17 @@ class Runs:
 def test_a_pickle_that_runs_code_is_refused(published: Path, file: str, capsys: pytest.CaptureFixture) -> None:
     torch.save({"model.norm.weight": Runs()}, published / file)
     with pytest.raises(UserError, match=rf"{re.escape(file)}: not read, .*eval"):
-        load_pretrained(published)
+        load_pretrained(PixDLMForCausalLM, published)
     (published / file).write_bytes(pickle.dumps({"model.norm.weight": Runs()}, protocol=2))
     with pytest.raises(UserError, match=rf"{re.escape(file)}: "):
-        load_pretrained(published)
+        load_pretrained(PixDLMForCausalLM, published)
     assert "it ran" not in capsys.readouterr().out
 
 
 def test_what_is_no_tensor_is_named(published: Path) -> None:
     change(published, lambda state: state.update({"model.norm.weight": [1, 2]}))
     with pytest.raises(UserError, match=r"model\.norm\.weight is a list, not a tensor"):
-        load_pretrained(published)
+        load_pretrained(PixDLMForCausalLM, published)
 
 
 # transformers' own ways
@@ -342,9 +345,9 @@ def test_a_folder_of_ours_without_backbones(
     save_own(tmp_path / "slim", tiny_model, tokenizer, {}, without_backbones=True)
     save_published(tmp_path / "published", tiny_model, tokenizer, {})
     with pytest.raises(UserError, match="holds no CLIP"):
-        load_pretrained(tmp_path / "slim")
+        load_pretrained(PixDLMForCausalLM, tmp_path / "slim")
     files = Backbones(clip=tmp_path / "published" / "clip", sam2=tmp_path / "published" / "sam2.pt")
-    assert equal(load_pretrained(tmp_path / "slim", backbones=files), tiny_model)
+    assert equal(load_pretrained(PixDLMForCausalLM, tmp_path / "slim", backbones=files), tiny_model)
 
 
 def test_a_whole_folder_still_lists_what_a_part_lacks(
@@ -354,8 +357,8 @@ def test_a_whole_folder_still_lists_what_a_part_lacks(
     name = next(name for name in state if name.startswith("pixel_path."))
     save_model(tmp_path / "one", tiny_model, tokenizer, {n: t for n, t in state.items() if n != name}, {})
     with pytest.raises(UserError, match=f"missing: {re.escape(name)}"):
-        load_pretrained(tmp_path / "one")
+        load_pretrained(PixDLMForCausalLM, tmp_path / "one")
     cut = tmp_path / "one" / "model.safetensors"
     cut.write_bytes(cut.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"model\.safetensors: damaged or cut off"):
-        load_pretrained(tmp_path / "one")
+        load_pretrained(PixDLMForCausalLM, tmp_path / "one")

@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoints.save import load_config, load_model, save_model
+from model.checkpoints.layouts import load_config
+from model.checkpoints.save import save_model
 from model.config import PixDLMConfig
 from model.language.tokens import PixTokenizer
 from model.lora import lora_settings
-from model.pixdlm import PixDLMForCausalLM
+from model.pixdlm import PixDLMForCausalLM, load_model
 from utils.runtime.errors import UserError
 from utils.runtime.files import write_beside
 

@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.checkpoints.tensors import load_sam2, load_strict, read_folder, read_tensors, rename_published
+from model.checkpoints.backbones import load_sam2, load_strict
+from model.checkpoints.tensor_names import rename_published
+from model.checkpoints.tensors import read_folder, read_tensors
 from model.config import PixDLMConfig
 from model.pixel_path import PixelPath
 from utils.runtime.errors import UserError

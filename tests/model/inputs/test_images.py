@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from model.config import PixDLMConfig, mini_config, native_config, release_config
+from model.config import PixDLMConfig
 from model.inputs.images import (
     Geometry,
     clip_pixels,
@@ -22,6 +22,7 @@ from model.inputs.images import (
     read_image,
     sam_pixels,
 )
+from model.presets import mini_config, native_config, release_config
 from utils.runtime.errors import UserError
 
 TESTS = Path(__file__).resolve().parents[2]

@@ -18,8 +18,8 @@ from utils.benchmark.memory import CudaPeak, NoPeak, PeakMemory, ResidentPeak, S
 from utils.benchmark.results import comparison, read_results, record, table
 from utils.benchmark.run import throughput_ratios
 from utils.cli.benchmark_options import parse_benchmark
-from utils.evaluation.report.overlays import write_json
 from utils.runtime.errors import UserError
+from utils.runtime.files import write_json
 
 CPU = torch.device("cpu")
 

@@ -13,16 +13,16 @@ import torch
 from torch import nn
 
 from model.config import PixDLMConfig
+from model.inputs.batch import Batch
 from model.language.tokens import ADDED_TOKENS, PixTokenizer
 from model.losses import LossWeights
 from model.pixdlm import PixDLMForCausalLM
+from model.presets import NAMED_CONFIGS, named_config
 from utils.benchmark.frames import HEIGHT, WIDTH, write_frames
 from utils.benchmark.measure import Bench, Part, count_sections
 from utils.benchmark.parts import FORWARD, answers, evaluation, fixed_length, forward, loading, marked, training
 from utils.benchmark.setup import (
-    CONFIGS,
     Setup,
-    bench_config,
     find_samples,
     find_tokenizer,
     random_model,
@@ -32,7 +32,6 @@ from utils.benchmark.setup import (
 from utils.benchmark.training import TorchStep, prepare, training_step
 from utils.cli.benchmark_options import parse_benchmark
 from utils.datasets import load_dataset
-from utils.datasets.loading.collate import Batch
 from utils.runtime.errors import UserError
 from utils.training.engine import parameter_groups
 
@@ -228,9 +227,9 @@ def test_own_data_are_shuffled_with_the_seed(tiny_drseg: Path, tmp_path: Path) -
     assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == list(range(11))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", NAMED_CONFIGS)
 def test_every_configuration_has_a_tokenizer_and_ids_that_fit(name: str, tokenizer_file: Path) -> None:
-    args, config = parse_benchmark(["--config", name, "--tokenizer", str(tokenizer_file)]), bench_config(name)
+    args, config = parse_benchmark(["--config", name, "--tokenizer", str(tokenizer_file)]), named_config(name)
     tokenizer = find_tokenizer(args, config, train_args(name))
     if name == "mini":
         assert len(tokenizer) == 320 + len(ADDED_TOKENS)  # and the model is fitted to it

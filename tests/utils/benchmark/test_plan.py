@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from model.config import PixDLMConfig
+from model.inputs.batch import Batch
 from model.losses import LossWeights
 from model.pixdlm import PixDLMForCausalLM
 from tests.training import Server
@@ -22,7 +23,6 @@ from utils.benchmark.plan import Held, Sizes, by_part, duration, held, seconds, 
 from utils.benchmark.setup import train_args
 from utils.benchmark.training import prepare
 from utils.cli.benchmark_options import parse_benchmark
-from utils.datasets.loading.collate import Batch
 
 # Counting on the meta device
 
@@ -90,7 +90,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from utils.cli.options import TrainArgs
+from utils.cli.train_options import TrainArgs
 from utils.benchmark.on_meta import LiveBytes
 from utils.training.engine import start_engine
 

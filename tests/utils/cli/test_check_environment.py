@@ -49,7 +49,7 @@ def test_a_package_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.M
 def test_an_interpreter_without_anything(tmp_path: Path) -> None:
     """Run as utils/cli/environment.sh runs it; modules beside the script do not pass for packages."""
     (tmp_path / "requirements.txt").write_text("torch>=2.11\n")
-    script = CHECKOUT / "utils" / "check_environment.py"
+    script = CHECKOUT / "utils" / "cli" / "check_environment.py"
     command = [sys.executable, "-S", "-E", str(script), str(tmp_path / "requirements.txt")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1 and "not installed" in ended.stdout and not ended.stderr

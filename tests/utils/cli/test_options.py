@@ -9,18 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.config import NAMED_CONFIGS
-from utils.cli.options import (
-    PRESETS,
-    EvalArgs,
-    TrainArgs,
-    as_dict,
-    inference_dtype,
-    parse_eval,
-    parse_infer,
-    parse_train,
-)
+from model.presets import NAMED_CONFIGS
+from utils.cli.eval_options import EvalArgs, parse_eval
+from utils.cli.infer_options import parse_infer
+from utils.cli.options import as_dict
+from utils.cli.train_options import PRESETS, TrainArgs, parse_train
 from utils.runtime.errors import UserError
+from utils.runtime.precision import inference_dtype
 
 # Training
 

@@ -14,22 +14,16 @@ import pytest
 import torch
 from pycocotools import mask as coco
 
+from model.inputs.batch import Batch
 from model.inputs.images import network_mask
 from model.language.tokens import SEG_TOKENS, PixTokenizer
+from model.masks import confidence, encode_mask
 from model.pixdlm import PixDLMForCausalLM
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample
-from utils.datasets.loading.collate import Batch
 from utils.evaluation import predict as evaluation
-from utils.evaluation.predict import (
-    Prediction,
-    confidence,
-    encode_mask,
-    evaluate,
-    fixed_batches,
-    shuffle_questions,
-    swapped_image_tokens,
-)
+from utils.evaluation.controls import shuffle_questions, swapped_image_tokens
+from utils.evaluation.predict import Prediction, evaluate, fixed_batches
 
 
 def asked(*questions: str, pictures: list[int] | None = None) -> list[Sample]:

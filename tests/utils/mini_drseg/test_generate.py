@@ -21,14 +21,15 @@ import pytest
 from pycocotools import mask as coco
 
 from model.inputs.images import read_image
+from model.masks import polygons_rle
 from utils.datasets import load_dataset
-from utils.datasets.base import Sample, polygons_rle, target_masks
+from utils.datasets.base import Sample, target_masks
 from utils.datasets.drseg import REASONING_TYPES
-from utils.mini_drseg import generate as mini_drseg
-from utils.mini_drseg import render as mini_render
 from utils.mini_drseg.generate import SPLITS, VERSION, describe, draw_group, generate, is_current
+from utils.mini_drseg.generate import generate as mini_drseg
 from utils.mini_drseg.questions import GROUPS, Candidate
 from utils.mini_drseg.render import Picture, render
+from utils.mini_drseg.render import render as mini_render
 from utils.mini_drseg.scene import Camera, Light, Scene, Thing
 from utils.mini_drseg.visibility import see
 from utils.runtime.errors import UserError

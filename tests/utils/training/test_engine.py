@@ -14,10 +14,11 @@ from torch import nn
 
 from model.pixdlm import PixDLMForCausalLM
 from tests.training import Server
-from utils.cli.options import OFFLOADS, PRECISIONS, TrainArgs, check_train
+from utils.cli.train_options import OFFLOADS, TrainArgs, check_train
 from utils.runtime.errors import UserError
+from utils.runtime.precision import DTYPES, PRECISIONS
 from utils.training import engine as module
-from utils.training.engine import DTYPES, engine_config, launcher_environment, parameter_groups, start_engine
+from utils.training.engine import engine_config, launcher_environment, parameter_groups, start_engine
 
 # Configuration
 
@@ -65,8 +66,8 @@ def test_stages_are_all_there() -> None:
 
 
 def test_every_precision_has_its_type() -> None:
-    assert module.DTYPES.keys() == set(PRECISIONS)
-    assert module.DTYPES["bf16"] == torch.bfloat16 and module.DTYPES["mixed"] == torch.float32
+    assert DTYPES.keys() == set(PRECISIONS)
+    assert DTYPES["bf16"] == torch.bfloat16 and DTYPES["mixed"] == torch.float32
 
 
 # Parameters
@@ -195,7 +196,7 @@ STEPS = """
 import sys
 import torch
 from torch import nn
-from utils.cli.options import TrainArgs
+from utils.cli.train_options import TrainArgs
 from utils.training.engine import gathered_state, start_engine
 
 found = {}

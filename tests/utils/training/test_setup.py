@@ -11,11 +11,13 @@ import torch
 
 from model.checkpoints.export import save_published
 from model.checkpoints.save import save_model
-from model.config import PixDLMConfig, mini_config, native_config
+from model.config import PixDLMConfig
 from model.language.tokens import PixTokenizer
-from model.lora import PARTS, lora_settings
+from model.lora import lora_settings
+from model.parts import PARTS
 from model.pixdlm import PixDLMForCausalLM
-from utils.cli.options import PRESETS, TrainArgs, parse_train
+from model.presets import mini_config, native_config
+from utils.cli.train_options import PRESETS, TrainArgs, parse_train
 from utils.runtime.errors import UserError
 from utils.training.setup import check_files, configure, override, parts_to_train, start
 

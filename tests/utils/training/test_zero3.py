@@ -17,9 +17,10 @@ from utils.training import zero3 as sharding
 SCRIPT = """
 import json, sys, torch
 from pathlib import Path
-from utils.cli.options import parse_train
+from utils.cli.train_options import parse_train
 from utils.runtime.distributed import process_group, rank
-from utils.training.engine import DTYPES, engine_config, gathered_state, start_engine
+from utils.runtime.precision import DTYPES
+from utils.training.engine import engine_config, gathered_state, start_engine
 from utils.runtime.logs import peak_process_gib
 from utils.training.zero3 import start_sharded
 from utils.training.setup import start

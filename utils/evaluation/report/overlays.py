@@ -2,71 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco
 
-from utils.runtime.files import write_file
+from model.inputs.images import read_image, write_picture
+from model.masks import ANNOTATED, PREDICTED, paint
+from utils.datasets.base import Sample, target_masks
+from utils.evaluation.predict import Prediction
+from utils.runtime.files import write_beside
 
-TITLES = {
-    "overall": "",
-    "by_reasoning_type": "reasoning type",
-    "by_target_size": "target size",
-    "by_altitude": "altitude (m)",
-}
-PREDICTED, ANNOTATED = (255, 32, 208), (0, 216, 255)  # magenta, cyan: not the colour of roofs, cars or trees
 PANEL_WIDTHS = (360, 640)  # least and most pixels of a picture beside others
 FONT_SIZE, MARGIN = 15, 6
-
-
-def table(scores: dict[str, dict]) -> str:
-    """`utils.evaluation.metrics.breakdowns` as aligned text: count, gIoU, cIoU in each row."""
-    lines = [f"{'':<28}{'count':>7}{'gIoU':>9}{'cIoU':>9}"]
-    for key, title in TITLES.items():
-        groups = {"overall": scores[key]} if key == "overall" else scores.get(key, {})
-        if title and groups:
-            lines.append(title)
-        for name, one in groups.items():
-            label = f"  {name}" if title else name
-            lines.append(f"{label:<28}{one['count']:>7}{one['giou']:>9.4f}{one['ciou']:>9.4f}")
-    return "\n".join(lines)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a file beside the target and rename it, so that a reader never sees half of one.
-
-    Raises:
-        ValueError: a number in `value` is not finite, which JSON cannot hold.
-    """
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    write_file(path, f"{text}\n".encode())
-
-
-def write_picture(path: Path, image: np.ndarray) -> None:
-    """Write uint8[H, W, 3] RGB or uint8[H, W], the format by the file's suffix, beside and renamed.
-
-    Raises:
-        OSError: the picture could not be written.
-    """
-    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    done, data = cv2.imencode(path.suffix, pixels)
-    if not done:
-        raise OSError(f"{path}: OpenCV cannot encode this picture")
-    write_file(path, data.tobytes())
-
-
-def paint(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """A copy of uint8[H, W, 3] with the mask (bool or uint8[H, W]) tinted and outlined, holes included."""
-    painted = image.copy()
-    inside = mask.astype(bool)
-    painted[inside] = (0.55 * painted[inside] + 0.45 * np.array(colour)).astype(np.uint8)
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    thickness = max(1, round(max(mask.shape) / 300))
-    return cv2.drawContours(np.ascontiguousarray(painted), outlines, -1, colour, thickness)
 
 
 def side_by_side(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray, caption: str) -> np.ndarray:
@@ -142,3 +94,16 @@ def _wrapped(text: str, width: float, length: Any) -> list[str]:
                 lines.append("")
             lines[-1] += letter
     return lines
+
+
+def draw(folder: Path, count: int, samples: dict[int, Sample], predictions: list[Prediction], merged: bool) -> None:
+    """`count` pictures, spread evenly over the split; those of an earlier evaluation are replaced."""
+    with write_beside(folder) as beside:
+        for place in np.linspace(0, len(predictions) - 1, min(count, len(predictions))).round().astype(int):
+            one = predictions[place]
+            sample = samples[one.score.index]
+            image = read_image(sample.image_path)
+            truth = target_masks(sample, *image.shape[:2], merge=merged)[one.score.target]
+            picture = side_by_side(image, coco.decode(one.rle), truth, f"{sample.question}   IoU {one.score.iou:.2f}")
+            name = re.sub(r"[^\w.-]", "_", sample.record_id)
+            write_picture(beside / f"{one.score.index:05d}_{one.score.target}_{name}.jpg", picture)

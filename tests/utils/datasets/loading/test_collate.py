@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from model.config import PixDLMConfig, mini_config, release_config
+from model.config import PixDLMConfig
+from model.inputs.batch import Batch
 from model.language.tokens import BOS_ID, EOS_ID, IGNORE_INDEX, IMAGE_INDEX, PixTokenizer
+from model.presets import mini_config, release_config
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample
 from utils.datasets.loading import collate
-from utils.datasets.loading.collate import BadSample, Batch, Collator
+from utils.datasets.loading.collate import BadSample, Collator
 from utils.runtime.errors import UserError
 
 Make = Callable[..., Any]

@@ -9,18 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from model.inputs.images import read_image
+from model.inputs.images import read_image, write_picture
+from model.masks import ANNOTATED, PREDICTED, paint
 from utils.evaluation.report import overlays as report
-from utils.evaluation.report.overlays import (
-    ANNOTATED,
-    PANEL_WIDTHS,
-    PREDICTED,
-    paint,
-    side_by_side,
-    table,
-    write_json,
-    write_picture,
-)
+from utils.evaluation.report.overlays import PANEL_WIDTHS, side_by_side
+from utils.evaluation.report.tables import table
+from utils.runtime.files import write_json
 
 HALF = {"count": 4, "giou": 0.5, "ciou": 0.25}
 FRAME = np.full((90, 120, 3), 100, np.uint8)

@@ -1,0 +1,53 @@
+"""Masks: run lengths, boxes, confidence, polygons to run lengths, and drawn over a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco
+from torch import Tensor
+
+PREDICTED, ANNOTATED = (255, 32, 208), (0, 216, 255)  # magenta, cyan: not the colour of roofs, cars or trees
+Polygon = tuple[float, ...]  # x0 y0 x1 y1 …, in pixels of the labels' frame
+
+
+def confidence(logits: Tensor) -> float:
+    """Published mask score: the mean probability of the foreground, float[H, W] -> 0 to 1; 0 where empty."""
+    foreground = logits > 0
+    return float((logits.sigmoid() * foreground).sum() / foreground.sum().clamp(min=1))
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """bool or uint8[H, W] -> COCO RLE whose counts are text, as JSON needs them."""
+    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def paint(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """A copy of uint8[H, W, 3] with the mask (bool or uint8[H, W]) tinted and outlined, holes included."""
+    painted = image.copy()
+    inside = mask.astype(bool)
+    painted[inside] = (0.55 * painted[inside] + 0.45 * np.array(colour)).astype(np.uint8)
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    thickness = max(1, round(max(mask.shape) / 300))
+    return cv2.drawContours(np.ascontiguousarray(painted), outlines, -1, colour, thickness)
+
+
+def box_of(rle: dict) -> list[float] | None:
+    """[x, y, width, height] of a mask, None where it is empty."""
+    return [float(v) for v in coco.toBbox(rle)] if coco.area(rle) else None
+
+
+def polygons_rle(polygons: tuple[Polygon, ...], frame: tuple[int, int], picture: tuple[int, int]) -> dict[str, Any]:
+    """The union of polygons as a COCO RLE; what overhangs is cut off.
+
+    Args:
+        polygons: in pixels of `frame`, each of 3 points or more.
+        frame: (height, width) that the polygons were drawn on.
+        picture: (height, width) of the result.
+    """
+    scale = (picture[1] / frame[1], picture[0] / frame[0])
+    scaled = [[v * scale[i % 2] for i, v in enumerate(polygon)] for polygon in polygons]
+    return coco.merge(coco.frPyObjects(scaled, *picture))

@@ -1,0 +1,50 @@
+"""Options of eval.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from utils.cli.options import BackboneArgs, at_least, choice, parse
+from utils.runtime.errors import UserError
+
+
+@dataclass
+class EvalArgs(BackboneArgs):
+    """Options of eval.py. The architecture comes from --model alone."""
+
+    model: str = choice("PixDLM/mini", "Model folder, e.g. runs/mini/best.")
+    data: str = choice("data/DRSeg-mini", "Folder of the data set.")
+    split: str = choice("test", "Split to evaluate.")
+    out: str = choice("runs/eval", "Where metrics.json, predictions.json and overlays go.")
+    dataset: str = choice("drseg", "Name of the data set's format.")
+    polygons: str = choice("union", "A target's polygons: their union, or only the first (published reading).")
+    skip_bad_records: bool = choice(False, "Count and list records that cannot be used instead of stopping.")
+    shuffle_questions: int | None = choice(None, "Control: swap the questions between records, with this seed.")
+    swap_image_tokens: bool = choice(False, "Control: the language model is shown another picture of the batch.")
+    overlays: int = choice(0, "How many pictures of frame, prediction and ground truth to draw.")
+    limit: int | None = choice(None, "Evaluate the first N records only; named in the results.")
+    batch_size: int = choice(8, "Records a batch; records of one picture stay together.")
+    device: str = choice("auto", "auto, cpu, cuda or cuda:N.")
+    precision: str = choice("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
+    workers: int = choice(2, "Processes that decode pictures, for each evaluating process.")
+    shard: bool = choice(False, "Part the weights over the processes (ZeRO-3): for a model that no GPU holds.")
+    offload: bool = choice(False, "With --shard: each part stays in the CPU's memory until it is needed.")
+    threads: int = choice(1, "CPU threads of a process; another number may change last digits. NPROC is faster.")
+
+
+def parse_eval(argv: list[str] | None = None) -> EvalArgs:
+    """eval.py's options, checked.
+
+    Raises:
+        UserError: an option has a value that cannot be.
+    """
+    args = parse(EvalArgs, argv)
+    at_least(args, 1, "batch_size", "threads")
+    at_least(args, 0, "workers", "overlays")
+    if args.limit is not None:
+        at_least(args, 1, "limit")
+    if args.offload and not args.shard:
+        raise UserError("--offload needs --shard, which parts the weights")
+    if args.shard and ":" in args.device:
+        raise UserError(f"--device {args.device} does not go with --shard; choose the GPU by CUDA_VISIBLE_DEVICES")
+    return args

@@ -1,0 +1,45 @@
+"""Options of infer.py."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.cli.options import BackboneArgs, T, at_least, choice, parser_of
+from utils.runtime.errors import UserError
+
+
+def parse_with_pictures(kind: type[T], argv: list[str] | None = None) -> tuple[T, list[Path]]:
+    """Options and, among them, the pictures that were named."""
+    parser = parser_of(kind)
+    parser.add_argument("pictures", nargs="+", type=Path, help="Photographs to ask about.")
+    # intermixed: pictures may stand before, between and after the options
+    parsed = vars(parser.parse_intermixed_args(sys.argv[1:] if argv is None else argv))
+    pictures = parsed.pop("pictures")
+    return kind(**parsed), pictures
+
+
+@dataclass
+class InferArgs(BackboneArgs):
+    """Options of infer.py beside the pictures."""
+
+    ask: str = choice("", "The question.")
+    model: str = choice("PixDLM/mini", "Model folder.")
+    out: str = choice("runs/infer", "Where masks, overlays and answers.jsonl go.")
+    max_new_tokens: int = choice(64, "The answer is cut after so many tokens.")
+    device: str = choice("auto", "auto, cpu, cuda or cuda:N.")
+    precision: str = choice("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
+
+
+def parse_infer(argv: list[str] | None = None) -> tuple[InferArgs, list[Path]]:
+    """infer.py's options, checked, and the pictures.
+
+    Raises:
+        UserError: an option has a value that cannot be.
+    """
+    args, pictures = parse_with_pictures(InferArgs, argv)
+    if not args.ask.strip():
+        raise UserError('--ask is empty; give the question, e.g. --ask "Which vehicle blocks the crossing?"')
+    at_least(args, 1, "max_new_tokens")
+    return args, pictures

@@ -1,0 +1,363 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from model.checkpoints.save import save_model
+from model.inputs.batch import Batch
+from model.language.tokens import PixTokenizer
+from model.pixdlm import PixDLMOutput
+from utils.cli.options import as_dict
+from utils.cli.train_options import TrainArgs
+from utils.datasets import load_dataset
+from utils.datasets.base import Sample
+from utils.datasets.loading.collate import Collator
+from utils.datasets.loading.flips import MirroredSamples, MirrorSampler
+from utils.datasets.loading.sampler import TrainSampler, endless, fingerprint
+from utils.datasets.loading.workers import outlive_sigterm, told_of_dead_workers
+from utils.evaluation.metrics import breakdowns
+from utils.evaluation.predict import evaluate
+from utils.evaluation.report.tables import table
+from utils.runtime.distributed import (
+    gather_lists,
+    mean_over_processes,
+    on_any_process,
+    rank,
+    world,
+)
+from utils.runtime.errors import UserError
+from utils.runtime.files import append_line, told_of_full_disks
+from utils.runtime.logs import peak_memory_gib
+from utils.runtime.precision import DTYPES
+from utils.training.engine import check_precision, engine_config, gathered_state, start_engine
+from utils.training.preemption import Stopped, StopRequest
+from utils.training.resume import Progress, RunStates
+from utils.training.setup import check_files, loss_weights, recompute_layers, start
+from utils.training.watchdog import Watchdog
+from utils.training.zero3 import start_sharded
+
+log = logging.getLogger(__name__)
+
+LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss", "grounding_loss")
+BAD_BATCHES = "bad_batches.jsonl"
+
+
+def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
+    """The data, and a run over them unless it has ended already."""
+    seed_everything(args.seed)
+    check_files(args)
+    reading = {"name": args.dataset, "polygons": args.polygons, "skip_bad_records": args.skip_bad_records}
+    samples = load_dataset(args.data, "train", **reading)
+    validation = load_dataset(args.data, "val", **reading)
+    states = RunStates(run_dir, as_dict(args) | {"training records": fingerprint(samples)}, args.keep)
+    states.check_shared()
+    with states.held():
+        if args.restart:
+            states.clear()
+        if states.finished():
+            log.info("%s has ended already, nothing is left to train; --restart trains it anew", run_dir)
+            return
+        train_on(samples, validation, args, states, run_dir, device)
+
+
+def train_on(
+    samples: list[Sample],
+    validation: list[Sample],
+    args: TrainArgs,
+    states: RunStates,
+    run_dir: Path,
+    device: torch.device,
+) -> None:
+    """Model, engine, epochs; it goes on where the same command stopped."""
+    found = states.newest()
+    dtype, fresh = DTYPES[args.precision], partial(start, args)
+    check_precision(dtype)
+    model, tokenizer, trained = start_sharded(fresh, dtype, engine_config(args)) if args.zero_stage == 3 else fresh()
+    if args.gradient_checkpointing:
+        recompute_layers(model)
+    sampler = TrainSampler(samples, args.batch_size, args.grad_accumulation, args.seed, rank(), world())
+    steps = args.steps_per_epoch or sampler.steps
+    if not sampler.steps:
+        raise UserError(
+            f"{len(samples)} training records fill no step of {args.batch_size} records x {world()} processes x "
+            f"{args.grad_accumulation} micro-steps; lower --batch-size or --grad-accumulation"
+        )
+    describe(args, model.config, samples, validation, trained, steps)
+    model.cast(dtype).to(device)
+    if model.use_flash_attention():
+        log.info("the language model attends by flash-attn")
+    engine, schedule = start_engine(model, args, total_steps=steps * args.epochs)
+    loader = DataLoader(
+        MirroredSamples(samples) if args.mirror else samples,
+        batch_sampler=MirrorSampler(sampler) if args.mirror else sampler,
+        collate_fn=Collator(model.config, tokenizer, cut=True, mask_side=args.mask_side),
+        num_workers=args.workers,
+        persistent_workers=args.workers > 0,
+        worker_init_fn=outlive_sigterm,
+        generator=torch.Generator().manual_seed(args.seed),  # or workers would draw from dropout's
+        pin_memory=device.type == "cuda",
+    )
+    run = Run(args, engine, schedule, tokenizer, run_dir, steps, states)
+    if found:
+        run.resume(found)
+        sampler.go_to(run.progress.drawn)
+    try:
+        with run.watchdog.watching(), told_of_dead_workers():
+            run.to_the_end(endless(loader, sampler), validation)
+    finally:
+        run.close()
+
+
+class Run:
+    """The state of a run that outlives an epoch: engine, progress, best score, writers."""
+
+    def __init__(
+        self,
+        args: TrainArgs,
+        engine: Any,
+        schedule: Any,
+        tokenizer: PixTokenizer,
+        run_dir: Path,
+        steps: int,
+        states: RunStates,
+    ) -> None:
+        self.args, self.engine, self.schedule, self.tokenizer = args, engine, schedule, tokenizer
+        self.run_dir, self.steps, self.states = run_dir, steps, states
+        self.dtype = DTYPES[args.precision]
+        self.weights = loss_weights(args)
+        self.progress = Progress()
+        self.sums = torch.zeros(len(LOSSES), device=engine.device)
+        self.stop, self.watchdog = StopRequest(), Watchdog(args.timeout_minutes * 60)
+        self.writer: SummaryWriter | None = None
+        self.started = self.saved = time.perf_counter()
+        self.past_seconds = 0.0
+
+    def resume(self, folder: Path) -> None:
+        """Go on from a state."""
+        self.progress = self.states.load(self.engine, folder)
+        self.sums += torch.tensor(self.progress.sums, device=self.sums.device)
+        self.past_seconds = self.progress.seconds
+        log.info("goes on after step %d, from %s", self.progress.step, folder)
+
+    def to_the_end(self, batches: Iterator[Batch], validation: list[Sample]) -> None:
+        """The epochs that are left, each with its validation and a state."""
+        if rank() == 0:
+            self.writer = SummaryWriter(str(self.run_dir), purge_step=self.progress.step + 1)
+        for epoch in range(self.progress.epoch, self.args.epochs):
+            self.train_epoch(epoch, batches)
+            if (epoch + 1) % self.args.validate_every == 0 or epoch + 1 == self.args.epochs:
+                self.save()  # a validation may take longer than a cluster waits
+                self.validate(epoch, validation)
+            self.progress.epoch = epoch + 1
+            if epoch + 1 < self.args.epochs:
+                self.save()
+        self.states.finish()
+
+    def train_epoch(self, epoch: int, batches: Iterator[Batch]) -> None:
+        """`steps` optimiser steps, less those that are done; states in between.
+
+        Raises:
+            Stopped: SIGTERM came; a state has been written.
+        """
+        self.engine.train()
+        end, done = (epoch + 1) * self.steps, self.progress.step - epoch * self.steps
+        title = f"epoch {epoch + 1}/{self.args.epochs}"
+        bar = tqdm(total=self.steps, initial=done, desc=title, unit="step", disable=rank() != 0)
+        micro, since = 0, time.perf_counter()
+        while self.progress.step < end:
+            rate = self.schedule.get_last_lr()[0]  # of this step; the engine moves the schedule on
+            stop, due = self.train_step(batches)
+            micro += self.args.grad_accumulation
+            bar.update()
+            if self.progress.step % self.steps % self.args.log_every == 0 or self.progress.step == end:
+                records = micro * self.args.batch_size * world()
+                self.log_losses(rate, records / (time.perf_counter() - since), bar)
+                micro, since = 0, time.perf_counter()
+            if stop or due:
+                self.save()
+            if stop:
+                raise Stopped(
+                    f"stopped by SIGTERM after step {self.progress.step}; the same command goes on from there"
+                )
+        bar.close()
+
+    def train_step(self, batches: Iterator[Batch]) -> tuple[bool, bool]:
+        """One optimiser step; losses are summed on the device and read when they are logged.
+
+        Returns:
+            whether the run is to stop, and whether a state is due, the same on every process
+        """
+        taken: list[Sample] = []
+        for _ in range(self.args.grad_accumulation):
+            output, batch, stop, due = self.finite_forward(batches)
+            taken += batch.samples
+            self.engine.backward(output.loss)
+            self.engine.step()
+            self.sums += torch.stack([value_of(output, name, self.sums) for name in LOSSES])
+            self.progress.summed += 1
+        self.progress.step += 1
+        # In fp16 the loss scale is found by steps that overflow, which is no mistake.
+        if not self.engine.was_step_applied() and self.args.precision != "fp16":
+            self.leave_out(self.progress.step, "a gradient", taken)
+        return stop, due
+
+    def finite_forward(self, batches: Iterator[Batch]) -> tuple[PixDLMOutput, Batch, bool, bool]:
+        """The next batch whose loss is a number on every process, and whether to stop and to write a state.
+
+        Raises:
+            UserError: too many had none.
+        """
+        while True:
+            self.watchdog.beat(f"step {self.progress.step + 1}")
+            batch = next(batches).to(self.engine.device, self.dtype)
+            self.progress.drawn += 1
+            output = self.engine(batch, self.weights)
+            bad, stop, due = on_any_process(
+                [~torch.isfinite(output.loss.detach()), self.stop.made, self.state_is_due()], self.engine.device
+            )
+            if not bad:
+                return output, batch, stop, due
+            losses = {name: float(value) for name in LOSSES if (value := getattr(output, name)) is not None}
+            self.leave_out(self.progress.step + 1, "the loss", batch.samples, f": {losses}")
+
+    def state_is_due(self) -> bool:
+        """Whether the options want a state after this step; the first process's clock counts."""
+        every = self.args.save_steps
+        if every and (self.progress.step + 1) % every == 0:
+            return True
+        limit = self.args.save_minutes * 60
+        return rank() == 0 and limit > 0 and time.perf_counter() - self.saved >= limit
+
+    def leave_out(self, step: int, what: str, samples: list[Sample], values: str = "") -> None:
+        """Note in `bad_batches.jsonl` a step at which loss or gradient was no number, and its records.
+
+        Raises:
+            UserError: there were more than --max-bad-steps; it names the records.
+        """
+        self.progress.bad_steps += 1
+        what = f"{what} at step {step} is not finite{values}"
+        own = [f"{sample.record_id} ({sample.question!r})" for sample in samples]
+        named = gather_lists(own)
+        if named is not None:
+            note = {"step": step, "what": what, "records": named}
+            path = self.run_dir / BAD_BATCHES
+            with told_of_full_disks(path):
+                append_line(path, json.dumps(note, ensure_ascii=False))
+        said = f"{what}; the batch holds {', '.join(named or own)}"
+        if self.progress.bad_steps > self.args.max_bad_steps:
+            raise UserError(f"{said}. --max-bad-steps {self.progress.bad_steps} would leave it out")
+        log.warning("left out: %s", said)
+
+    def save(self) -> None:
+        """Write a state from which the same command goes on."""
+        self.watchdog.beat("writing a state")
+        self.progress.seconds = self.seconds()
+        self.progress.sums = self.sums.tolist()
+        self.states.save(self.engine, self.progress)
+        self.saved = time.perf_counter()
+        self.watchdog.beat(f"step {self.progress.step + 1}")
+
+    def seconds(self) -> float:
+        """The time that the run took, over all its starts."""
+        return round(self.past_seconds + time.perf_counter() - self.started, 1)
+
+    def log_losses(self, rate: float, speed: float, bar: tqdm) -> None:
+        """Mean losses since the last line, learning rate, speed and memory to TensorBoard, the log and the bar."""
+        losses = mean_over_processes(self.sums / self.progress.summed)
+        self.sums.zero_()
+        self.progress.summed = 0
+        values = dict(zip(LOSSES, losses.tolist(), strict=True))
+        values["lr"] = rate
+        values["samples_per_second"] = speed
+        values["memory_gib"] = peak_memory_gib()
+        if self.writer is None:
+            return
+        step = self.progress.step
+        for name, value in values.items():
+            self.writer.add_scalar(f"train/{name}", value, step)
+        bar.set_postfix(loss=f"{values['loss']:.4f}")
+        log.info("step %d  %s", step, "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+
+    def validate(self, epoch: int, samples: list[Sample]) -> None:
+        """Score the validation split; write `last/`, and `best/` when gIoU is the best so far."""
+        self.engine.eval()
+        predictions = evaluate(
+            self.engine.module,
+            self.tokenizer,
+            samples,
+            self.args.eval_batch_size,
+            self.args.workers,
+            self.dtype,
+            title=f"validation {epoch + 1}",
+            runner=self.predict,
+        )
+        scores = breakdowns([one.score for one in predictions]) if predictions is not None else None
+        state = gathered_state(self.engine)
+        if scores is None or state is None:
+            return
+        step, giou = self.progress.step, scores["overall"]["giou"]
+        log.info("validation after epoch %d:\n%s", epoch + 1, table(scores))
+        self.writer.add_scalar("val/giou", giou, step)
+        self.writer.add_scalar("val/ciou", scores["overall"]["ciou"], step)
+        record = {"epoch": epoch + 1, "step": step, "validation": scores, "settings": as_dict(self.args)}
+        record["seconds"] = self.seconds()
+        folders = ["last", "best"] if giou > self.progress.best else ["last"]
+        self.progress.best = max(self.progress.best, giou)
+        for name in folders:
+            with told_of_full_disks(self.run_dir / name):
+                save_model(self.run_dir / name, self.engine.module, self.tokenizer, state, record)
+
+    def predict(self, batch: Batch) -> PixDLMOutput:
+        """A forward pass of validation."""
+        self.watchdog.beat("validation")
+        return self.engine(batch)
+
+    def close(self) -> None:
+        """Flush what TensorBoard still holds; SIGTERM then ends the process at once."""
+        self.stop.no_longer_heeded()
+        if self.writer is not None:
+            self.writer.close()
+
+
+def describe(args: TrainArgs, config: Any, samples: list, validation: list, trained: dict, steps: int) -> None:
+    """What this run is: options, architecture, data, and what trains."""
+    log.info("options %s", json.dumps(as_dict(args)))
+    log.info("architecture %s", json.dumps(config.to_diff_dict(), default=str))
+    log.info("%d training and %d validation records from %s", len(samples), len(validation), args.data)
+    parts = ", ".join(f"{part} {count:,}" for part, count in trained.items())
+    log.info("trained parameters: %s; together %s", parts, f"{sum(trained.values()):,}")
+    records = args.batch_size * args.grad_accumulation * world()
+    log.info("%d epochs of %d steps, %d records a step", args.epochs, steps, records)
+
+
+def patience(args: TrainArgs) -> timedelta:
+    """How long a process waits for the others: longer than one that hangs is left alive to say so."""
+    return timedelta(minutes=args.timeout_minutes + 5) if args.timeout_minutes else timedelta(days=30)
+
+
+def value_of(output: PixDLMOutput, name: str, like: torch.Tensor) -> torch.Tensor:
+    """A loss as a scalar without gradient; zero where the run does not compute it."""
+    value = getattr(output, name)
+    return like.new_zeros(()) if value is None else value.detach().to(like.dtype)
+
+
+def seed_everything(seed: int) -> None:
+    """Every generator that training uses."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
