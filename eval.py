@@ -23,9 +23,9 @@ from utils.evaluation.predict import evaluate
 from utils.evaluation.report.overlays import draw
 from utils.evaluation.report.tables import table
 from utils.evaluation.results import check_finite, protocol, record
-from utils.runtime.distributed import pick_device, process_group, world
+from utils.runtime.distributed import pick_device, process_group, world_size
 from utils.runtime.errors import run_main
-from utils.runtime.files import results_folder, told_of_full_disks, write_json
+from utils.runtime.files import make_output_folder, write_errors_as_user_error, write_json
 from utils.runtime.logs import peak_memory_gib, start_logging
 from utils.runtime.precision import inference_dtype
 from utils.training.zero3 import load_sharded
@@ -36,7 +36,7 @@ log = logging.getLogger("eval")
 def main() -> None:
     args = parse_eval()
     start_logging()
-    out = results_folder(args.out)
+    out = make_output_folder(args.out)
     device = pick_device(args.device)
     dtype = inference_dtype(args.precision, device)
     # Sums in a matrix product are cut up by the number of threads, which a launcher sets by the number
@@ -58,7 +58,7 @@ def main() -> None:
         seconds = time.perf_counter() - started
         log.info(
             "%d records in %.1f s (%.1f a second) on %d processes; at most %.2f GiB in this one",
-            *(len(samples), seconds, len(samples) / seconds, world(), peak_memory_gib()),
+            *(len(samples), seconds, len(samples) / seconds, world_size(), peak_memory_gib()),
         )
         check_finite(args, samples, predictions)
         scores = breakdowns([one.score for one in predictions])
@@ -67,12 +67,12 @@ def main() -> None:
             print("neutral fusion: CLIP alone reaches the language model, so this is not the published model")
         named = {"protocol": protocol(args, samples, model, dtype), "config": model.config.to_diff_dict()}
         by_index = {sample.index: sample for sample in samples}
-        with told_of_full_disks(out / "metrics.json"):
+        with write_errors_as_user_error(out / "metrics.json"):
             write_json(out / "metrics.json", {**scores, **named})
-        with told_of_full_disks(out / "predictions.json"):
+        with write_errors_as_user_error(out / "predictions.json"):
             write_json(out / "predictions.json", [record(one, by_index[one.score.index]) for one in predictions])
         if args.overlays:
-            with told_of_full_disks(out / "overlays"):
+            with write_errors_as_user_error(out / "overlays"):
                 draw(out / "overlays", args.overlays, by_index, predictions, model.config.single_target)
     log.info("written to %s", out)
 

@@ -23,7 +23,7 @@ from model.config import PixDLMConfig
 from model.parts import check_parts, part_of
 from utils.cli.export_options import parse_extract
 from utils.runtime.errors import UserError, run_main
-from utils.runtime.files import file_beside, told_of_full_disks
+from utils.runtime.files import atomic_file, write_errors_as_user_error
 from utils.runtime.logs import start_logging
 
 log = logging.getLogger("extract")
@@ -47,9 +47,8 @@ def main() -> None:
     if neutral and args.format == "published":
         raise UserError(f"{checkpoint}: its fusion is the neutral one, which holds nothing to pass on as published")
     check_target(out, checkpoint, args.overwrite)
-    tensors = {
-        n: t.clone().contiguous() for n, t in named_tensors(checkpoint, config) if known_part(n, checkpoint) in wanted
-    }
+    named = named_tensors(checkpoint, config)
+    tensors = {name: t.clone().contiguous() for name, t in named if part_of_tensor(name, checkpoint) in wanted}
     absent = wanted - {part_of(name) for name in tensors}
     if absent:
         raise UserError(f"{checkpoint}: holds no {', '.join(sorted(absent))}")
@@ -63,14 +62,14 @@ def list_parts(checkpoint: Path, config: PixDLMConfig) -> None:
     """One line a part: tensors and numbers in it."""
     counts: dict[str, tuple[int, int]] = {}
     for name, shape in named_shapes(checkpoint, config):
-        part = known_part(name, checkpoint)
+        part = part_of_tensor(name, checkpoint)
         tensors, numbers = counts.get(part, (0, 0))
         counts[part] = tensors + 1, numbers + math.prod(shape)
     for part, (tensors, numbers) in counts.items():
         print(f"{part:<16} {tensors:>5} tensors {numbers:>16,} numbers")
 
 
-def known_part(name: str, checkpoint: Path) -> str:
+def part_of_tensor(name: str, checkpoint: Path) -> str:
     """Raises UserError where no part has such a name."""
     try:
         return part_of(name)
@@ -80,7 +79,7 @@ def known_part(name: str, checkpoint: Path) -> str:
 
 def write(out: Path, tensors: dict[str, Tensor], kind: str, metadata: dict[str, str]) -> None:
     """The file whole or not at all; adapters carry their settings along, a neutral fusion its mark."""
-    with told_of_full_disks(out), file_beside(out) as beside:
+    with write_errors_as_user_error(out), atomic_file(out) as beside:
         if kind == "published":
             torch.save(published_fusion(tensors), beside)
         else:

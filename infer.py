@@ -12,15 +12,15 @@ import logging
 import numpy as np
 from tqdm import tqdm
 
-from model.inputs.images import read_image, write_picture
-from model.masks import PREDICTED, paint
+from model.inputs.images import read_image, write_image
+from model.masks import PREDICTED, paint_mask
 from model.pixdlm import load_model
 from model.segmenter import ask
 from utils.cli.infer_options import parse_infer
 from utils.inference.results import describe, distinct_names
 from utils.runtime.distributed import pick_device
 from utils.runtime.errors import run_main
-from utils.runtime.files import append_line, results_folder, told_of_full_disks
+from utils.runtime.files import append_line, make_output_folder, write_errors_as_user_error
 from utils.runtime.logs import start_logging
 from utils.runtime.precision import inference_dtype
 
@@ -30,7 +30,7 @@ log = logging.getLogger("infer")
 def main() -> None:
     args, pictures = parse_infer()
     start_logging()
-    out = results_folder(args.out)
+    out = make_output_folder(args.out)
     device = pick_device(args.device)
     dtype = inference_dtype(args.precision, device)
     model, tokenizer = load_model(args.model, device, dtype, args.backbones)
@@ -47,10 +47,10 @@ def main() -> None:
         if model.config.neutral_fusion:
             entry["neutral_fusion"] = True  # not the published model
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False)
-        for suffix, painted in {"mask.png": union * 255, "overlay.jpg": paint(image, union, PREDICTED)}.items():
-            with told_of_full_disks(out / f"{name}.{suffix}"):
-                write_picture(out / f"{name}.{suffix}", painted)
-        with told_of_full_disks(out / "answers.jsonl"):
+        for suffix, painted in {"mask.png": union * 255, "overlay.jpg": paint_mask(image, union, PREDICTED)}.items():
+            with write_errors_as_user_error(out / f"{name}.{suffix}"):
+                write_image(out / f"{name}.{suffix}", painted)
+        with write_errors_as_user_error(out / "answers.jsonl"):
             append_line(out / "answers.jsonl", line)
         print(line)
     log.info("written to %s", out)

@@ -11,11 +11,11 @@ import logging
 from utils.cli.train_options import parse_train
 from utils.runtime.distributed import pick_device, process_group
 from utils.runtime.errors import STOPPED_STATUS, run_main
-from utils.runtime.files import results_folder
+from utils.runtime.files import make_output_folder
 from utils.runtime.logs import start_logging
 from utils.runtime.ports import free_port
 from utils.training.engine import launcher_environment
-from utils.training.loop import patience, train
+from utils.training.loop import process_group_timeout, train
 from utils.training.preemption import Stopped
 
 log = logging.getLogger("train")
@@ -23,11 +23,11 @@ log = logging.getLogger("train")
 
 def main() -> int:
     args = parse_train()
-    run_dir = results_folder(args.run_dir, "--run-dir")
+    run_dir = make_output_folder(args.run_dir, "--run-dir")
     start_logging(run_dir / "train.log")
     device = pick_device()
     launcher_environment(device, free_port())
-    with process_group(device, patience(args)):
+    with process_group(device, process_group_timeout(args)):
         try:
             train(args, run_dir, device)
         except Stopped as stopped:

@@ -25,7 +25,7 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
-def paint(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+def paint_mask(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """A copy of uint8[H, W, 3] with the mask (bool or uint8[H, W]) tinted and outlined, holes included."""
     painted = image.copy()
     inside = mask.astype(bool)

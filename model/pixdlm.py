@@ -137,7 +137,7 @@ class PixDLMForCausalLM(PreTrainedModel):
             self.add_losses(output, batch, hidden, place, loss_weights)
             if loss_weights.grounding:
                 image = hidden[question, place : place + self.config.image_tokens]
-                self.add_grounding(output, batch, self.likeness(states, image), loss_weights.grounding)
+                self.add_grounding(output, batch, self.seg_image_similarity(states, image), loss_weights.grounding)
         return output
 
     def see(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
@@ -172,7 +172,7 @@ class PixDLMForCausalLM(PreTrainedModel):
         return row[::group], states
 
     @staticmethod
-    def likeness(states: Tensor, image: Tensor) -> Tensor:
+    def seg_image_similarity(states: Tensor, image: Tensor) -> Tensor:
         """Of each [SEG] group's mean state to the image tokens' states, scaled as attention is:
         float[M * 9, D], float[M, N, D] -> float[M, N]"""
         groups = states.unflatten(0, (-1, SCALES * TOKENS_PER_SCALE)).mean(dim=1)
@@ -194,9 +194,9 @@ class PixDLMForCausalLM(PreTrainedModel):
             output.overlap_loss = weights.overlap * mean_overlap_loss(logits, batch.masks)
             output.loss = output.loss + output.overlap_loss
 
-    def add_grounding(self, output: PixDLMOutput, batch: Batch, likeness: Tensor, weight: float) -> None:
-        """Fill in the grounding loss of `likeness`, float[M, N]; it counts in the sum."""
-        output.grounding_loss = weight * grounding_loss(likeness, batch.masks, self.config.image_grid)
+    def add_grounding(self, output: PixDLMOutput, batch: Batch, seg_image_similarity: Tensor, weight: float) -> None:
+        """Fill in the grounding loss of `seg_image_similarity`, float[M, N]; it counts in the sum."""
+        output.grounding_loss = weight * grounding_loss(seg_image_similarity, batch.masks, self.config.image_grid)
         output.loss = output.loss + output.grounding_loss
 
     @torch.no_grad()

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoints.backbones import load_strict
-from model.checkpoints.tensor_names import rename_published
+from model.checkpoints.tensor_names import from_published_name
 from model.inputs.batch import Batch
 from model.inputs.images import frame_logits
 from model.language.conditioning import condition_on_text, question_features
@@ -128,7 +128,7 @@ def golden_weights(folder: Path) -> dict[str, Tensor]:
 def golden_model(folder: Path) -> PixDLMForCausalLM:
     """The tiny model with all tensors of the table, strictly, in evaluation mode."""
     model = PixDLMForCausalLM(golden_config())
-    state = {rename_published(name): tensor for name, tensor in golden_weights(folder).items()}
+    state = {from_published_name(name): tensor for name, tensor in golden_weights(folder).items()}
     load_strict(model, state, str(folder / "tensors.json"))
     return model.eval()
 
@@ -301,7 +301,7 @@ def check_training(golden: Golden) -> Iterator[Quantity]:
         yield relative(f"batch.{name}", losses[name], value, LOSS)
     norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
     for published_name, norm in published["grad_norms"].items():
-        found = norms.pop(rename_published(published_name), 0.0)
+        found = norms.pop(from_published_name(published_name), 0.0)
         if norm > NO_GRADIENT:
             yield relative(f"grad {published_name}", found, norm, GRADIENT)
         else:

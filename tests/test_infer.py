@@ -19,9 +19,9 @@ from pycocotools import mask as coco
 
 import infer as script
 from model.checkpoints.save import save_model
-from model.inputs.images import frame_logits, read_image, write_picture
+from model.inputs.images import frame_logits, read_image, write_image
 from model.language.tokens import EOS_ID, SEG_TOKENS, PixTokenizer
-from model.masks import PREDICTED, paint
+from model.masks import PREDICTED, paint_mask
 from model.pixdlm import PixDLMForCausalLM, load_model
 from model.presets import mini_config
 from model.segmenter import whole_groups
@@ -54,12 +54,12 @@ def say(model: PixDLMForCausalLM, chain: list[int]) -> None:
 def make_model(tokenizer_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
     """Writes a model folder that answers with one group and stops, or with groups without end."""
 
-    def make(endless: bool = False) -> Path:
+    def make(infinite_batches: bool = False) -> Path:
         tokenizer = PixTokenizer(tokenizer_file, system="")
         torch.manual_seed(1)  # with this seed its masks cover a part of a frame
         model = PixDLMForCausalLM(mini_config(tokenizer.pieces.vocab_size()))
         asked = tokenizer.prompt(QUESTION, answered=False).ids[-1]
-        say(model, [asked, *tokenizer.seg_ids, tokenizer.seg_ids[0] if endless else EOS_ID])
+        say(model, [asked, *tokenizer.seg_ids, tokenizer.seg_ids[0] if infinite_batches else EOS_ID])
         folder = tmp_path_factory.mktemp("model") / "best"
         save_model(folder, model, tokenizer, model.state_dict(), {})
         return folder
@@ -144,7 +144,7 @@ def test_each_picture_gets_a_mask_an_overlay_and_a_line(model: Path, pictures: l
         assert mask.shape == frame.shape[:2] and set(np.unique(mask)) == {0, 255}
         assert (coco.decode(line["rle"]) * 255 == mask).all()
         overlay = read_image(tmp_path / "out" / line["mask"].replace("mask.png", "overlay.jpg"))
-        write_picture(tmp_path / "painted.jpg", paint(frame, (mask > 0).astype(np.uint8), PREDICTED))
+        write_image(tmp_path / "painted.jpg", paint_mask(frame, (mask > 0).astype(np.uint8), PREDICTED))
         assert np.array_equal(overlay, read_image(tmp_path / "painted.jpg")) and not np.array_equal(overlay, frame)
         rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
         size = [columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
@@ -203,7 +203,7 @@ def test_the_mask_is_that_of_the_forced_answer(
 def test_groups_without_end_are_cut_and_a_broken_one_is_left_out(
     ask: Callable, make_model: Callable[..., Path], pictures: list[Path], tmp_path: Path
 ) -> None:
-    assert ask(pictures[0], "--model", make_model(endless=True), "--max-new-tokens", "20")[0] == 0
+    assert ask(pictures[0], "--model", make_model(infinite_batches=True), "--max-new-tokens", "20")[0] == 0
     (line,) = answers(tmp_path)
     assert line["text"] == f"{GROUP} {GROUP} [SEG0] [SEG1]"
     assert len(line["masks"]) == 2

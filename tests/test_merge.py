@@ -27,7 +27,7 @@ from model.pixdlm import PixDLMForCausalLM
 from tests.training import CHECKOUT, Server
 from utils.cli.train_options import TrainArgs
 from utils.runtime.errors import UserError
-from utils.training.setup import start
+from utils.training.setup import build_training_model
 
 SCORES = {"overall": {"count": 3, "giou": 0.5, "ciou": 0.25}}
 TRAINING = {"epoch": 2, "step": 7, "settings": {"lr": 3e-4}, "validation": SCORES}
@@ -257,7 +257,7 @@ def test_extracted_parts_start_a_training(
         lora_rank=1,  # not what the file says
         lora_alpha=99.0,
     )
-    model, _, _ = start(args)
+    model, _, _ = build_training_model(args)
     mine, theirs = model.state_dict(), adapted.state_dict()
     extracted = [n for n in theirs if n.startswith(("fusion.", "projector.")) or "lora_" in n]
     assert len(extracted) > 40 and all(torch.equal(mine[n], theirs[n]) for n in extracted)
@@ -267,7 +267,7 @@ def test_extracted_parts_start_a_training(
     args.override = [one for one in args.override if not one.startswith("text_config")]
     args.override += ['text_config={"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}']
     with pytest.raises(UserError, match=r"parts\.safetensors does not fit this model:\n  does not fit: .*"):
-        start(args)
+        build_training_model(args)
 
 
 def test_the_fusion_as_published(

@@ -17,7 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.training import CHECKOUT, Ended, Server, command, environment
-from utils.runtime.files import alone
+from utils.runtime.files import exclusive_lock
 from utils.training.resume import RunStates
 
 # Everything that draws at random is on; a line every second step, so that states fall between lines.
@@ -208,14 +208,14 @@ def test_another_command_does_not_go_on_with_this_runs_state(server: Server, dat
 
 
 def test_a_second_start_of_a_run_is_refused(server: Server, data: Path, tmp_path: Path) -> None:
-    with alone(tmp_path / "state/running"):
+    with exclusive_lock(tmp_path / "state/running"):
         second = server.train(data, tmp_path, *OPTIONS, "--restart")
     assert second.status == 2 and f"{tmp_path}: another process trains there" in second.said
     assert "Traceback" not in second.said and not list((tmp_path / "state").iterdir())
 
 
 def test_an_error_from_inside_a_run_is_no_second_start(tmp_path: Path) -> None:
-    with pytest.raises(BlockingIOError, match="a worker"), RunStates(tmp_path, {}, keep=2).held():
+    with pytest.raises(BlockingIOError, match="a worker"), RunStates(tmp_path, {}, keep=2).locked():
         raise BlockingIOError("a worker")
 
 
@@ -311,7 +311,7 @@ def test_sigterm_to_all_in_a_validation_lets_it_end(
 
 
 def test_a_state_that_is_there_is_not_written_again(server: Server, data: Path, tmp_path: Path) -> None:
-    before = "from utils.training import loop; loop.Run.validate = lambda *_: __import__('os').kill(__import__('os').getpid(), 9)"
+    before = "import os; from utils.training.loop import Run; Run.validate = lambda *_: os.kill(os.getpid(), 9)"
     assert server.train(data, tmp_path, *OPTIONS, before=before).status == -9
     newest = max((tmp_path / "state").glob("step-*"))
     written = newest.stat().st_ino

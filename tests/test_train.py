@@ -404,7 +404,7 @@ def test_every_process_runs_as_many_validation_batches(
     samples = load_dataset(data, "val")  # two pictures of three records
     passes: list[int] = []
     found: list[list] = []
-    monkeypatch.setattr(evaluation, "world", lambda: 4)
+    monkeypatch.setattr(evaluation, "world_size", lambda: 4)
     monkeypatch.setattr(evaluation, "gather_lists", lambda items: items)
     for rank in range(4):
         monkeypatch.setattr(evaluation, "rank", lambda rank=rank: rank)

@@ -16,7 +16,7 @@ from model.checkpoints.tensor_names import (
     ROTARY_DERIVED,
     _vision_of_transformers,
     from_open_clip,
-    rename_published,
+    from_published_name,
 )
 from model.checkpoints.tensors import TensorFile, read_folder, read_tensors
 from model.config import PixDLMConfig
@@ -137,7 +137,7 @@ def fusion_tensors(
     path = backbones.fusion or folder / FUSION_FILE
     for name, tensor in read_tensors(path).items():
         try:
-            yield rename_published(name), tensor
+            yield from_published_name(name), tensor
         except KeyError as error:
             raise UserError(f"{path}: {name!r} is no align_stages tensor") from error
 

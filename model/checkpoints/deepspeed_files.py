@@ -13,7 +13,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from model.checkpoints.tensors import TensorFile, told_of
+from model.checkpoints.tensors import TensorFile, read_errors_as_user_error
 from utils.runtime.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def safe_unpickling() -> Iterator[None]:
     plain_load = torch.load
 
     def safe_load(file: str, **options: Any) -> Any:
-        with told_of(Path(file)):  # mapped, or model files would be read into memory as a whole
+        with read_errors_as_user_error(Path(file)):  # mapped, or model files would be read into memory as a whole
             return plain_load(file, **{**options, "weights_only": True, "mmap": True})
 
     with torch.serialization.safe_globals(known), mock.patch.object(torch, "load", safe_load):

@@ -15,13 +15,13 @@ from transformers import GenerationConfig
 from model.checkpoints.backbones import FUSION_FILE
 from model.checkpoints.layouts import ARCHITECTURE_KEY, CONFIG_FILE, PUBLISHED_CLASS
 from model.checkpoints.save import write_training, write_weights
-from model.checkpoints.tensor_names import PUBLISHED_TRAINING, to_published
+from model.checkpoints.tensor_names import PUBLISHED_TRAINING, to_published_name
 from model.config import PixDLMConfig
 from model.language.tokens import BOS_ID, EOS_ID, PAD_ID, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from model.processor import PixDLMProcessor
 from utils.runtime.errors import UserError
-from utils.runtime.files import told_of_full_disks, write_beside
+from utils.runtime.files import atomic_folder, write_errors_as_user_error
 
 BACKBONES = ("semantic_path.", "pixel_path.")
 
@@ -67,9 +67,9 @@ def save_own(
     state = model.state_dict()
     if without_backbones:
         state = {name: tensor for name, tensor in state.items() if not name.startswith(BACKBONES)}
-    with told_of_full_disks(out), write_beside(out) as beside:
+    with write_errors_as_user_error(out), atomic_folder(out) as beside:
         write_weights(beside, model.config, state)
-        accompany(beside, model.config, tokenizer, training, card(model, training, without_backbones))
+        save_companion_files(beside, model.config, tokenizer, training, card(model, training, without_backbones))
 
 
 def save_published(out: Path, model: PixDLMForCausalLM, tokenizer: PixTokenizer, training: dict[str, Any]) -> None:
@@ -79,9 +79,9 @@ def save_published(out: Path, model: PixDLMForCausalLM, tokenizer: PixTokenizer,
     `align_stages.bin`: where `model.checkpoints.load` looks for them.
     """
     state = model.state_dict()
-    merged = {to_published(n): t for n, t in state.items() if not n.startswith((*BACKBONES, "fusion."))}
+    merged = {to_published_name(n): t for n, t in state.items() if not n.startswith((*BACKBONES, "fusion."))}
     config = model.config
-    with told_of_full_disks(out), write_beside(out) as beside:
+    with write_errors_as_user_error(out), atomic_folder(out) as beside:
         torch.save(merged, beside / "pytorch_model.bin")
         torch.save(published_fusion(state), beside / FUSION_FILE)
         clip = {f"vision_model.{n}": t.contiguous() for n, t in under(state, "semantic_path.clip.").items()}
@@ -91,7 +91,7 @@ def save_published(out: Path, model: PixDLMForCausalLM, tokenizer: PixTokenizer,
         sam2 = {f"image_encoder.{n}": t for n, t in under(state, "pixel_path.encoder.").items()}
         torch.save({"model": sam2}, beside / "sam2.pt")
         (beside / CONFIG_FILE).write_text(json.dumps(published_fields(config), indent=2, default=str) + "\n")
-        accompany(beside, config, tokenizer, training, card(model, training, False))
+        save_companion_files(beside, config, tokenizer, training, card(model, training, False))
 
 
 def published_fields(config: PixDLMConfig) -> dict[str, Any]:
@@ -111,10 +111,12 @@ def under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def published_fusion(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The `align_stages` dictionary of the published training code."""
-    return {PUBLISHED_TRAINING + to_published(n): t for n, t in state.items() if n.startswith("fusion.")}
+    return {PUBLISHED_TRAINING + to_published_name(n): t for n, t in state.items() if n.startswith("fusion.")}
 
 
-def accompany(folder: Path, config: PixDLMConfig, tokenizer: PixTokenizer, training: dict[str, Any], card: str) -> None:
+def save_companion_files(
+    folder: Path, config: PixDLMConfig, tokenizer: PixTokenizer, training: dict[str, Any], card: str
+) -> None:
     """What goes with the weights: tokenizer, preprocessor, generation settings, the run's record, a card."""
     PixDLMProcessor(config, tokenizer).save_pretrained(folder)
     GenerationConfig(

@@ -18,12 +18,12 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from model.checkpoints.deepspeed_files import is_zero_folder, zero_shapes, zero_tensors
-from model.checkpoints.tensor_names import ROTARY_DERIVED, our_name
+from model.checkpoints.tensor_names import ROTARY_DERIVED, to_own_name
 from model.checkpoints.tensors import TensorFile, holds_weights, stream_tensors, weight_files
 from model.config import LLAMA_DERIVED, PixDLMConfig
 from model.lora import lora_settings
 from model.presets import release_config
-from utils.runtime.errors import UserError, first_line, told_what_does_not_fit
+from utils.runtime.errors import UserError, config_errors_as_user_error, first_line
 
 TRAINING_FILE = "training.json"
 
@@ -63,7 +63,7 @@ def local_folder(folder: str | Path, options: dict[str, Any]) -> Path:
         raise UserError(f"{folder}: no such folder, and the hub does not give it ({first_line(error)})") from error
 
 
-def companion(folder: Path, name: str) -> Path | None:
+def find_beside_weights(folder: Path, name: str) -> Path | None:
     """A file that goes with the weights: in their folder, or for a DeepSpeed checkpoint in one that it lies in."""
     places = [folder, folder.parent, folder.parent.parent] if is_zero_folder(folder) else [folder]
     return next((place / name for place in places if (place / name).is_file()), None)
@@ -99,7 +99,7 @@ def config_fields(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: it is not JSON, or of another model.
     """
-    file = companion(folder, CONFIG_FILE)
+    file = find_beside_weights(folder, CONFIG_FILE)
     if file is None:
         return None
     try:
@@ -119,7 +119,7 @@ def config_fields(folder: Path) -> dict[str, Any] | None:
 
 
 def _from_fields(fields: dict[str, Any], folder: Path) -> PixDLMConfig:
-    with told_what_does_not_fit(f"{folder / CONFIG_FILE}"):
+    with config_errors_as_user_error(f"{folder / CONFIG_FILE}"):
         return PixDLMConfig.from_dict(fields)
 
 
@@ -134,7 +134,7 @@ def _from_published(fields: dict[str, Any], folder: Path) -> PixDLMConfig:
     if "rope_theta" in fields:
         llama["rope_parameters"] = {"rope_type": "default", "rope_theta": fields["rope_theta"]}
     base = {name: value for name, value in config["text_config"].items() if name not in LLAMA_DERIVED}
-    with told_what_does_not_fit(f"{folder / CONFIG_FILE}"):
+    with config_errors_as_user_error(f"{folder / CONFIG_FILE}"):
         config["text_config"] = LlamaConfig(**{**base, **llama})
     return _from_fields({**config, "pixel_embed_width": config["text_config"].hidden_size}, folder)
 
@@ -188,7 +188,7 @@ def named_shapes(folder: Path, config: PixDLMConfig) -> Iterator[tuple[str, tupl
     """The shapes of what `named_tensors` reads, by the same names."""
     for name, shape in tensor_shapes(folder).items():
         if not ROTARY_DERIVED.search(name):
-            yield our_name(name, config), shape
+            yield to_own_name(name, config), shape
 
 
 def named_tensors(folder: Path, config: PixDLMConfig) -> Iterator[tuple[str, Tensor]]:
@@ -200,6 +200,6 @@ def named_tensors(folder: Path, config: PixDLMConfig) -> Iterator[tuple[str, Ten
         if ROTARY_DERIVED.search(name):
             skipped += 1
             continue
-        yield our_name(name, config), tensor
+        yield to_own_name(name, config), tensor
     if skipped:
         log.info("%s: %d derived tensors passed over (rotary_emb.inv_freq)", folder, skipped)

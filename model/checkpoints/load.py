@@ -21,19 +21,19 @@ from transformers import PreTrainedModel
 from model.checkpoints.backbones import NEUTRAL_KEY, Backbones, uses_neutral_fusion, with_backbones
 from model.checkpoints.layouts import (
     TRAINING_FILE,
-    companion,
+    find_beside_weights,
     is_published,
     load_config,
     local_folder,
     named_tensors,
     replace_config,
 )
-from model.checkpoints.tensor_names import our_name
+from model.checkpoints.tensor_names import to_own_name
 from model.checkpoints.tensors import TensorFile
 from model.config import PixDLMConfig
 from model.language.tokens import TOKENIZER_FILE, PixTokenizer
 from model.parts import part_of
-from utils.runtime.errors import UserError, told_what_does_not_fit
+from utils.runtime.errors import UserError, config_errors_as_user_error
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def load_pretrained(
         config = replace_config(config, neutral_fusion=uses_neutral_fusion(folder, config, backbones))
     elif backbones.fusion is not None:
         raise UserError(f"{folder}: --fusion is for a published folder, which lacks one; leave it out")
-    with told_what_does_not_fit(f"{folder}: no model can be built like its configuration says"):
+    with config_errors_as_user_error(f"{folder}: no model can be built like its configuration says"):
         with init_empty_weights(include_buffers=False):
             model = model_class(config)
     named = watch(named_tensors(folder, config))
@@ -149,7 +149,7 @@ def load_parts(model: PreTrainedModel, path: Path) -> set[str]:
     file, own = TensorFile(path), model.state_dict()
     problems, seen = [], set()
     for theirs in file:
-        name = our_name(theirs, model.config)
+        name = to_own_name(theirs, model.config)
         if name in own and file.shape(theirs) == own[name].shape:
             own[name].copy_(file[theirs])
             seen.add(name)
@@ -170,7 +170,7 @@ def load_tokenizer(folder: Path) -> tuple[PixTokenizer, PixDLMConfig]:
         UserError: there is none, or it has another vocabulary.
     """
     config = load_config(folder)
-    tokenizer = PixTokenizer(companion(folder, TOKENIZER_FILE) or folder, config.system_prompt)
+    tokenizer = PixTokenizer(find_beside_weights(folder, TOKENIZER_FILE) or folder, config.system_prompt)
     if len(tokenizer) != config.text_config.vocab_size:
         raise UserError(
             f"{tokenizer.path}: {len(tokenizer)} tokens, but config.json says {config.text_config.vocab_size}"
@@ -184,7 +184,7 @@ def read_training(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is damaged.
     """
-    file = companion(folder, TRAINING_FILE)
+    file = find_beside_weights(folder, TRAINING_FILE)
     try:
         record = json.loads(file.read_text()) if file else {}
     except json.JSONDecodeError as error:

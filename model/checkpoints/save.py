@@ -15,7 +15,7 @@ from model.checkpoints.layouts import TRAINING_FILE
 from model.config import PixDLMConfig
 from model.language.tokens import TOKENIZER_FILE, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
-from utils.runtime.files import write_beside
+from utils.runtime.files import atomic_folder
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def save_model(
         state: the tensors, on the CPU (gathered from all processes where they are sharded).
         training: settings and scores of the run, written to `training.json`.
     """
-    with write_beside(folder) as beside:
+    with atomic_folder(folder) as beside:
         write_weights(beside, model.config, state)
         shutil.copyfile(tokenizer.path, beside / TOKENIZER_FILE)
         write_training(beside, training)

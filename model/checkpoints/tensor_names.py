@@ -60,7 +60,7 @@ OPEN_CLIP_LAYER = (
 )
 
 
-def rename_published(name: str) -> str:
+def from_published_name(name: str) -> str:
     """The name here of a tensor of the published checkpoint; one of ours stays as it is.
 
     A training checkpoint's prefix is taken off. LoRA's names stay peft's own.
@@ -80,8 +80,8 @@ def rename_published(name: str) -> str:
     return _replace_in_decoder(renamed, PUBLISHED_MLP)
 
 
-def to_published(name: str) -> str:
-    """The published name of a tensor of ours: `rename_published` backwards.
+def to_published_name(name: str) -> str:
+    """The published name of a tensor of ours: `from_published_name` backwards.
 
     Raises:
         KeyError: the published layout has no place for it.
@@ -140,14 +140,14 @@ def _replace_prefix(name: str, table: Iterable[tuple[str, str]]) -> str:
     return name
 
 
-def our_name(name: str, config: PixDLMConfig) -> str:
+def to_own_name(name: str, config: PixDLMConfig) -> str:
     """The name here of a tensor, published or ours; one that no rule knows stays.
 
     The matrix under an adapter is `q_proj.base_layer.weight` in newer peft, `q_proj.weight` in older and
     in a model without.
     """
     with contextlib.suppress(KeyError):
-        name = rename_published(name)
+        name = from_published_name(name)
     if LORA_MARK in name or not name.startswith("language_model."):
         return name
     owner, _, leaf = name.replace(".base_layer.", ".").rpartition(".")

@@ -43,7 +43,7 @@ class TensorFile(Mapping[str, Tensor]):
     def reopen(self) -> None:
         """Let go of what was read so far."""
         self.state = None
-        with told_of(self.path):
+        with read_errors_as_user_error(self.path):
             if self.path.suffix == ".safetensors":
                 self.state = safe_open(self.path, framework="pt")
                 self.names = list(self.state.keys())
@@ -56,7 +56,7 @@ class TensorFile(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if isinstance(self.state, dict):
             return self.state[name]
-        with told_of(self.path):
+        with read_errors_as_user_error(self.path):
             return self.state.get_tensor(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -77,7 +77,7 @@ class TensorFile(Mapping[str, Tensor]):
 
 
 @contextmanager
-def told_of(path: Path) -> Iterator[None]:
+def read_errors_as_user_error(path: Path) -> Iterator[None]:
     """Turn what goes wrong in reading `path` into a UserError that names it, and the class a pickle asked for."""
     try:
         yield
@@ -127,7 +127,7 @@ def weight_files(folder: Path) -> list[Path]:
     for stem in WEIGHT_FILES:
         index = folder / f"{stem}.index.json"
         if index.is_file():
-            return [folder / shard for shard in _shards_of(index)]
+            return [folder / shard for shard in _shards_in_index(index)]
         if (folder / stem).is_file():
             return [folder / stem]
     raise UserError(f"{folder}: no model.safetensors, pytorch_model.bin or index of shards in it")
@@ -143,7 +143,7 @@ def read_folder(folder: Path) -> Iterator[tuple[Path, dict[str, Tensor]]]:
         yield path, read_tensors(path)
 
 
-def _shards_of(index: Path) -> list[str]:
+def _shards_in_index(index: Path) -> list[str]:
     """Raises UserError where the index is damaged, or names a file that lies elsewhere."""
     try:
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))

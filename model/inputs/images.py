@@ -21,7 +21,7 @@ from torch import Tensor
 
 from model.config import PixDLMConfig
 from utils.runtime.errors import UserError
-from utils.runtime.files import write_file
+from utils.runtime.files import atomic_write
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SAM2_MEAN, SAM2_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -216,7 +216,7 @@ def _normalise(image: np.ndarray, mean: tuple, std: tuple) -> Tensor:
     return torch.from_numpy(cv2.LUT(image, table.numpy()[:, None])).permute(2, 0, 1)
 
 
-def write_picture(path: Path, image: np.ndarray) -> None:
+def write_image(path: Path, image: np.ndarray) -> None:
     """Write uint8[H, W, 3] RGB or uint8[H, W], the format by the file's suffix, beside and renamed.
 
     Raises:
@@ -226,4 +226,4 @@ def write_picture(path: Path, image: np.ndarray) -> None:
     done, data = cv2.imencode(path.suffix, pixels)
     if not done:
         raise OSError(f"{path}: OpenCV cannot encode this picture")
-    write_file(path, data.tobytes())
+    atomic_write(path, data.tobytes())

@@ -150,7 +150,7 @@ def test_the_loss_is_the_weighted_sum(tiny_model: PixDLMForCausalLM, collate: Co
 
 def test_likeness_is_of_each_groups_mean_to_its_own_questions_tokens() -> None:
     states, image = torch.randn(2 * 9, 16), torch.randn(2, 5, 16)
-    found = PixDLMForCausalLM.likeness(states, image)
+    found = PixDLMForCausalLM.seg_image_similarity(states, image)
     for mask, group in enumerate(states.split(9)):
         torch.testing.assert_close(found[mask], image[mask] @ group.mean(dim=0) / 4)
 
@@ -167,12 +167,12 @@ def test_grounding_compares_with_the_tokens_of_the_image(
         embeddings, seen["place"] = insert(batch, tokens)
         return embeddings, seen["place"]
 
-    def likeness(states: Tensor, image: Tensor) -> Tensor:
+    def seg_image_similarity(states: Tensor, image: Tensor) -> Tensor:
         seen.update(states=states, image=image)
-        return PixDLMForCausalLM.likeness(states, image)
+        return PixDLMForCausalLM.seg_image_similarity(states, image)
 
     monkeypatch.setattr(tiny_model, "embed_prompts", embed)
-    monkeypatch.setattr(tiny_model, "likeness", likeness)
+    monkeypatch.setattr(tiny_model, "seg_image_similarity", seg_image_similarity)
     hidden = []
     handle = tiny_model.language_model.model.register_forward_hook(lambda *a: hidden.append(a[2].last_hidden_state))
     tiny_model(batch, LossWeights(grounding=1.0))

@@ -70,9 +70,9 @@ def test_a_table_of_the_right_size_stays_as_it_is(rule: str) -> None:
 
 def test_fresh_positions_tell_places_apart_and_resemble_their_neighbours() -> None:
     places = F.normalize(sine_positions(8, 32), dim=-1)
-    likeness = places @ places.T
-    assert (likeness - torch.eye(64)).max() < 0.99
-    middle = likeness[8 * 4 + 4].reshape(8, 8)
+    seg_image_similarity = places @ places.T
+    assert (seg_image_similarity - torch.eye(64)).max() < 0.99
+    middle = seg_image_similarity[8 * 4 + 4].reshape(8, 8)
     assert middle[4, 5] > middle[4, 7] and middle[5, 4] > middle[7, 4]
 
 

@@ -109,8 +109,8 @@ def test_fresh_cross_attention_finds_its_own_place() -> None:
     assert torch.equal(attention.q_proj.weight, attention.k_proj.weight)
     assert not torch.equal(Attention(WIDTH, HEADS).q_proj.weight, Attention(WIDTH, HEADS).k_proj.weight)
     code = torch.randn(20, WIDTH)
-    likeness = attention.q_proj(code) @ attention.k_proj(code).T
-    assert (likeness.argmax(dim=1) == torch.arange(20)).float().mean() > 0.8
+    seg_image_similarity = attention.q_proj(code) @ attention.k_proj(code).T
+    assert (seg_image_similarity.argmax(dim=1) == torch.arange(20)).float().mean() > 0.8
 
 
 def test_a_width_that_heads_do_not_divide_is_refused() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from model.inputs.images import write_picture
+from model.inputs.images import write_image
 from utils.datasets.drseg import REASONING_TYPES
 
 WIDTH, HEIGHT = 1920, 1080
@@ -27,7 +27,7 @@ def write_frames(folder: Path, count: int, seed: int) -> None:
         name = f"frame_{number:04d}"
         picture = folder / "CODrone" / "DRtest" / f"{name}.jpg"
         picture.parent.mkdir(parents=True, exist_ok=True)
-        write_picture(picture, noise(rng))
+        write_image(picture, noise(rng))
         records.append(
             {
                 "id": name,

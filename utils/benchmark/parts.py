@@ -31,7 +31,7 @@ FORWARD = {
     "prompts": ("embed_prompts",),  # question features, text conditioning, image tokens into the prompt
     "language model": ("language_model.model",),
     "masks": ("seg_states", "seg_projection", "mask_decoder"),
-    "losses": ("add_losses", "likeness", "add_grounding"),
+    "losses": ("add_losses", "seg_image_similarity", "add_grounding"),
 }
 GENERATION = {"vision": ("see",), "prompts": ("embed_prompts",), "writing": ("language_model.generate",)}
 LOADED_AHEAD = 4  # batches a worker that one run of the loader takes, so that its start does not count

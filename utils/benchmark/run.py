@@ -19,7 +19,7 @@ from utils.benchmark.training import training_step
 from utils.cli.benchmark_options import parse_benchmark
 from utils.cli.options import as_dict
 from utils.runtime.distributed import pick_device, process_group
-from utils.runtime.files import results_folder, write_json
+from utils.runtime.files import make_output_folder, write_json
 from utils.runtime.logs import start_logging
 from utils.runtime.precision import inference_dtype
 
@@ -35,7 +35,7 @@ def benchmark(argv: list[str] | None = None) -> str:
     args = parse_benchmark(argv)
     start_logging()
     if args.out:
-        results_folder(Path(args.out).parent)
+        make_output_folder(Path(args.out).parent)
     if args.plan:
         from utils.benchmark.plan import plan_text  # which is not needed to measure
 

@@ -20,7 +20,7 @@ from utils.runtime.errors import UserError
 from utils.runtime.ports import free_port
 from utils.runtime.precision import precision_of
 from utils.training.engine import launcher_environment, parameter_groups, start_engine
-from utils.training.setup import loss_weights, parts_to_train, recompute_layers
+from utils.training.setup import enable_gradient_checkpointing, loss_weights, parts_to_train
 
 ENDLESS = 10**6  # steps of the schedule, whose end no measurement reaches
 
@@ -130,5 +130,5 @@ def prepare(model: PixDLMForCausalLM, train: TrainArgs) -> dict[str, int]:
     model.train()
     trained = set_trainable(model, parts_to_train(model.config, set(PARTS) if train.from_scratch else set()))
     if train.gradient_checkpointing:
-        recompute_layers(model)
+        enable_gradient_checkpointing(model)
     return trained

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.presets import NAMED_CONFIGS
-from utils.cli.options import at_least, choice, one_of, parse
+from utils.cli.options import at_least, one_of, option, parse
 from utils.runtime.errors import UserError
 
 PARTS = ("data", "forward", "eval", "generate", "train")  # in the order of a run; training changes the model
@@ -18,30 +18,30 @@ ENGINES = ("auto", "deepspeed", "torch")
 class BenchmarkArgs:
     """Options of benchmark.py. How a step trains is what train.py does by default with the same --config."""
 
-    config: str = choice("mini", "mini, golden (release at tiny dimensions), release or native; weights are random.")
-    device: str = choice("auto", "auto, cpu, cuda or cuda:N.")
-    precision: str = choice("auto", "auto (bf16 on a GPU, fp32 on a CPU; a plan: as train.py), fp32 or bf16.")
-    batch: int = choice(4, "Samples a batch.")
-    threads: int | None = choice(None, "CPU threads; default: as many as PyTorch takes.")
-    parts: list[str] = choice(list(PARTS), f"Parts to measure, of {', '.join(PARTS)}.")
-    repeats: int = choice(5, "Timed runs of each part, whose median is told.")
-    warmup: int = choice(1, "Runs before them, beside the one in which operations are counted.")
-    seed: int = choice(0, "Of weights, pictures and order.")
+    config: str = option("mini", "mini, golden (release at tiny dimensions), release or native; weights are random.")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    precision: str = option("auto", "auto (bf16 on a GPU, fp32 on a CPU; a plan: as train.py), fp32 or bf16.")
+    batch: int = option(4, "Samples a batch.")
+    threads: int | None = option(None, "CPU threads; default: as many as PyTorch takes.")
+    parts: list[str] = option(list(PARTS), f"Parts to measure, of {', '.join(PARTS)}.")
+    repeats: int = option(5, "Timed runs of each part, whose median is told.")
+    warmup: int = option(1, "Runs before them, beside the one in which operations are counted.")
+    seed: int = option(0, "Of weights, pictures and order.")
 
-    data: str | None = choice(None, "DRSeg folder; default: golden's pictures, or 1920x1080 frames made of noise.")
-    split: str = choice("test", "Split of --data.")
-    tokenizer: str | None = choice(None, "Tokenizer; default: that of the configuration where it is, else mini's.")
-    workers: int = choice(2, "Processes of the DataLoader that is measured.")
-    new_tokens: int = choice(32, "Tokens that a generated answer has.")
-    engine: str = choice("auto", "The training step's: deepspeed, torch, or auto (deepspeed where it is installed).")
+    data: str | None = option(None, "DRSeg folder; default: golden's pictures, or 1920x1080 frames made of noise.")
+    split: str = option("test", "Split of --data.")
+    tokenizer: str | None = option(None, "Tokenizer; default: that of the configuration where it is, else mini's.")
+    workers: int = option(2, "Processes of the DataLoader that is measured.")
+    new_tokens: int = option(32, "Tokens that a generated answer has.")
+    engine: str = option("auto", "The training step's: deepspeed, torch, or auto (deepspeed where it is installed).")
 
-    plan: bool = choice(False, "Measure nothing; print memory, communication and time of training on GPUs.")
-    gpus: list[int] = choice([1, 8, 64], "With --plan: numbers of GPUs.")
-    peak_tflops: float = choice(989.0, "With --plan: peak of a GPU, in 10^12 operations a second (H100, bf16, dense).")
-    mfu: float = choice(0.45, "With --plan: the share of that peak that training is assumed to reach.")
+    plan: bool = option(False, "Measure nothing; print memory, communication and time of training on GPUs.")
+    gpus: list[int] = option([1, 8, 64], "With --plan: numbers of GPUs.")
+    peak_tflops: float = option(989.0, "With --plan: peak of a GPU, in 10^12 operations a second (H100, bf16, dense).")
+    mfu: float = option(0.45, "With --plan: the share of that peak that training is assumed to reach.")
 
-    out: str | None = choice(None, "JSON file to write.")
-    compare: str | None = choice(None, "JSON file of an earlier run; ratios old/new are printed.")
+    out: str | None = option(None, "JSON file to write.")
+    compare: str | None = option(None, "JSON file of an earlier run; ratios old/new are printed.")
 
 
 def parse_benchmark(argv: list[str] | None = None) -> BenchmarkArgs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.cli.options import BackboneArgs, at_least, choice, parse
+from utils.cli.options import BackboneArgs, at_least, option, parse
 from utils.runtime.errors import UserError
 
 
@@ -12,24 +12,24 @@ from utils.runtime.errors import UserError
 class EvalArgs(BackboneArgs):
     """Options of eval.py. The architecture comes from --model alone."""
 
-    model: str = choice("PixDLM/mini", "Model folder, e.g. runs/mini/best.")
-    data: str = choice("data/DRSeg-mini", "Folder of the data set.")
-    split: str = choice("test", "Split to evaluate.")
-    out: str = choice("runs/eval", "Where metrics.json, predictions.json and overlays go.")
-    dataset: str = choice("drseg", "Name of the data set's format.")
-    polygons: str = choice("union", "A target's polygons: their union, or only the first (published reading).")
-    skip_bad_records: bool = choice(False, "Count and list records that cannot be used instead of stopping.")
-    shuffle_questions: int | None = choice(None, "Control: swap the questions between records, with this seed.")
-    swap_image_tokens: bool = choice(False, "Control: the language model is shown another picture of the batch.")
-    overlays: int = choice(0, "How many pictures of frame, prediction and ground truth to draw.")
-    limit: int | None = choice(None, "Evaluate the first N records only; named in the results.")
-    batch_size: int = choice(8, "Records a batch; records of one picture stay together.")
-    device: str = choice("auto", "auto, cpu, cuda or cuda:N.")
-    precision: str = choice("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
-    workers: int = choice(2, "Processes that decode pictures, for each evaluating process.")
-    shard: bool = choice(False, "Part the weights over the processes (ZeRO-3): for a model that no GPU holds.")
-    offload: bool = choice(False, "With --shard: each part stays in the CPU's memory until it is needed.")
-    threads: int = choice(1, "CPU threads of a process; another number may change last digits. NPROC is faster.")
+    model: str = option("PixDLM/mini", "Model folder, e.g. runs/mini/best.")
+    data: str = option("data/DRSeg-mini", "Folder of the data set.")
+    split: str = option("test", "Split to evaluate.")
+    out: str = option("runs/eval", "Where metrics.json, predictions.json and overlays go.")
+    dataset: str = option("drseg", "Name of the data set's format.")
+    polygons: str = option("union", "A target's polygons: their union, or only the first (published reading).")
+    skip_bad_records: bool = option(False, "Count and list records that cannot be used instead of stopping.")
+    shuffle_questions: int | None = option(None, "Control: swap the questions between records, with this seed.")
+    swap_image_tokens: bool = option(False, "Control: the language model is shown another picture of the batch.")
+    overlays: int = option(0, "How many pictures of frame, prediction and ground truth to draw.")
+    limit: int | None = option(None, "Evaluate the first N records only; named in the results.")
+    batch_size: int = option(8, "Records a batch; records of one picture stay together.")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    precision: str = option("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
+    workers: int = option(2, "Processes that decode pictures, for each evaluating process.")
+    shard: bool = option(False, "Part the weights over the processes (ZeRO-3): for a model that no GPU holds.")
+    offload: bool = option(False, "With --shard: each part stays in the CPU's memory until it is needed.")
+    threads: int = option(1, "CPU threads of a process; another number may change last digits. NPROC is faster.")
 
 
 def parse_eval(argv: list[str] | None = None) -> EvalArgs:

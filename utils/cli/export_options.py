@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from utils.cli.options import BackboneArgs, choice, one_of, parser_of
+from utils.cli.options import BackboneArgs, one_of, option, parser_of
 from utils.runtime.errors import UserError
 
 FORMATS = ("pixdlm", "published")
@@ -18,21 +18,21 @@ FORMATS = ("pixdlm", "published")
 class MergeArgs(BackboneArgs):
     """Options of merge_lora.py beside checkpoint and target."""
 
-    format: str = choice(
+    format: str = option(
         "pixdlm", "pixdlm (safetensors, loads with no other file) or published (its layout and names)."
     )
-    precision: str = choice("bf16", "bf16, fp16 or fp32: what is saved.")
-    without_backbones: bool = choice(False, "Leave CLIP and SAM2 out, as published.")
-    overwrite: bool = choice(False, "Replace the target where it exists.")
+    precision: str = option("bf16", "bf16, fp16 or fp32: what is saved.")
+    without_backbones: bool = option(False, "Leave CLIP and SAM2 out, as published.")
+    overwrite: bool = option(False, "Replace the target where it exists.")
 
 
 @dataclass
 class ExtractArgs:
     """Options of extract.py beside checkpoint and target."""
 
-    parts: str = choice("", "Parts to write, with commas between: fusion,projector,mask_decoder,lora.")
-    format: str = choice("pixdlm", "pixdlm (safetensors) or published (the align_stages dictionary of the fusion).")
-    overwrite: bool = choice(False, "Replace the target where it exists.")
+    parts: str = option("", "Parts to write, with commas between: fusion,projector,mask_decoder,lora.")
+    format: str = option("pixdlm", "pixdlm (safetensors) or published (the align_stages dictionary of the fusion).")
+    overwrite: bool = option(False, "Replace the target where it exists.")
 
 
 def with_values(parser: HfArgumentParser, argv: list[str]) -> list[str]:

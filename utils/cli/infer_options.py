@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli.options import BackboneArgs, T, at_least, choice, parser_of
+from utils.cli.options import BackboneArgs, T, at_least, option, parser_of
 from utils.runtime.errors import UserError
 
 
@@ -24,12 +24,12 @@ def parse_with_pictures(kind: type[T], argv: list[str] | None = None) -> tuple[T
 class InferArgs(BackboneArgs):
     """Options of infer.py beside the pictures."""
 
-    ask: str = choice("", "The question.")
-    model: str = choice("PixDLM/mini", "Model folder.")
-    out: str = choice("runs/infer", "Where masks, overlays and answers.jsonl go.")
-    max_new_tokens: int = choice(64, "The answer is cut after so many tokens.")
-    device: str = choice("auto", "auto, cpu, cuda or cuda:N.")
-    precision: str = choice("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
+    ask: str = option("", "The question.")
+    model: str = option("PixDLM/mini", "Model folder.")
+    out: str = option("runs/infer", "Where masks, overlays and answers.jsonl go.")
+    max_new_tokens: int = option(64, "The answer is cut after so many tokens.")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    precision: str = option("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
 
 
 def parse_infer(argv: list[str] | None = None) -> tuple[InferArgs, list[Path]]:

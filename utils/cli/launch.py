@@ -21,7 +21,7 @@ from utils.runtime.errors import UserError, run_main
 from utils.runtime.ports import free_port
 
 
-def gpu_names(environ: Mapping[str, str]) -> list[str]:
+def visible_gpus(environ: Mapping[str, str]) -> list[str]:
     """What CUDA_VISIBLE_DEVICES would call each GPU that PyTorch finds: "0", "1", … or what it says now."""
     import torch  # here, so that a mistake in the arguments is told without waiting for it
 
@@ -59,8 +59,8 @@ def local_command(script: list[str], processes: int, gpus: list[str]) -> list[st
         return [sys.executable, *script]
     # The launcher makes CUDA_VISIBLE_DEVICES of the slots, on the CPU too; -1 keeps hidden GPUs hidden.
     slots = gpus[:processes] or ["-1"] * processes
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": slots}).encode()).decode()
-    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}"]
+    world_info = base64.urlsafe_b64encode(json.dumps({"localhost": slots}).encode()).decode()
+    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world_info}"]
     return [*launcher, f"--master_port={free_port()}", "--no_local_rank", "--log_level=critical", *script]
 
 
@@ -108,7 +108,7 @@ def main() -> None:
     if args.hostfile:
         command = hostfile_command(script, args.hostfile, environ)
     else:
-        gpus = gpu_names(environ)
+        gpus = visible_gpus(environ)
         processes = process_count(environ, len(gpus))
         set_defaults(environ, processes, len(gpus))
         command = local_command(script, processes, gpus)

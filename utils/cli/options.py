@@ -14,7 +14,7 @@ from utils.runtime.errors import UserError
 T = TypeVar("T")
 
 
-def choice(default: Any, text: str) -> Any:
+def option(default: Any, text: str) -> Any:
     """A field with a default and the line that `--help` prints."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": text})
@@ -56,9 +56,9 @@ def as_dict(args: Any) -> dict[str, Any]:
 class BackboneArgs:
     """Options for what a published folder does not hold."""
 
-    clip: str | None = choice(None, "CLIP, where the model folder holds none; default: clip/ in or beside it.")
-    sam2: str | None = choice(None, "SAM2's .pt, where the model folder holds none.")
-    fusion: str | None = choice(None, 'Fusion weights of a published folder: a file, or "neutral" to run without.')
+    clip: str | None = option(None, "CLIP, where the model folder holds none; default: clip/ in or beside it.")
+    sam2: str | None = option(None, "SAM2's .pt, where the model folder holds none.")
+    fusion: str | None = option(None, 'Fusion weights of a published folder: a file, or "neutral" to run without.')
 
     @property
     def backbones(self) -> Backbones:

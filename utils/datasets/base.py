@@ -16,7 +16,7 @@ from utils.runtime.errors import UserError
 Target = tuple[Polygon, ...] | dict[str, Any]  # polygons whose union is meant, or a COCO RLE
 
 
-Mirror = tuple[bool, bool]  # left to right, top to bottom
+Flip = tuple[bool, bool]  # left to right, top to bottom
 
 
 class BadRecord(UserError):
@@ -53,7 +53,7 @@ class Sample:
     dataset: str
     record_id: str
     index: int
-    mirror: Mirror = (False, False)
+    mirror: Flip = (False, False)
 
 
 def target_masks(sample: Sample, height: int, width: int, merge: bool = False) -> np.ndarray:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from utils.download.sources import COLLECTIONS, HUB, Collection, RemoteFile
 from utils.runtime.errors import UserError
-from utils.runtime.files import CHECKOUT, results_folder
+from utils.runtime.files import CHECKOUT, make_output_folder
 from utils.runtime.progress import byte_bar
 
 logger = logging.getLogger(__name__)
@@ -216,7 +216,7 @@ def fetch(collection: Collection, file: RemoteFile, folder: Path, endpoint: str 
             raise UserError(f"{error}. Move that file away and run this again to fetch it anew") from error
         return target
     part = target.with_name(target.name + ".part")
-    results_folder(part.parent)
+    make_output_folder(part.parent)
     for path in file.candidates:
         try:
             etag = _fetch_part(collection.url(path, endpoint), part, file)
@@ -257,7 +257,7 @@ def download(names: list[str], root: Path, endpoint: str = HUB) -> None:
     """
     chosen = [COLLECTIONS[name] for name in names]
     needed = sum(_to_fetch(collection, root / collection.folder) for collection in chosen)
-    results_folder(root)
+    make_output_folder(root)
     free = shutil.disk_usage(root).free
     logger.info("%s: %.1f GB to fetch into %s", ", ".join(names), needed / 1e9, root)
     if needed > free:

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from utils.download.fetch import digest
 from utils.download.sources import DRSEG, DRSEG_RECORDS
 from utils.runtime.errors import UserError, run_main
-from utils.runtime.files import write_beside
+from utils.runtime.files import atomic_folder
 from utils.runtime.progress import byte_bar
 
 logger = logging.getLogger(__name__)
@@ -220,7 +220,7 @@ def prepare(archive: Path, out: Path, overwrite: bool = False, checksum: bool = 
     else:
         logger.warning("%s: not compared with the published archive (--no-checksum)", archive)
     try:
-        with write_beside(out) as part, zipfile.ZipFile(archive) as opened:
+        with atomic_folder(out) as part, zipfile.ZipFile(archive) as opened:
             files = members(opened)
             labels = find_labels(opened, files)
             ids = {split: read_ids(opened, info) for split, info in labels.items()}

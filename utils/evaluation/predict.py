@@ -23,9 +23,9 @@ from model.masks import confidence, encode_mask
 from model.pixdlm import PixDLMForCausalLM
 from utils.datasets.base import Sample, image_groups
 from utils.datasets.loading.collate import Collator
-from utils.datasets.loading.workers import outlive_sigterm
+from utils.datasets.loading.workers import ignore_sigterm_in_worker
 from utils.evaluation.metrics import MaskScore, mask_counts
-from utils.runtime.distributed import gather_lists, rank, world
+from utils.runtime.distributed import gather_lists, rank, world_size
 from utils.runtime.precision import full_precision
 
 
@@ -83,16 +83,16 @@ def evaluate(
         all predictions in the order of samples and targets on rank 0, None elsewhere
     """
     batches = fixed_batches(samples, batch_size)
-    mine = batches[rank() :: world()]
+    mine = batches[rank() :: world_size()]
     # Shards are gathered from every process at every forward pass, so all of them run as many; what
     # only keeps the others company is not scored.
-    company = -(-len(batches) // world()) - len(mine) if runner else 0
+    company = -(-len(batches) // world_size()) - len(mine) if runner else 0
     loader = DataLoader(
         samples,
         batch_sampler=mine + batches[:1] * company,
         collate_fn=Collator(model.config, tokenizer),
         num_workers=workers,
-        worker_init_fn=outlive_sigterm,
+        worker_init_fn=ignore_sigterm_in_worker,
     )
     own: list[Prediction] = []
     with full_precision():

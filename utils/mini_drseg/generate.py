@@ -27,9 +27,9 @@ from utils.mini_drseg.planner import plan_scene
 from utils.mini_drseg.questions import Candidate, choose_questions
 from utils.mini_drseg.render import render
 from utils.mini_drseg.scene import Camera
-from utils.mini_drseg.visibility import see
+from utils.mini_drseg.visibility import visible_things
 from utils.runtime.errors import UserError
-from utils.runtime.files import alone, write_beside
+from utils.runtime.files import atomic_folder, exclusive_lock
 
 VERSION = 1  # raise it whenever the same seed gives other data
 SPLITS = ("train", "val", "test")
@@ -53,7 +53,7 @@ def generate(out: Path, counts: dict[str, int], seed: int = 0, workers: int = 2,
     """
     _check(out, counts, seed, workers, overwrite)
     try:
-        with write_beside(out) as scratch:
+        with atomic_folder(out) as scratch:
             for split in SPLITS:
                 _write_split(scratch, split, counts.get(split, 0), seed, workers)
             settings = json.dumps(describe(counts, seed), indent=1)
@@ -101,7 +101,7 @@ def drawing(out: Path) -> Iterator[None]:
         UserError: nothing can be written beside `out`.
     """
     try:
-        with alone(out.with_name(f".{out.name}.drawing"), wait=True):
+        with exclusive_lock(out.with_name(f".{out.name}.drawing"), wait=True):
             yield
     except OSError as error:
         raise UserError(f"{out}: cannot be written there ({error}); name another folder") from error
@@ -176,7 +176,7 @@ def draw_group(seed: int, split: str, number: int) -> tuple[np.ndarray, Camera, 
         rng = np.random.default_rng([seed, SPLITS.index(split), number, attempt])
         scene = plan_scene(rng)
         picture = render(scene, rng)
-        chosen = choose_questions(see(scene, picture), scene.camera, REASONING_TYPES, rng)
+        chosen = choose_questions(visible_things(scene, picture), scene.camera, REASONING_TYPES, rng)
         if chosen:
             texts = [str(rng.choice(c.questions)) for c in chosen]
             quality = int(rng.integers(*JPEG_QUALITY))

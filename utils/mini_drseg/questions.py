@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 
 from utils.mini_drseg.scene import FLAT_KINDS, VEHICLES, Camera, Thing
-from utils.mini_drseg.visibility import Seen
+from utils.mini_drseg.visibility import VisibleThing
 
 CONFUSABLE = {frozenset(p) for p in (("white", "grey"), ("grey", "black"), ("red", "brown"))}
 PLURALS = {"bus": "buses"}
@@ -24,7 +24,7 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 class Candidate:
     """A possible question; `family` groups the like, so that no family crowds out others."""
 
-    target: Seen
+    target: VisibleThing
     family: str
     questions: tuple[str, ...]
     think: str
@@ -52,7 +52,7 @@ def _name(thing: Thing) -> str:
     return f"{thing.colour} {thing.kind}"
 
 
-def _of(seen: list[Seen], *kinds: str) -> list[Seen]:
+def _of(seen: list[VisibleThing], *kinds: str) -> list[VisibleThing]:
     return [s for s in seen if s.thing.kind in kinds]
 
 
@@ -89,7 +89,7 @@ SIZE_QUESTIONS = {
 SIZED_KINDS = ("building", "tree", "pool")
 
 
-def attribute_questions(seen: list[Seen], camera: Camera) -> Iterator[Candidate]:
+def attribute_questions(seen: list[VisibleThing], camera: Camera) -> Iterator[Candidate]:
     """Colour and kind, or size and kind, where only the attribute decides."""
     del camera
     for target in seen:
@@ -112,13 +112,13 @@ def attribute_questions(seen: list[Seen], camera: Camera) -> Iterator[Candidate]
             yield from _size_questions(target, others)
 
 
-def _is_only(colour: str, others: list[Seen]) -> bool:
+def _is_only(colour: str, others: list[VisibleThing]) -> bool:
     """Whether no other thing has this colour or one that light could turn into it."""
     return not any(s.thing.colour == colour or frozenset((s.thing.colour, colour)) in CONFUSABLE for s in others)
 
 
-def _size_questions(target: Seen, others: list[Seen]) -> Iterator[Candidate]:
-    def size(s: Seen) -> tuple[float, float]:
+def _size_questions(target: VisibleThing, others: list[VisibleThing]) -> Iterator[Candidate]:
+    def size(s: VisibleThing) -> tuple[float, float]:
         return s.area, s.thing.length * s.thing.width
 
     kind = target.thing.kind
@@ -167,7 +167,7 @@ GROUPS = {
 ANCHORS = ("pool", "crossing", "bus", "truck", "building", "container", "stall", "tree")
 
 
-def spatial_questions(seen: list[Seen], camera: Camera) -> Iterator[Candidate]:
+def spatial_questions(seen: list[VisibleThing], camera: Camera) -> Iterator[Candidate]:
     """Relations to the edges of the picture and to a thing that is the only one of its kind."""
     for group, kinds in GROUPS.items():
         members = _of(seen, *kinds)
@@ -182,7 +182,7 @@ def spatial_questions(seen: list[Seen], camera: Camera) -> Iterator[Candidate]:
                 yield from _distance_questions(group, members, anchors[0], camera)
 
 
-def _edge_questions(group: str, members: list[Seen], camera: Camera) -> Iterator[Candidate]:
+def _edge_questions(group: str, members: list[VisibleThing], camera: Camera) -> Iterator[Candidate]:
     for edge, (axis, sign, word, texts) in EDGES.items():
         ranked = sorted(members, key=lambda s: sign * s.centre[axis])
         target, second = ranked[:2]
@@ -194,12 +194,14 @@ def _edge_questions(group: str, members: list[Seen], camera: Camera) -> Iterator
             yield Candidate(target, f"edge {edge}", questions, think, f"The {_name(target.thing)}.")
 
 
-def _reach(s: Seen, axis: int, sign: int) -> float:
+def _reach(s: VisibleThing, axis: int, sign: int) -> float:
     """How far a thing reaches towards an edge; smaller is nearer."""
     return s.box[axis] if sign > 0 else -s.box[axis + 2]
 
 
-def _distance_questions(group: str, members: list[Seen], anchor: Seen, camera: Camera) -> Iterator[Candidate]:
+def _distance_questions(
+    group: str, members: list[VisibleThing], anchor: VisibleThing, camera: Camera
+) -> Iterator[Candidate]:
     """Nearest and farthest by distance in the picture and on the ground alike."""
     apart = [float(np.linalg.norm(s.centre - anchor.centre)) for s in members]
     ground = [_ground_gap(s.thing, anchor.thing) for s in members]
@@ -329,7 +331,7 @@ ROLES = {
 }  # fmt: skip
 
 
-def scene_questions(seen: list[Seen], camera: Camera) -> Iterator[Candidate]:
+def scene_questions(seen: list[VisibleThing], camera: Camera) -> Iterator[Candidate]:
     """Roles and uses, never naming the thing itself."""
     del camera
     for name, role in ROLES.items():
@@ -350,7 +352,7 @@ SMALL_WANTED = {"spatial": 0.62, "attribute": 0.62, "scene": 0.62}
 
 
 def choose_questions(
-    seen: list[Seen], camera: Camera, types: tuple[str, ...], rng: np.random.Generator
+    seen: list[VisibleThing], camera: Camera, types: tuple[str, ...], rng: np.random.Generator
 ) -> list[Candidate] | None:
     """One question of each type about different targets, or None if the scene has no such set."""
     pools: list[list[Candidate]] = []

@@ -153,8 +153,8 @@ def _paint_bays(canvas: np.ndarray, camera: Camera, lot: Thing) -> None:
 
 def _paint_flat(canvas: np.ndarray, ids: np.ndarray, scene: Scene, thing: Thing, number: int) -> np.ndarray:
     """Paint a pool or a crossing; gives its outline, float32[N, 2] pixels."""
-    paint = _paint_pool if thing.kind == "pool" else _paint_crossing
-    outline = paint(canvas, scene, thing)
+    paint_mask = _paint_pool if thing.kind == "pool" else _paint_crossing
+    outline = paint_mask(canvas, scene, thing)
     _fill(ids, outline, number, smooth=False)
     return outline.astype(np.float32)
 
@@ -179,14 +179,14 @@ def _paint_pool(canvas: np.ndarray, scene: Scene, thing: Thing) -> np.ndarray:
 
 def _paint_crossing(canvas: np.ndarray, scene: Scene, thing: Thing) -> np.ndarray:
     rng, camera = np.random.default_rng(thing.seed), scene.camera
-    paint = _jitter(MARKING, rng, 0.06)
+    paint_mask = _jitter(MARKING, rng, 0.06)
     stripes = int(thing.width / 0.95)
     pitch = thing.width / (stripes - 0.5)
     a = thing.length / 2
     for i in range(stripes):
         y = -thing.width / 2 + i * pitch
         stripe = [(-a, y), (a, y), (a, y + pitch / 2), (-a, y + pitch / 2)]
-        _fill(canvas, camera.project_ground(thing.to_world(stripe)), paint)
+        _fill(canvas, camera.project_ground(thing.to_world(stripe)), paint_mask)
     return camera.project_ground(thing.footprint())
 
 

@@ -152,10 +152,10 @@ class Thing:
         """Points in the thing's own frame (x along its length) to the world, float[N, 2|3]."""
         c, s = np.cos(self.heading), np.sin(self.heading)
         local = np.asarray(local, float)
-        world = local.copy()
-        world[:, 0] = self.x + c * local[:, 0] - s * local[:, 1]
-        world[:, 1] = self.y + s * local[:, 0] + c * local[:, 1]
-        return world
+        world_size = local.copy()
+        world_size[:, 0] = self.x + c * local[:, 0] - s * local[:, 1]
+        world_size[:, 1] = self.y + s * local[:, 0] + c * local[:, 1]
+        return world_size
 
     def footprint(self, margin: float = 0.0) -> np.ndarray:
         """float[4, 2]: corners on the ground, counter-clockwise, metres."""

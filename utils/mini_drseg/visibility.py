@@ -18,7 +18,7 @@ UPSCALE = 4  # contours are traced on an enlarged mask, so that they follow pixe
 
 
 @dataclass
-class Seen:
+class VisibleThing:
     """A thing as the picture shows it.
 
     Attributes:
@@ -42,7 +42,7 @@ class Seen:
         return bool(self.polygons)
 
 
-def see(scene: Scene, picture: Picture) -> list[Seen]:
+def visible_things(scene: Scene, picture: Picture) -> list[VisibleThing]:
     """All things that show, with outlines for those that can be targets."""
     seen = []
     areas = np.bincount(picture.ids.ravel(), minlength=len(scene.things) + 1)
@@ -58,7 +58,7 @@ def see(scene: Scene, picture: Picture) -> list[Seen]:
         centre = np.array([columns.mean() + x[0] + 0.5, rows.mean() + y[0] + 0.5])
         good = shows_well(picture.outlines[index], area, scene.camera)
         polygons = trace(crop, (int(x[0]), int(y[0]))) if good else []
-        seen.append(Seen(index, thing, area, centre, box, polygons))
+        seen.append(VisibleThing(index, thing, area, centre, box, polygons))
     return seen
 
 

@@ -25,7 +25,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -77,14 +77,14 @@ def process_group(device: torch.device, timeout: timedelta = TIMEOUT) -> Iterato
 
 def gather_lists(items: list[Any]) -> list[Any] | None:
     """All processes' items in one list on rank 0, in the order of ranks; None elsewhere."""
-    if world() == 1:
+    if world_size() == 1:
         return items
-    gathered: list[Any] | None = [None] * world() if rank() == 0 else None
+    gathered: list[Any] | None = [None] * world_size() if rank() == 0 else None
     dist.gather_object(items, gathered)
     return None if gathered is None else [item for part in gathered for item in part]
 
 
-def first_says(say: Callable[[], T] | None) -> T:
+def broadcast_from_rank0(say: Callable[[], T] | None) -> T:
     """What `say` gives on rank 0, on every process; the others pass None.
 
     Raises:
@@ -95,32 +95,32 @@ def first_says(say: Callable[[], T] | None) -> T:
         try:
             said[0] = say()
         except UserError as error:
-            if world() == 1:
+            if world_size() == 1:
                 raise
             said[1] = str(error)
-    if world() > 1:
+    if world_size() > 1:
         dist.broadcast_object_list(said)
     if said[1] is not None:
         raise UserError(said[1])
     return said[0]
 
 
-def on_any_process(flags: Sequence[bool | torch.Tensor], device: torch.device) -> list[bool]:
+def any_rank(flags: Sequence[bool | torch.Tensor], device: torch.device) -> list[bool]:
     """Of each flag whether a process has it set: the same answer everywhere. It waits for the device once."""
     told = torch.stack([torch.as_tensor(flag, device=device).to(torch.uint8) for flag in flags])
-    if world() > 1:
+    if world_size() > 1:
         dist.all_reduce(told, op=dist.ReduceOp.MAX)
     return told.bool().tolist()
 
 
 def barrier() -> None:
     """Wait until every process is here."""
-    if world() > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
-def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
+def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """The mean of a float tensor over all processes, on each of them."""
-    if world() > 1:
+    if world_size() > 1:
         dist.all_reduce(values)
-    return values / world()
+    return values / world_size()

@@ -19,7 +19,7 @@ class UserError(Exception):
 
 
 @contextmanager
-def told_what_does_not_fit(what: str) -> Iterator[None]:
+def config_errors_as_user_error(what: str) -> Iterator[None]:
     """For code that builds from a configuration: whatever the libraries raise of it is the configuration's fault.
 
     transformers checks fields with errors of its own, sam2 by assertions, and a zero somewhere divides.

@@ -23,7 +23,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
-def write_beside(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path) -> Iterator[Path]:
     """A folder to write into that takes the place of `target` once the block has ended well.
 
     After an error `target` is as it was and nothing half-written remains.
@@ -50,7 +50,7 @@ def write_beside(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(lock: Path, wait: bool = False) -> Iterator[None]:
+def exclusive_lock(lock: Path, wait: bool = False) -> Iterator[None]:
     """Keeps other processes out of the same block while this one is in it; a killed one keeps nobody out.
 
     On a disk that knows no locks it keeps nobody out at all.
@@ -90,7 +90,7 @@ def _lies_at(number: int, path: Path) -> bool:
 
 
 @contextmanager
-def file_beside(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """A file to write that takes the place of `path` once the block has ended well, so that no reader sees half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.writing")
@@ -101,13 +101,13 @@ def file_beside(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def write_file(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes) -> None:
     """Write a file beside its target and rename it."""
-    with file_beside(path) as beside:
+    with atomic_file(path) as beside:
         beside.write_bytes(data)
 
 
-def results_folder(path: Path | str, option: str = "--out") -> Path:
+def make_output_folder(path: Path | str, option: str = "--out") -> Path:
     """The folder that results go to, made where it is missing; called before the work, not after it.
 
     Raises:
@@ -150,7 +150,7 @@ def sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def told_of_full_disks(out: Path) -> Iterator[None]:
+def write_errors_as_user_error(out: Path) -> Iterator[None]:
     """Turn what the writers raise when a disk is full into one message; none of them leaves half of `out`.
 
     Raises:
@@ -173,4 +173,4 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: a number in `value` is not finite, which JSON cannot hold.
     """
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    write_file(path, f"{text}\n".encode())
+    atomic_write(path, f"{text}\n".encode())

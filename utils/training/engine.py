@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.cli.train_options import TrainArgs
-from utils.runtime.distributed import world
+from utils.runtime.distributed import world_size
 from utils.runtime.errors import UserError
 from utils.runtime.precision import precision_of
 
@@ -30,7 +30,7 @@ def engine_config(args: TrainArgs) -> dict[str, Any]:
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": args.batch_size,
         "gradient_accumulation_steps": args.grad_accumulation,
-        "gradient_clipping": 0.0 if clips_itself(args) else args.clip_norm,
+        "gradient_clipping": 0.0 if uses_clipped_adamw(args) else args.clip_norm,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -65,7 +65,7 @@ def start_inference(model: nn.Module, config: dict[str, Any]) -> Any:
     return engine
 
 
-def clips_itself(args: TrainArgs) -> bool:
+def uses_clipped_adamw(args: TrainArgs) -> bool:
     """Whether the engine gets a `ClippedAdamW`: the one case in which DeepSpeed steps a bare optimiser."""
     return args.zero_stage == 0 and args.precision in ("fp32", "mixed")
 
@@ -146,7 +146,7 @@ def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[A
     groups = parameter_groups(model, args.weight_decay)
     settings = {"lr": args.lr, "betas": (args.beta1, args.beta2), "fused": True}
     optimizer: torch.optim.AdamW
-    if clips_itself(args):
+    if uses_clipped_adamw(args):
         optimizer = ClippedAdamW(groups, args.clip_norm, **settings)
     else:
         optimizer = torch.optim.AdamW(groups, **settings)
@@ -163,7 +163,7 @@ def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[A
         lr_scheduler=schedule,
         config=engine_config(args),
     )
-    if world() == 1 and args.zero_stage == 0:
+    if world_size() == 1 and args.zero_stage == 0:
         # There is nobody to add gradients of, yet they would be copied there and back: a tenth of `mini`'s step.
         # (It also makes zeros of missing gradients, so that weight decay acts on what no mask depends on.)
         engine.enable_backward_allreduce = False

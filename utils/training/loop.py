@@ -27,29 +27,29 @@ from utils.cli.train_options import TrainArgs
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
-from utils.datasets.loading.flips import MirroredSamples, MirrorSampler
-from utils.datasets.loading.sampler import TrainSampler, endless, fingerprint
-from utils.datasets.loading.workers import outlive_sigterm, told_of_dead_workers
+from utils.datasets.loading.flips import FlippedSamples, FlipSampler
+from utils.datasets.loading.sampler import TrainSampler, infinite_batches, split_fingerprint
+from utils.datasets.loading.workers import dead_worker_as_user_error, ignore_sigterm_in_worker
 from utils.evaluation.metrics import breakdowns
 from utils.evaluation.predict import evaluate
 from utils.evaluation.report.tables import table
 from utils.runtime.distributed import (
+    any_rank,
     gather_lists,
-    mean_over_processes,
-    on_any_process,
+    mean_over_ranks,
     rank,
-    world,
+    world_size,
 )
 from utils.runtime.errors import UserError
-from utils.runtime.files import append_line, told_of_full_disks
+from utils.runtime.files import append_line, write_errors_as_user_error
 from utils.runtime.logs import peak_memory_gib
 from utils.runtime.precision import DTYPES
 from utils.training.engine import check_precision, engine_config, gathered_state, start_engine
 from utils.training.preemption import Stopped, StopRequest
 from utils.training.resume import Progress, RunStates
-from utils.training.setup import check_files, loss_weights, recompute_layers, start
+from utils.training.setup import build_training_model, check_weight_files, enable_gradient_checkpointing, loss_weights
 from utils.training.watchdog import Watchdog
-from utils.training.zero3 import start_sharded
+from utils.training.zero3 import build_sharded
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +60,13 @@ BAD_BATCHES = "bad_batches.jsonl"
 def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     """The data, and a run over them unless it has ended already."""
     seed_everything(args.seed)
-    check_files(args)
+    check_weight_files(args)
     reading = {"name": args.dataset, "polygons": args.polygons, "skip_bad_records": args.skip_bad_records}
     samples = load_dataset(args.data, "train", **reading)
     validation = load_dataset(args.data, "val", **reading)
-    states = RunStates(run_dir, as_dict(args) | {"training records": fingerprint(samples)}, args.keep)
+    states = RunStates(run_dir, as_dict(args) | {"training records": split_fingerprint(samples)}, args.keep)
     states.check_shared()
-    with states.held():
+    with states.locked():
         if args.restart:
             states.clear()
         if states.finished():
@@ -85,16 +85,16 @@ def train_on(
 ) -> None:
     """Model, engine, epochs; it goes on where the same command stopped."""
     found = states.newest()
-    dtype, fresh = DTYPES[args.precision], partial(start, args)
+    dtype, fresh = DTYPES[args.precision], partial(build_training_model, args)
     check_precision(dtype)
-    model, tokenizer, trained = start_sharded(fresh, dtype, engine_config(args)) if args.zero_stage == 3 else fresh()
+    model, tokenizer, trained = build_sharded(fresh, dtype, engine_config(args)) if args.zero_stage == 3 else fresh()
     if args.gradient_checkpointing:
-        recompute_layers(model)
-    sampler = TrainSampler(samples, args.batch_size, args.grad_accumulation, args.seed, rank(), world())
+        enable_gradient_checkpointing(model)
+    sampler = TrainSampler(samples, args.batch_size, args.grad_accumulation, args.seed, rank(), world_size())
     steps = args.steps_per_epoch or sampler.steps
     if not sampler.steps:
         raise UserError(
-            f"{len(samples)} training records fill no step of {args.batch_size} records x {world()} processes x "
+            f"{len(samples)} training records fill no step of {args.batch_size} records x {world_size()} processes x "
             f"{args.grad_accumulation} micro-steps; lower --batch-size or --grad-accumulation"
         )
     describe(args, model.config, samples, validation, trained, steps)
@@ -103,22 +103,22 @@ def train_on(
         log.info("the language model attends by flash-attn")
     engine, schedule = start_engine(model, args, total_steps=steps * args.epochs)
     loader = DataLoader(
-        MirroredSamples(samples) if args.mirror else samples,
-        batch_sampler=MirrorSampler(sampler) if args.mirror else sampler,
+        FlippedSamples(samples) if args.mirror else samples,
+        batch_sampler=FlipSampler(sampler) if args.mirror else sampler,
         collate_fn=Collator(model.config, tokenizer, cut=True, mask_side=args.mask_side),
         num_workers=args.workers,
         persistent_workers=args.workers > 0,
-        worker_init_fn=outlive_sigterm,
+        worker_init_fn=ignore_sigterm_in_worker,
         generator=torch.Generator().manual_seed(args.seed),  # or workers would draw from dropout's
         pin_memory=device.type == "cuda",
     )
     run = Run(args, engine, schedule, tokenizer, run_dir, steps, states)
     if found:
         run.resume(found)
-        sampler.go_to(run.progress.drawn)
+        sampler.skip_to(run.progress.drawn)
     try:
-        with run.watchdog.watching(), told_of_dead_workers():
-            run.to_the_end(endless(loader, sampler), validation)
+        with run.watchdog.watching(), dead_worker_as_user_error():
+            run.fit(infinite_batches(loader, sampler), validation)
     finally:
         run.close()
 
@@ -154,7 +154,7 @@ class Run:
         self.past_seconds = self.progress.seconds
         log.info("goes on after step %d, from %s", self.progress.step, folder)
 
-    def to_the_end(self, batches: Iterator[Batch], validation: list[Sample]) -> None:
+    def fit(self, batches: Iterator[Batch], validation: list[Sample]) -> None:
         """The epochs that are left, each with its validation and a state."""
         if rank() == 0:
             self.writer = SummaryWriter(str(self.run_dir), purge_step=self.progress.step + 1)
@@ -185,7 +185,7 @@ class Run:
             micro += self.args.grad_accumulation
             bar.update()
             if self.progress.step % self.steps % self.args.log_every == 0 or self.progress.step == end:
-                records = micro * self.args.batch_size * world()
+                records = micro * self.args.batch_size * world_size()
                 self.log_losses(rate, records / (time.perf_counter() - since), bar)
                 micro, since = 0, time.perf_counter()
             if stop or due:
@@ -213,7 +213,7 @@ class Run:
         self.progress.step += 1
         # In fp16 the loss scale is found by steps that overflow, which is no mistake.
         if not self.engine.was_step_applied() and self.args.precision != "fp16":
-            self.leave_out(self.progress.step, "a gradient", taken)
+            self.skip_nonfinite_step(self.progress.step, "a gradient", taken)
         return stop, due
 
     def finite_forward(self, batches: Iterator[Batch]) -> tuple[PixDLMOutput, Batch, bool, bool]:
@@ -223,17 +223,17 @@ class Run:
             UserError: too many had none.
         """
         while True:
-            self.watchdog.beat(f"step {self.progress.step + 1}")
+            self.watchdog.heartbeat(f"step {self.progress.step + 1}")
             batch = next(batches).to(self.engine.device, self.dtype)
             self.progress.drawn += 1
             output = self.engine(batch, self.weights)
-            bad, stop, due = on_any_process(
-                [~torch.isfinite(output.loss.detach()), self.stop.made, self.state_is_due()], self.engine.device
+            bad, stop, due = any_rank(
+                [~torch.isfinite(output.loss.detach()), self.stop.received, self.state_is_due()], self.engine.device
             )
             if not bad:
                 return output, batch, stop, due
             losses = {name: float(value) for name in LOSSES if (value := getattr(output, name)) is not None}
-            self.leave_out(self.progress.step + 1, "the loss", batch.samples, f": {losses}")
+            self.skip_nonfinite_step(self.progress.step + 1, "the loss", batch.samples, f": {losses}")
 
     def state_is_due(self) -> bool:
         """Whether the options want a state after this step; the first process's clock counts."""
@@ -243,7 +243,7 @@ class Run:
         limit = self.args.save_minutes * 60
         return rank() == 0 and limit > 0 and time.perf_counter() - self.saved >= limit
 
-    def leave_out(self, step: int, what: str, samples: list[Sample], values: str = "") -> None:
+    def skip_nonfinite_step(self, step: int, what: str, samples: list[Sample], values: str = "") -> None:
         """Note in `bad_batches.jsonl` a step at which loss or gradient was no number, and its records.
 
         Raises:
@@ -256,7 +256,7 @@ class Run:
         if named is not None:
             note = {"step": step, "what": what, "records": named}
             path = self.run_dir / BAD_BATCHES
-            with told_of_full_disks(path):
+            with write_errors_as_user_error(path):
                 append_line(path, json.dumps(note, ensure_ascii=False))
         said = f"{what}; the batch holds {', '.join(named or own)}"
         if self.progress.bad_steps > self.args.max_bad_steps:
@@ -265,12 +265,12 @@ class Run:
 
     def save(self) -> None:
         """Write a state from which the same command goes on."""
-        self.watchdog.beat("writing a state")
+        self.watchdog.heartbeat("writing a state")
         self.progress.seconds = self.seconds()
         self.progress.sums = self.sums.tolist()
         self.states.save(self.engine, self.progress)
         self.saved = time.perf_counter()
-        self.watchdog.beat(f"step {self.progress.step + 1}")
+        self.watchdog.heartbeat(f"step {self.progress.step + 1}")
 
     def seconds(self) -> float:
         """The time that the run took, over all its starts."""
@@ -278,7 +278,7 @@ class Run:
 
     def log_losses(self, rate: float, speed: float, bar: tqdm) -> None:
         """Mean losses since the last line, learning rate, speed and memory to TensorBoard, the log and the bar."""
-        losses = mean_over_processes(self.sums / self.progress.summed)
+        losses = mean_over_ranks(self.sums / self.progress.summed)
         self.sums.zero_()
         self.progress.summed = 0
         values = dict(zip(LOSSES, losses.tolist(), strict=True))
@@ -319,17 +319,17 @@ class Run:
         folders = ["last", "best"] if giou > self.progress.best else ["last"]
         self.progress.best = max(self.progress.best, giou)
         for name in folders:
-            with told_of_full_disks(self.run_dir / name):
+            with write_errors_as_user_error(self.run_dir / name):
                 save_model(self.run_dir / name, self.engine.module, self.tokenizer, state, record)
 
     def predict(self, batch: Batch) -> PixDLMOutput:
         """A forward pass of validation."""
-        self.watchdog.beat("validation")
+        self.watchdog.heartbeat("validation")
         return self.engine(batch)
 
     def close(self) -> None:
         """Flush what TensorBoard still holds; SIGTERM then ends the process at once."""
-        self.stop.no_longer_heeded()
+        self.stop.restore_default()
         if self.writer is not None:
             self.writer.close()
 
@@ -341,11 +341,11 @@ def describe(args: TrainArgs, config: Any, samples: list, validation: list, trai
     log.info("%d training and %d validation records from %s", len(samples), len(validation), args.data)
     parts = ", ".join(f"{part} {count:,}" for part, count in trained.items())
     log.info("trained parameters: %s; together %s", parts, f"{sum(trained.values()):,}")
-    records = args.batch_size * args.grad_accumulation * world()
+    records = args.batch_size * args.grad_accumulation * world_size()
     log.info("%d epochs of %d steps, %d records a step", args.epochs, steps, records)
 
 
-def patience(args: TrainArgs) -> timedelta:
+def process_group_timeout(args: TrainArgs) -> timedelta:
     """How long a process waits for the others: longer than one that hangs is left alive to say so."""
     return timedelta(minutes=args.timeout_minutes + 5) if args.timeout_minutes else timedelta(days=30)
 

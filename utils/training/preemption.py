@@ -16,12 +16,12 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.made = False
+        self.received = False
         signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, number: int, frame: object) -> None:
-        self.made = True
+        self.received = True
 
-    def no_longer_heeded(self) -> None:
+    def restore_default(self) -> None:
         """The run has ended or failed: SIGTERM ends the process again, as a launcher that ends the others means it."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -26,17 +26,17 @@ import torch
 
 from model.checkpoints.deepspeed_files import safe_unpickling
 from model.checkpoints.tensors import TensorFile
-from utils.runtime.distributed import barrier, first_says, rank, world
+from utils.runtime.distributed import barrier, broadcast_from_rank0, rank, world_size
 from utils.runtime.errors import UserError
-from utils.runtime.files import alone, sha256, told_of_full_disks, write_file
+from utils.runtime.files import atomic_write, exclusive_lock, sha256, write_errors_as_user_error
 
 log = logging.getLogger(__name__)
 
 PROGRESS, CHECKSUMS, FINISHED = "progress.json", "checksums.json", "finished.json"
 STEPS = "step-*"
 # What may be another when a run goes on: none of it changes a weight.
-FREE = {"run_dir", "workers", "log_every", "save_steps", "save_minutes", "keep", "restart"}
-FREE |= {"timeout_minutes", "max_bad_steps"}
+RESUME_MAY_CHANGE = {"run_dir", "workers", "log_every", "save_steps", "save_minutes", "keep", "restart"}
+RESUME_MAY_CHANGE |= {"timeout_minutes", "max_bad_steps"}
 
 
 @dataclass
@@ -77,7 +77,7 @@ class RunStates:
         self.folder, self.keep = run_dir / "state", keep
         self.current: str | None = None  # the state that this process wrote last or went on from
         # as JSON gives them back, so that both sides compare equal
-        self.settings = json.loads(json.dumps({**settings, "processes": world()}))
+        self.settings = json.loads(json.dumps({**settings, "processes": world_size()}))
 
     def check_shared(self) -> None:
         """Raises UserError where a process does not see the first one's files: its own would be of no use."""
@@ -90,7 +90,7 @@ class RunStates:
             )
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """The run is this one's: a second start of it, by mistake or by a scheduler, is refused.
 
         Raises:
@@ -101,7 +101,7 @@ class RunStates:
             return
         with ExitStack() as lock:
             try:
-                lock.enter_context(alone(self.folder / "running"))
+                lock.enter_context(exclusive_lock(self.folder / "running"))
             except BlockingIOError as error:  # of the lock; one from inside the run is another matter
                 raise UserError(
                     f"{self.folder.parent}: another process trains there; end it, or name another --run-dir"
@@ -129,7 +129,7 @@ class RunStates:
                 self.remove(self.states())  # where the run was killed before that
             return file.is_file()
 
-        return first_says(look if rank() == 0 else None)
+        return broadcast_from_rank0(look if rank() == 0 else None)
 
     def states(self) -> list[Path]:
         """All that are there, the oldest first."""
@@ -147,14 +147,14 @@ class RunStates:
         Raises:
             UserError: it belongs to a run with other options.
         """
-        found = first_says(self._newest_whole if rank() == 0 else None)
+        found = broadcast_from_rank0(self._newest_whole if rank() == 0 else None)
         if found is not None:
             self.check_settings(found / PROGRESS)
         return found
 
     def _newest_whole(self) -> Path | None:
         for folder in reversed(self.states()):
-            damaged = damage(folder)
+            damaged = find_damage(folder)
             if not damaged:
                 return folder
             log.warning("%s is damaged (%s) and passed over", folder, damaged)
@@ -163,7 +163,7 @@ class RunStates:
     def check_settings(self, file: Path) -> None:
         """Raises UserError where the options in `file` are others than now."""
         then, now = json.loads(file.read_text())["settings"], self.settings
-        names = sorted((then.keys() | now.keys()) - FREE)
+        names = sorted((then.keys() | now.keys()) - RESUME_MAY_CHANGE)
         other = [f"{n} {then.get(n)!r}, now {now.get(n)!r}" for n in names if then.get(n) != now.get(n)]
         if other:
             raise UserError(
@@ -180,7 +180,7 @@ class RunStates:
         name = f"step-{progress.step:08d}-epoch-{progress.epoch:04d}"
         if name == self.current:
             return  # an epoch's last step has written it, or a run goes on that was stopped in its validation
-        with told_of_full_disks(self.folder / name), self._beside() as beside:
+        with write_errors_as_user_error(self.folder / name), self._beside() as beside:
             engine.save_checkpoint(str(beside), tag=name, save_latest=False, exclude_frozen_parameters=True)
             torch.save(random_states() | {"sums": progress.sums}, beside / name / f"process-{rank()}.pt")
             barrier()
@@ -229,8 +229,8 @@ class RunStates:
     def finish(self) -> None:
         """The run has ended: its states go, and a mark stays that says so."""
         if rank() == 0:
-            with told_of_full_disks(self.folder / FINISHED):
-                write_file(self.folder / FINISHED, json.dumps({"settings": self.settings}, indent=1).encode())
+            with write_errors_as_user_error(self.folder / FINISHED):
+                atomic_write(self.folder / FINISHED, json.dumps({"settings": self.settings}, indent=1).encode())
             self.remove(self.states())
         barrier()
 
@@ -243,7 +243,7 @@ def write_checksums(folder: Path) -> None:
     (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1))
 
 
-def damage(folder: Path) -> str:
+def find_damage(folder: Path) -> str:
     """What is wrong with the files of a state, "" where nothing is."""
     try:
         sums = json.loads((folder / CHECKSUMS).read_text())

@@ -18,12 +18,12 @@ from model.pixdlm import PixDLMForCausalLM, load_model
 from model.presets import named_config
 from utils.cli.train_options import TrainArgs
 from utils.download import sources as published
-from utils.runtime.errors import UserError, told_what_does_not_fit
+from utils.runtime.errors import UserError, config_errors_as_user_error
 
 log = logging.getLogger(__name__)
 
 
-def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, int]]:
+def build_training_model(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, int]]:
     """The model to train, its tokenizer, and the trained parameters by part.
 
     Parts that start fresh train whatever the defaults say: frozen random weights teach nothing.
@@ -36,12 +36,12 @@ def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, i
         log.info("starts from %s; its configuration is used, not %s", args.init_from, args.config)
         fresh: set[str] = set()
     else:
-        config, tokenizer = configure(args)
+        config, tokenizer = build_config(args)
         neutral = False
         if args.init_from:
             adapters, neutral = parts_settings(Path(args.init_from))
             config.lora = adapters or config.lora  # as they were trained, whatever the options say
-        model = build(config)
+        model = build_model(config)
         fresh = set(PARTS) if args.from_scratch else load_published(model, args)
         if args.init_from:
             read = load_parts(model, Path(args.init_from))
@@ -76,24 +76,24 @@ def start(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, i
 
 def backbones(args: TrainArgs) -> Backbones:
     """The files for a published folder: those that were named, else what lies in or beside it."""
-    stock = at_default(args, "clip", "sam2")
+    stock = options_at_default(args, "clip", "sam2")
     clip, sam2 = (None if name in stock else getattr(args, name) for name in ("clip", "sam2"))
     return Backbones(clip, sam2, args.fusion)
 
 
-def at_default(args: TrainArgs, *names: str) -> list[str]:
+def options_at_default(args: TrainArgs, *names: str) -> list[str]:
     """Those of the options that nobody set to something else."""
     default = TrainArgs()
     return [name for name in names if getattr(args, name) == getattr(default, name)]
 
 
-def build(config: PixDLMConfig) -> PixDLMForCausalLM:
+def build_model(config: PixDLMConfig) -> PixDLMForCausalLM:
     """A fresh model.
 
     Raises:
         UserError: values of the configuration do not fit each other.
     """
-    with told_what_does_not_fit("--override or --lora-targets: no model can be built like this"):
+    with config_errors_as_user_error("--override or --lora-targets: no model can be built like this"):
         return PixDLMForCausalLM(config)
 
 
@@ -103,7 +103,7 @@ def parts_to_train(config: PixDLMConfig, more: set[str]) -> set[str]:
     return usual | more
 
 
-def configure(args: TrainArgs) -> tuple[PixDLMConfig, PixTokenizer]:
+def build_config(args: TrainArgs) -> tuple[PixDLMConfig, PixTokenizer]:
     """The named configuration with its overrides, fitted to the tokenizer's vocabulary."""
     config = override(named_config(args.config), args.override)
     if args.lora_rank:
@@ -124,7 +124,7 @@ def loss_weights(args: TrainArgs) -> LossWeights:
     return LossWeights(args.ce_weight, args.bce_weight, args.dice_weight, args.overlap_weight, args.grounding_weight)
 
 
-def recompute_layers(model: PixDLMForCausalLM) -> None:
+def enable_gradient_checkpointing(model: PixDLMForCausalLM) -> None:
     """Let the backward pass compute the language model's layers again instead of keeping what is in them."""
     model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     model.language_model.enable_input_require_grads()
@@ -148,7 +148,7 @@ def override(config: PixDLMConfig, changes: list[str]) -> PixDLMConfig:
         if isinstance(value, dict) and isinstance(fields[name], dict):
             value = {**{key: old for key, old in fields[name].items() if key not in LLAMA_DERIVED}, **value}
         fields[name] = value
-    with told_what_does_not_fit("--override"):
+    with config_errors_as_user_error("--override"):
         return PixDLMConfig.from_dict(fields)
 
 
@@ -160,7 +160,7 @@ def read_value(text: str) -> Any:
         return text
 
 
-def check_files(args: TrainArgs) -> None:
+def check_weight_files(args: TrainArgs) -> None:
     """Every weight that will be read and the data, looked for before anything is built.
 
     Raises:
@@ -171,10 +171,10 @@ def check_files(args: TrainArgs) -> None:
     if args.fusion and not args.init_from:
         raise UserError("--fusion goes with --init-from and a published folder; leave it out")
     if args.init_from == published.PIXDLM.folder:
-        published.require(["pixdlm", *at_default(args, "clip", "sam2")], data=Path(args.data))
+        published.require(["pixdlm", *options_at_default(args, "clip", "sam2")], data=Path(args.data))
     if args.init_from and not Path(args.init_from).is_file():
         return
-    published.require(at_default(args, "llava", "clip", "sam2"), data=Path(args.data))
+    published.require(options_at_default(args, "llava", "clip", "sam2"), data=Path(args.data))
     for name in ("llava", "clip", "sam2"):
         if not Path(getattr(args, name)).exists():
             raise UserError(f"--{name} {getattr(args, name)}: no such file or folder")

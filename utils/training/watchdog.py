@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from utils.runtime.distributed import rank, world
+from utils.runtime.distributed import rank, world_size
 from utils.runtime.errors import HUNG_STATUS
 
 
@@ -18,14 +18,14 @@ class Watchdog:
     """Ends a process that makes no progress: what hangs would hold a whole job's machines for nothing.
 
     Args:
-        seconds: without a `beat` after which the process ends.
+        seconds: without a `heartbeat` after which the process ends.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.beat("start")
+        self.heartbeat("start")
 
-    def beat(self, doing: str) -> None:
+    def heartbeat(self, doing: str) -> None:
         """There is progress; `doing` is what comes next, for the message."""
         self.doing, self.last = doing, time.monotonic()
 
@@ -35,7 +35,7 @@ class Watchdog:
         if not self.seconds:
             yield
             return
-        self.beat("the first step")
+        self.heartbeat("the first step")
         ended = threading.Event()
         thread = threading.Thread(target=self._watch, args=(ended,), daemon=True)
         thread.start()
@@ -53,8 +53,8 @@ class Watchdog:
     def _end(self) -> None:
         """Say where the process hangs and leave at once; the launcher then ends the others."""
         told = (
-            f"process {rank()} of {world()} made no progress for {self.seconds / 60:g} minutes ({self.doing}); it ends "
-            "here, where its threads are stands below. The same command goes on from the last state; "
+            f"process {rank()} of {world_size()} made no progress for {self.seconds / 60:g} minutes ({self.doing}); "
+            "it ends here, where its threads are stands below. The same command goes on from the last state; "
             "--timeout-minutes allows more\n"
         )
         os.write(sys.stderr.fileno(), f"error: {told}".encode())  # not by logging, which may be what hangs

@@ -21,7 +21,7 @@ from model.config import PixDLMConfig
 from model.inputs.batch import Batch
 from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMForCausalLM, PixDLMOutput
-from utils.runtime.distributed import first_says, rank, world
+from utils.runtime.distributed import broadcast_from_rank0, rank, world_size
 from utils.runtime.ports import free_port
 from utils.training.engine import (
     check_precision,
@@ -37,7 +37,7 @@ Started = tuple[PixDLMForCausalLM, PixTokenizer, dict[str, int]]
 
 
 @dataclass(frozen=True)
-class Outline:
+class ModelSkeleton:
     """What the first process tells the others of its model: all but the parameters."""
 
     config: PixDLMConfig
@@ -47,7 +47,7 @@ class Outline:
     trained: dict[str, int]
 
 
-def start_sharded(start: Callable[[], Started], dtype: torch.dtype, config: dict[str, Any]) -> Started:
+def build_sharded(start: Callable[[], Started], dtype: torch.dtype, config: dict[str, Any]) -> Started:
     """What `start` gives, called by the first process alone, its parameters parted.
 
     Args:
@@ -60,13 +60,13 @@ def start_sharded(start: Callable[[], Started], dtype: torch.dtype, config: dict
     """
     built: list[Started] = []
 
-    def tell() -> Outline:
+    def tell() -> ModelSkeleton:
         built.append(start())
-        return outline(*built[0])
+        return skeleton_of(*built[0])
 
-    told = first_says(tell if rank() == 0 else None)
-    model, tokenizer, trained = built[0] if built else without_memory(told)
-    shard(model, dtype, config)
+    skeleton = broadcast_from_rank0(tell if rank() == 0 else None)
+    model, tokenizer, trained = built[0] if built else build_on_meta(skeleton)
+    shard_parameters(model, dtype, config)
     return model, tokenizer, trained
 
 
@@ -89,31 +89,31 @@ def load_sharded(
     launcher_environment(device, free_port())
     check_precision(dtype)
     config = inference_config(device, dtype, offload)
-    model, tokenizer, _ = start_sharded(lambda: (*load(), {}), dtype, config)
+    model, tokenizer, _ = build_sharded(lambda: (*load(), {}), dtype, config)
     model.to(device).eval().use_flash_attention()  # DeepSpeed has seen to the parameters, not to the buffers
     own = sum(parameter.ds_tensor.nbytes for parameter in model.parameters())
-    log.info("%.1f MiB of the weights, in each of %d processes", own / 2**20, world())
+    log.info("%.1f MiB of the weights, in each of %d processes", own / 2**20, world_size())
     return model, tokenizer, start_inference(model, config)
 
 
-def outline(model: PixDLMForCausalLM, tokenizer: PixTokenizer, trained: dict[str, int]) -> Outline:
+def skeleton_of(model: PixDLMForCausalLM, tokenizer: PixTokenizer, trained: dict[str, int]) -> ModelSkeleton:
     """Enough to build the same model elsewhere."""
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return Outline(model.config, dict(model.named_buffers()), names, tokenizer.path, trained)
+    return ModelSkeleton(model.config, dict(model.named_buffers()), names, tokenizer.path, trained)
 
 
-def without_memory(told: Outline) -> Started:
+def build_on_meta(skeleton: ModelSkeleton) -> Started:
     """The same model, its parameters on the meta device."""
     with init_empty_weights(include_buffers=False):
-        model = PixDLMForCausalLM(told.config).train()
+        model = PixDLMForCausalLM(skeleton.config).train()
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in told.training_names)
+        parameter.requires_grad_(name in skeleton.training_names)
     for name, buffer in model.named_buffers():  # position codes are drawn at random
-        buffer.copy_(told.buffers[name])
-    return model, PixTokenizer(told.tokenizer, told.config.system_prompt), told.trained
+        buffer.copy_(skeleton.buffers[name])
+    return model, PixTokenizer(skeleton.tokenizer, skeleton.config.system_prompt), skeleton.trained
 
 
-def shard(model: nn.Module, dtype: torch.dtype, config: dict[str, Any]) -> None:
+def shard_parameters(model: nn.Module, dtype: torch.dtype, config: dict[str, Any]) -> None:
     """Part the parameters over all processes, module by module, with the first process's values; in place."""
     deepspeed = import_deepspeed()
     for module in reversed(list(model.modules())):  # children first: of its own parameters alone there is then a rest

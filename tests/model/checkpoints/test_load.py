@@ -20,7 +20,7 @@ from model.checkpoints.export import published_fields, save_own, save_published
 from model.checkpoints.layouts import load_config, named_shapes, named_tensors
 from model.checkpoints.load import load_pretrained
 from model.checkpoints.save import save_model
-from model.checkpoints.tensor_names import PUBLISHED_TRAINING, rename_published, to_published
+from model.checkpoints.tensor_names import PUBLISHED_TRAINING, from_published_name, to_published_name
 from model.config import PixDLMConfig
 from model.inputs.batch import Batch
 from model.language.tokens import PixTokenizer
@@ -72,17 +72,17 @@ def change(folder: Path, edit: Callable[[dict[str, Tensor]], Any]) -> None:
 
 def test_every_published_name_has_one_of_ours_and_back() -> None:
     names = list(json.loads((NUMBERS / "tensors.json").read_text())["tensors"])
-    ours = [rename_published(name) for name in names]
+    ours = [from_published_name(name) for name in names]
     assert len(set(ours)) == len(names) == 542
-    assert [to_published(name) for name in ours] == names
-    assert [rename_published(PUBLISHED_TRAINING + name) for name in names] == ours
+    assert [to_published_name(name) for name in ours] == names
+    assert [from_published_name(PUBLISHED_TRAINING + name) for name in names] == ours
 
 
 def test_every_tensor_of_ours_has_a_published_name(tiny_model: PixDLMForCausalLM) -> None:
     names = list(tiny_model.state_dict())
-    published = [to_published(name) for name in names]
+    published = [to_published_name(name) for name in names]
     assert len(set(published)) == len(names)
-    assert [rename_published(name) for name in published] == names
+    assert [from_published_name(name) for name in published] == names
 
 
 # The published folder
@@ -228,7 +228,7 @@ def test_a_published_training_checkpoint(tmp_path: Path, tiny_config: PixDLMConf
     model = PixDLMForCausalLM(config).eval()
     layer = "" if peft == "older" else ".base_layer"
     state = {
-        PUBLISHED_TRAINING + to_published(name).replace(".base_layer", layer): tensor
+        PUBLISHED_TRAINING + to_published_name(name).replace(".base_layer", layer): tensor
         for name, tensor in model.state_dict().items()
     }
     assert sum("lora_" in name for name in state) == 8

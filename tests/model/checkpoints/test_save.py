@@ -18,7 +18,7 @@ from model.language.tokens import PixTokenizer
 from model.lora import lora_settings
 from model.pixdlm import PixDLMForCausalLM, load_model
 from utils.runtime.errors import UserError
-from utils.runtime.files import write_beside
+from utils.runtime.files import atomic_folder
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     for name in ("first", "second"):
-        with write_beside(tmp_path / "runs" / "last") as beside:
+        with atomic_folder(tmp_path / "runs" / "last") as beside:
             (beside / name).write_text(name)
             assert "second" not in [path.name for path in (tmp_path / "runs").glob("last/*")]
         assert content(tmp_path / "runs" / "last") == {name: name.encode()}
@@ -48,7 +48,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
 def test_after_an_error_the_old_folder_is_as_it_was(tmp_path: Path, error: type[BaseException]) -> None:
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / "weights").write_text("old")
-    with pytest.raises(error), write_beside(tmp_path / "last") as beside:
+    with pytest.raises(error), atomic_folder(tmp_path / "last") as beside:
         (beside / "weights").write_text("half")
         raise error
     assert content(tmp_path / "last") == {"weights": b"old"}
@@ -68,7 +68,7 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
         return rename(path, to)
 
     monkeypatch.setattr(Path, "rename", refusing)
-    with pytest.raises(OSError, match="Input/output"), write_beside(tmp_path / "last"):
+    with pytest.raises(OSError, match="Input/output"), atomic_folder(tmp_path / "last"):
         pass
     assert content(tmp_path / "last") == {"weights": b"old"}
 
@@ -78,7 +78,7 @@ def test_what_a_killed_process_left_is_not_mixed_in(tmp_path: Path) -> None:
         (tmp_path / left).mkdir()
         (tmp_path / left / "stale").write_text("half")
     (tmp_path / "last").mkdir()
-    with write_beside(tmp_path / "last") as beside:
+    with atomic_folder(tmp_path / "last") as beside:
         (beside / "weights").write_text("new")
     assert content(tmp_path / "last") == {"weights": b"new"}
     assert [path.name for path in tmp_path.iterdir()] == ["last"]

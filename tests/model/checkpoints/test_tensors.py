@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.checkpoints.backbones import load_sam2, load_strict
-from model.checkpoints.tensor_names import rename_published
+from model.checkpoints.tensor_names import from_published_name
 from model.checkpoints.tensors import read_folder, read_tensors
 from model.config import PixDLMConfig
 from model.pixel_path import PixelPath
@@ -193,9 +193,9 @@ def test_sam2s_own_file_fills_the_encoder(
     ],
 )
 def test_published_names_become_ours(published: str, here: str) -> None:
-    assert rename_published(published) == here
+    assert from_published_name(published) == here
 
 
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(KeyError, match="model.image_newline"):
-        rename_published("model.image_newline")
+        from_published_name("model.image_newline")

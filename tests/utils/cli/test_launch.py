@@ -42,7 +42,7 @@ def test_a_number_of_processes_that_cannot_be(nproc: str, gpus: int) -> None:
 )
 def test_gpus_keep_their_names(monkeypatch: pytest.MonkeyPatch, visible: str, count: int, names: list[str]) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: count)
-    assert launch.gpu_names({"CUDA_VISIBLE_DEVICES": visible}) == names
+    assert launch.visible_gpus({"CUDA_VISIBLE_DEVICES": visible}) == names
 
 
 def test_several_processes_get_the_first_gpus_and_a_port_of_their_own() -> None:

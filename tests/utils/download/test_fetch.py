@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.download import fetch as download
 from utils.download import sources as published
-from utils.download.fetch import fetch as download
 from utils.download.sources import Collection, RemoteFile
 from utils.runtime.errors import UserError
 

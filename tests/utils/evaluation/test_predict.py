@@ -166,19 +166,19 @@ def negated(output) -> SimpleNamespace:
     return SimpleNamespace(mask_logits=[-one for one in output.mask_logits])
 
 
-@pytest.mark.parametrize("world", [2, 3, 7])
+@pytest.mark.parametrize("processes", [2, 3, 7])
 def test_shares_of_several_processes_make_up_the_numbers_of_one(
     tiny_model: PixDLMForCausalLM,
     tokenizer: PixTokenizer,
     samples: list[Sample],
     monkeypatch: pytest.MonkeyPatch,
-    world: int,
+    processes: int,
 ) -> None:
     alone = evaluate(tiny_model, tokenizer, samples, 3)
     shares: list[list[Prediction]] = []
-    monkeypatch.setattr(evaluation, "world", lambda: world)
+    monkeypatch.setattr(evaluation, "world_size", lambda: processes)
     monkeypatch.setattr(evaluation, "gather_lists", lambda own: shares.append(own))
-    for rank in reversed(range(world)):
+    for rank in reversed(range(processes)):
         monkeypatch.setattr(evaluation, "rank", lambda rank=rank: rank)
         assert evaluate(tiny_model, tokenizer, samples, 3) is None  # as on every process but the first
     everything = [one for share in shares for one in share]

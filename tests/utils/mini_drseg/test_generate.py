@@ -25,13 +25,13 @@ from model.masks import polygons_rle
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample, target_masks
 from utils.datasets.drseg import REASONING_TYPES
+from utils.mini_drseg import generate as mini_drseg
+from utils.mini_drseg import render as mini_render
 from utils.mini_drseg.generate import SPLITS, VERSION, describe, draw_group, generate, is_current
-from utils.mini_drseg.generate import generate as mini_drseg
 from utils.mini_drseg.questions import GROUPS, Candidate
 from utils.mini_drseg.render import Picture, render
-from utils.mini_drseg.render import render as mini_render
 from utils.mini_drseg.scene import Camera, Light, Scene, Thing
-from utils.mini_drseg.visibility import see
+from utils.mini_drseg.visibility import visible_things
 from utils.runtime.errors import UserError
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -271,7 +271,7 @@ def test_some_targets_are_partly_hidden(many: list[Drawn]) -> None:
 def test_every_target_has_distractors(many: list[Drawn]) -> None:
     """Things that could be meant instead show in the same picture."""
     for one in many:
-        seen = see(one.scene, one.picture)
+        seen = visible_things(one.scene, one.picture)
         for kind, candidate, question in one.asked:
             others = [s.thing for s in seen if s.index != candidate.target.index]
             thing = candidate.target.thing

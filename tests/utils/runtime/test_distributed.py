@@ -7,16 +7,16 @@ import torch
 import torch.distributed as dist
 
 from tests.training import Server
-from utils.runtime.distributed import gather_lists, pick_device, process_group, rank, world
+from utils.runtime.distributed import gather_lists, pick_device, process_group, rank, world_size
 from utils.runtime.errors import UserError
 
 TWO = """
 import torch
 import torch.distributed as dist
-from utils.runtime.distributed import gather_lists, process_group, rank, world
+from utils.runtime.distributed import gather_lists, process_group, rank, world_size
 try:
     with process_group(torch.device("cpu")):
-        print(rank(), world(), gather_lists([(rank(), i) for i in range(3 - 2 * rank())]))
+        print(rank(), world_size(), gather_lists([(rank(), i) for i in range(3 - 2 * rank())]))
         raise KeyError("inside")
 except KeyError:
     print("taken down", not dist.is_initialized())
@@ -32,7 +32,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_single_process_needs_no_group() -> None:
     with process_group(torch.device("cpu")):
         assert not dist.is_initialized()
-        assert (rank(), world()) == (0, 1)
+        assert (rank(), world_size()) == (0, 1)
         assert gather_lists([1, 2]) == [1, 2]
 
 

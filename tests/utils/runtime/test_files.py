@@ -11,14 +11,14 @@ import pytest
 
 from tests.training import CHECKOUT, Server
 from utils.runtime.errors import UserError
-from utils.runtime.files import alone, append_line, results_folder, write_beside
+from utils.runtime.files import append_line, atomic_folder, exclusive_lock, make_output_folder
 
 HOLD = """
 import sys
 from pathlib import Path
-from utils.runtime.files import alone
+from utils.runtime.files import exclusive_lock
 
-with alone(Path(sys.argv[1])):
+with exclusive_lock(Path(sys.argv[1])):
     print("in", flush=True)
     sys.stdin.readline()
 print("out", flush=True)
@@ -35,10 +35,10 @@ def hold(lock: Path) -> subprocess.Popen:
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     other = hold(tmp_path / "lock")
-    with pytest.raises(BlockingIOError, match="another process has .*lock"), alone(tmp_path / "lock"):
+    with pytest.raises(BlockingIOError, match="another process has .*lock"), exclusive_lock(tmp_path / "lock"):
         pass
     other.communicate("\n", timeout=60)
-    with alone(tmp_path / "lock"):
+    with exclusive_lock(tmp_path / "lock"):
         assert (tmp_path / "lock").exists()
     assert list(tmp_path.iterdir()) == []
 
@@ -47,7 +47,7 @@ def test_a_killed_process_keeps_nobody_out(tmp_path: Path) -> None:
     other = hold(tmp_path / "lock")
     other.kill()
     other.communicate()
-    with alone(tmp_path / "lock"):
+    with exclusive_lock(tmp_path / "lock"):
         pass
 
 
@@ -55,7 +55,7 @@ def test_who_waits_comes_in_when_the_other_is_out(tmp_path: Path) -> None:
     other = hold(tmp_path / "lock")
     other.stdin.write("\n")
     other.stdin.flush()
-    with alone(tmp_path / "lock", wait=True):
+    with exclusive_lock(tmp_path / "lock", wait=True):
         pass
     assert other.communicate(timeout=60)[0] == "out\n"
 
@@ -73,11 +73,11 @@ def test_two_that_draw_the_same_set_draw_it_once(server: Server, tmp_path: Path)
 def test_after_an_error_the_folder_is_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/old").write_text("kept")
-    with pytest.raises(KeyError), write_beside(tmp_path / "out") as beside:
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "out") as beside:
         (beside / "new").write_text("half")
         raise KeyError
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]
-    with write_beside(tmp_path / "out") as beside:
+    with atomic_folder(tmp_path / "out") as beside:
         (beside / "new").write_text("whole")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]
 
@@ -96,9 +96,9 @@ def test_a_line_that_does_not_fit_leaves_the_lines_before(tmp_path: Path) -> Non
 
 
 def test_a_results_folder_that_cannot_be(tmp_path: Path) -> None:
-    assert results_folder(tmp_path / "a" / "b").is_dir()
+    assert make_output_folder(tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").write_text("kept")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match=f"--out {path}: cannot be made a folder"):
-            results_folder(path)
+            make_output_folder(path)
     assert (tmp_path / "file").read_text() == "kept"

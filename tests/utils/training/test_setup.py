@@ -19,7 +19,7 @@ from model.pixdlm import PixDLMForCausalLM
 from model.presets import mini_config, native_config
 from utils.cli.train_options import PRESETS, TrainArgs, parse_train
 from utils.runtime.errors import UserError
-from utils.training.setup import check_files, configure, override, parts_to_train, start
+from utils.training.setup import build_config, build_training_model, check_weight_files, override, parts_to_train
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def trained_names(model: PixDLMForCausalLM) -> set[str]:
 
 
 def test_from_scratch_every_part_trains(mini: TrainArgs) -> None:
-    model, tokenizer, trained = start(mini)
+    model, tokenizer, trained = build_training_model(mini)
     assert model.training and trained.keys() == PARTS.keys()
     assert sum(trained.values()) == sum(one.numel() for one in model.parameters())
     assert all(one.requires_grad for one in model.parameters())
@@ -56,14 +56,14 @@ def test_the_seed_decides_the_weights(mini: TrainArgs) -> None:
     states = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        states.append(start(mini)[0].state_dict())
+        states.append(build_training_model(mini)[0].state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert not torch.equal(states[0]["projector.weight"], states[2]["projector.weight"])
 
 
 def test_overrides_and_adapters_reach_the_model(mini: TrainArgs) -> None:
     args = replace(mini, override=["mask_size=48"], lora_rank=2, lora_alpha=8.0, lora_targets=["k_proj"])
-    model, _, trained = start(args)
+    model, _, trained = build_training_model(args)
     assert model.config.mask_size == 48
     assert model.config.lora == {"r": 2, "alpha": 8.0, "dropout": 0.05, "targets": ["k_proj"]}
     adapters = {name for name in trained_names(model) if "lora_" in name}
@@ -78,7 +78,7 @@ def test_a_run_can_go_on_from_a_folder(
     checkpoint: TrainArgs, tiny_model: PixDLMForCausalLM, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        model, _, trained = start(checkpoint)
+        model, _, trained = build_training_model(checkpoint)
     assert f"starts from {checkpoint.init_from}; its configuration is used, not native" in caplog.text
     saved = tiny_model.state_dict()
     assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
@@ -88,14 +88,14 @@ def test_a_run_can_go_on_from_a_folder(
 
 
 def test_more_parts_train_where_they_are_named(checkpoint: TrainArgs) -> None:
-    model, _, trained = start(replace(checkpoint, train_parts=["clip"]))
+    model, _, trained = build_training_model(replace(checkpoint, train_parts=["clip"]))
     assert {"clip", "fusion"} <= trained.keys() and "sam2" not in trained
     assert all(one.requires_grad for one in model.semantic_path.parameters())
 
 
 def test_unknown_parts_are_named_and_known_ones_listed(checkpoint: TrainArgs) -> None:
     with pytest.raises(UserError, match="--train-parts: unknown part roof; known are clip, sam2, fusion"):
-        start(replace(checkpoint, train_parts=["roof", "clip"]))
+        build_training_model(replace(checkpoint, train_parts=["roof", "clip"]))
 
 
 def test_the_fusion_trains_only_where_the_configuration_lets_it(tiny_config: PixDLMConfig) -> None:
@@ -170,13 +170,13 @@ def test_an_override_is_checked(change: str, message: str) -> None:
 )
 def test_an_option_that_does_not_fit_the_model_is_a_users_error(mini: TrainArgs, change: dict) -> None:
     with pytest.raises(UserError):
-        start(replace(mini, **change))
+        build_training_model(replace(mini, **change))
 
 
 def test_published_weights_need_their_own_vocabulary(tokenizer_file: Path) -> None:
     args = TrainArgs(config="native", tokenizer=str(tokenizer_file))
     with pytest.raises(UserError, match=r"tokenizer\.model: 320 pieces, .* vocabulary of 32000"):
-        configure(args)
+        build_config(args)
 
 
 def test_missing_weights_are_all_named_with_their_source_and_mini_as_a_way_out(
@@ -186,7 +186,7 @@ def test_missing_weights_are_all_named_with_their_source_and_mini_as_a_way_out(
 
     monkeypatch.setattr(published.require, "__defaults__", (None, tmp_path))  # a checkout without weights
     with pytest.raises(UserError) as caught:
-        check_files(TrainArgs(data=str(tmp_path / "data" / "DRSeg")))
+        check_weight_files(TrainArgs(data=str(tmp_path / "data" / "DRSeg")))
     said = str(caught.value)
     for part in ("weights/llava/tokenizer.model", "weights/clip/", "sam2.1_hiera_large.pt", "data/DRSeg/labels"):
         assert part in said
@@ -200,13 +200,13 @@ def test_weights_in_a_place_of_ones_own_are_looked_for_there(tiny_drseg: Path, t
     (tmp_path / "llava").mkdir()
     args = TrainArgs(data=str(tiny_drseg), clip=str(tmp_path / "clip"), llava=str(tmp_path / "llava"), sam2="no.pt")
     with pytest.raises(UserError, match=r"--sam2 no\.pt: no such file or folder"):
-        check_files(args)
+        check_weight_files(args)
     (tmp_path / "own.pt").touch()
-    check_files(replace(args, sam2=str(tmp_path / "own.pt")))
+    check_weight_files(replace(args, sam2=str(tmp_path / "own.pt")))
 
 
 def test_from_scratch_no_weights_are_asked_for(mini: TrainArgs) -> None:
-    check_files(mini)
+    check_weight_files(mini)
 
 
 # The fusion that the published checkpoint lacks
@@ -221,14 +221,16 @@ def published(tmp_path: Path, tiny_model: PixDLMForCausalLM, tokenizer: PixToken
 
 
 def test_the_fusion_alone_trains_on_a_published_folder(published: Path) -> None:
-    model, _, trained = start(TrainArgs(init_from=str(published), fusion="neutral", train_only=["fusion"]))
+    model, _, trained = build_training_model(
+        TrainArgs(init_from=str(published), fusion="neutral", train_only=["fusion"])
+    )
     assert trained.keys() == {"fusion"}
     assert trained_names(model) == {name for name, _ in model.named_parameters() if name.startswith("fusion.")}
     assert not model.config.neutral_fusion  # it has weights of its own from now on
     with pytest.raises(UserError, match="no fusion weights"):
-        start(TrainArgs(init_from=str(published), train_only=["fusion"]))
+        build_training_model(TrainArgs(init_from=str(published), train_only=["fusion"]))
     with pytest.raises(UserError, match="--train-only: unknown part hat"):
-        start(TrainArgs(init_from=str(published), fusion="neutral", train_only=["hat"]))
+        build_training_model(TrainArgs(init_from=str(published), fusion="neutral", train_only=["hat"]))
 
 
 def test_adapters_are_fixed_where_only_another_part_trains(
@@ -237,10 +239,10 @@ def test_adapters_are_fixed_where_only_another_part_trains(
     tiny_config.lora = lora_settings(2, 4.0, 0.0, ["q_proj"])
     model = PixDLMForCausalLM(tiny_config)
     save_model(tmp_path / "adapted", model, tokenizer, model.state_dict(), {})
-    _, _, trained = start(TrainArgs(init_from=str(tmp_path / "adapted"), train_only=["projector"]))
+    _, _, trained = build_training_model(TrainArgs(init_from=str(tmp_path / "adapted"), train_only=["projector"]))
     assert trained.keys() == {"projector"}
     with pytest.raises(UserError, match="--train-only projector: .*mask_decoder.* would stay random"):
-        start(replace(mini, train_only=["projector"]))
+        build_training_model(replace(mini, train_only=["projector"]))
 
 
 def test_release_with_the_fusion_alone_starts_from_the_published_checkpoint(
@@ -250,6 +252,6 @@ def test_release_with_the_fusion_alone_starts_from_the_published_checkpoint(
     assert (args.init_from, args.fusion) == ("PixDLM/weights/pixdlm", "neutral")
     monkeypatch.setattr("utils.download.sources.require.__defaults__", (None, tmp_path))
     with pytest.raises(UserError, match=r"(?s)weights/pixdlm/pytorch_model\.bin.*--what pixdlm clip sam2"):
-        check_files(args)
+        check_weight_files(args)
     with pytest.raises(UserError, match="--train-only names all that trains"):
         parse_train(["--config", "release", "--train-only", "fusion", "--train-parts", "clip"])

@@ -22,10 +22,10 @@ from utils.runtime.distributed import process_group, rank
 from utils.runtime.precision import DTYPES
 from utils.training.engine import engine_config, gathered_state, start_engine
 from utils.runtime.logs import peak_process_gib
-from utils.training.zero3 import start_sharded
-from utils.training.setup import start
+from utils.training.zero3 import build_sharded
+from utils.training.setup import build_training_model
 import deepspeed
-from utils.runtime.distributed import first_says
+from utils.runtime.distributed import broadcast_from_rank0
 from utils.runtime.errors import UserError
 
 def mistaken():
@@ -38,18 +38,18 @@ with process_group(torch.device("cpu")):
     drawn = {}
 
     def started():
-        built = start(args)
+        built = build_training_model(args)
         drawn.update({name: float(p.detach().double().sum()) for name, p in built[0].named_parameters()})
         return built
 
-    model, tokenizer, trained = start_sharded(started, DTYPES[args.precision], engine_config(args))
+    model, tokenizer, trained = build_sharded(started, DTYPES[args.precision], engine_config(args))
     grown = peak_process_gib() - before
     engine, _ = start_engine(model, args, total_steps=10)
     state = gathered_state(engine)
     sums = {} if state is None else {name: float(tensor.double().sum()) for name, tensor in state.items()}
     codes = [float(buffer.double().sum()) for buffer in model.buffers()]
     try:
-        first_says(mistaken if rank() == 0 else None)
+        broadcast_from_rank0(mistaken if rank() == 0 else None)
     except UserError as error:
         mistake = str(error)
     model_of = {"mistake": mistake, "drawn": drawn, "vocabulary": len(tokenizer), "codes": codes}
@@ -77,7 +77,7 @@ def test_what_is_no_parameter_goes_to_the_device_too(monkeypatch: pytest.MonkeyP
     """DeepSpeed leaves the buffers of a model whose parameters it has parted where they are."""
     model = nn.BatchNorm1d(2, affine=False)
     model.use_flash_attention = lambda: False
-    monkeypatch.setattr(sharding, "start_sharded", lambda *_: (model, "tokenizer", {}))
+    monkeypatch.setattr(sharding, "build_sharded", lambda *_: (model, "tokenizer", {}))
     monkeypatch.setattr(sharding, "start_inference", lambda *_: "engine")
     monkeypatch.setattr(sharding, "launcher_environment", lambda *_: None)
     loaded = sharding.load_sharded(lambda: None, torch.device("meta"), torch.float32, offload=False)

@@ -15,8 +15,8 @@ from model.config import PixDLMConfig
 from model.inputs.batch import Batch, pad
 from model.inputs.images import Geometry, clip_pixels, read_frame, sam_pixels
 from model.language.tokens import IGNORE_INDEX, PAD_ID, PixTokenizer, Prompt
-from utils.datasets.base import Mirror, Sample, target_masks
-from utils.datasets.loading.flips import turned
+from utils.datasets.base import Flip, Sample, target_masks
+from utils.datasets.loading.flips import flip
 from utils.runtime.errors import UserError
 
 
@@ -53,7 +53,7 @@ class Collator:
     ) -> None:
         self.config, self.tokenizer, self.answered, self.mask_side = config, tokenizer, answered, mask_side
         longest = config.max_sequence if cut else config.text_config.max_position_embeddings
-        self.room = longest - (config.image_tokens - 1)  # the placeholder makes way for the image tokens
+        self.max_prompt_tokens = longest - (config.image_tokens - 1)  # the placeholder makes way for the image tokens
 
     def __call__(self, samples: list[Sample]) -> Batch:
         """The batch of `samples`, in their order.
@@ -90,10 +90,10 @@ class Collator:
             samples=samples,
         )
 
-    def read(self, path: Path, mirror: Mirror) -> tuple[Tensor, Tensor | None, Geometry]:
+    def read(self, path: Path, mirror: Flip) -> tuple[Tensor, Tensor | None, Geometry]:
         """What both networks see of a picture; the frame itself is let go before the next one is decoded."""
         image, geometry = read_frame(path, self.config)
-        image = turned(image, mirror, axes=(1, 0))
+        image = flip(image, mirror, axes=(1, 0))
         return clip_pixels(image, self.config), sam_pixels(image, self.config), geometry
 
     def draw(self, sample: Sample, geometry: Geometry) -> Tensor:
@@ -110,7 +110,7 @@ class Collator:
             for k in np.flatnonzero(~masks.any(axis=(1, 2))):
                 rows, columns = whole[k].nonzero()
                 masks[k, rows * height // frame[0], columns * width // frame[1]] = 1
-        return torch.from_numpy(turned(masks, sample.mirror, axes=(2, 1)))
+        return torch.from_numpy(flip(masks, sample.mirror, axes=(2, 1)))
 
     def prompt(self, sample: Sample, targets: int) -> Prompt:
         """The sample's conversation, cut where there is no more room.
@@ -127,8 +127,9 @@ class Collator:
         # Of an answer only `</s>` may go: without a [SEG] token the masks after it mean the wrong
         # targets. The published code cuts in silence.
         needed = len(prompt.ids) - (1 if self.answered else 0)
-        if needed > self.room:
+        if needed > self.max_prompt_tokens:
             raise UserError(
-                f"{where}: its prompt has {needed} tokens, {self.room} fit beside the image; shorten the question"
+                f"{where}: its prompt has {needed} tokens, {self.max_prompt_tokens} fit beside the image; "
+                "shorten the question"
             )
-        return Prompt(prompt.ids[: self.room], prompt.labels[: self.room])
+        return Prompt(prompt.ids[: self.max_prompt_tokens], prompt.labels[: self.max_prompt_tokens])

@@ -13,16 +13,22 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from utils.datasets.base import Mirror, Sample
+from utils.datasets.base import Flip, Sample
 from utils.datasets.loading.sampler import TrainSampler
 
-ACROSS = (("left", "right"), ("leftmost", "rightmost"))
-UPRIGHT = (("top", "bottom"), ("topmost", "bottommost"), ("highest", "lowest"), ("upper", "lower"), ("above", "below"))
+HORIZONTAL_WORDS = (("left", "right"), ("leftmost", "rightmost"))
+VERTICAL_WORDS = (
+    ("top", "bottom"),
+    ("topmost", "bottommost"),
+    ("highest", "lowest"),
+    ("upper", "lower"),
+    ("above", "below"),
+)
 
-Pick = tuple[int, Mirror]  # a record's index, and how its picture is turned
+Pick = tuple[int, Flip]  # a record's index, and how its picture is turned
 
 
-def swapped(text: str, pairs: tuple[tuple[str, str], ...]) -> str:
+def swap_direction_words(text: str, pairs: tuple[tuple[str, str], ...]) -> str:
     """The text with each word of a pair replaced by the other; "left" as a verb ("has left", "left the") stays."""
     other = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
     words = "|".join(other)
@@ -35,23 +41,23 @@ def swapped(text: str, pairs: tuple[tuple[str, str], ...]) -> str:
     return re.sub(pattern, swap, text, flags=re.IGNORECASE)
 
 
-def mirrored(sample: Sample, mirror: Mirror) -> Sample:
+def flip_sample(sample: Sample, mirror: Flip) -> Sample:
     """The sample as it is asked of its mirrored picture; the pixels are turned when they are read."""
     question, answer = sample.question, sample.answer
-    for turn, pairs in zip(mirror, (ACROSS, UPRIGHT), strict=True):
+    for turn, pairs in zip(mirror, (HORIZONTAL_WORDS, VERTICAL_WORDS), strict=True):
         if turn:
-            question = swapped(question, pairs)
-            answer = None if answer is None else swapped(answer, pairs)
+            question = swap_direction_words(question, pairs)
+            answer = None if answer is None else swap_direction_words(answer, pairs)
     return replace(sample, question=question, answer=answer, mirror=mirror)
 
 
-def turned(pixels: np.ndarray, mirror: Mirror, axes: tuple[int, int]) -> np.ndarray:
+def flip(pixels: np.ndarray, mirror: Flip, axes: tuple[int, int]) -> np.ndarray:
     """An array mirrored left to right along axes[0] and top to bottom along axes[1], where `mirror` says so."""
     along = [axis for turn, axis in zip(mirror, axes, strict=True) if turn]
     return np.ascontiguousarray(np.flip(pixels, along)) if along else pixels
 
 
-class MirroredSamples:
+class FlippedSamples:
     """A split whose items are picked by index and mirror."""
 
     def __init__(self, samples: list[Sample]) -> None:
@@ -62,10 +68,10 @@ class MirroredSamples:
 
     def __getitem__(self, pick: Pick) -> Sample:
         index, mirror = pick
-        return mirrored(self.samples[index], mirror)
+        return flip_sample(self.samples[index], mirror)
 
 
-class MirrorSampler:
+class FlipSampler:
     """The batches of a `TrainSampler` with a mirror for each picture: drawn from seed and epoch, the same on
     every process, one for all of a picture's records, so that it is still encoded once."""
 

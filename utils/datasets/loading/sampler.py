@@ -30,19 +30,19 @@ class TrainSampler:
     """
 
     def __init__(
-        self, samples: list[Sample], batch_size: int, accumulation: int, seed: int, rank: int = 0, world: int = 1
+        self, samples: list[Sample], batch_size: int, accumulation: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> None:
         self.groups = image_groups(samples)
         self.records = len(samples)
         self.batch_size, self.accumulation = batch_size, accumulation
-        self.seed, self.rank, self.world = seed, rank, world
+        self.seed, self.rank, self.world_size = seed, rank, world_size
         self.epoch = 0
         self.skip = 0  # batches at the start of this pass that are left out, since they were trained on before
 
     @property
     def steps(self) -> int:
         """Optimiser steps an epoch."""
-        return self.records // (self.batch_size * self.world * self.accumulation)
+        return self.records // (self.batch_size * self.world_size * self.accumulation)
 
     def __len__(self) -> int:
         return self.steps * self.accumulation
@@ -51,7 +51,7 @@ class TrainSampler:
         """What this epoch is drawn with, the same on every process."""
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
 
-    def go_to(self, drawn: int) -> None:
+    def skip_to(self, drawn: int) -> None:
         """Go on after so many batches, counted from the first pass."""
         self.epoch, self.skip = divmod(drawn, len(self))
 
@@ -62,19 +62,19 @@ class TrainSampler:
     def __iter__(self) -> Iterator[list[int]]:
         order = torch.randperm(len(self.groups), generator=self.epoch_generator()).tolist()
         records = [index for group in order for index in self.groups[group]]
-        size = self.batch_size * self.world
+        size = self.batch_size * self.world_size
         for start in range(self.skip * size, len(self) * size, size):
             first = start + self.rank * self.batch_size
             yield records[first : first + self.batch_size]
 
 
-def endless(loader: Iterable[T], sampler: TrainSampler) -> Iterator[T]:
+def infinite_batches(loader: Iterable[T], sampler: TrainSampler) -> Iterator[T]:
     """A loader's batches without end; the order changes with every pass over the data."""
     while True:
         yield from loader
         sampler.next_pass()
 
 
-def fingerprint(samples: list[Sample]) -> str:
+def split_fingerprint(samples: list[Sample]) -> str:
     """What tells one training split from another: the number of its records and a checksum of their ids."""
     return f"{len(samples)} ({zlib.crc32(repr([(one.record_id, one.question) for one in samples]).encode()):08x})"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from utils.runtime.errors import UserError, first_line
 
 
-def outlive_sigterm(worker: int) -> None:
+def ignore_sigterm_in_worker(worker: int) -> None:
     """Start of a process that decodes pictures: SIGTERM reaches it too, but the step that it feeds is to end.
 
     The run that it belongs to still ends it so.
@@ -27,7 +27,7 @@ def outlive_sigterm(worker: int) -> None:
 
 
 @contextmanager
-def told_of_dead_workers() -> Iterator[None]:
+def dead_worker_as_user_error() -> Iterator[None]:
     """Turn PyTorch's word for a loading process that was killed, which may come anywhere, into a message.
 
     Raises:

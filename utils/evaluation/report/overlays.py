@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco
 
-from model.inputs.images import read_image, write_picture
-from model.masks import ANNOTATED, PREDICTED, paint
+from model.inputs.images import read_image, write_image
+from model.masks import ANNOTATED, PREDICTED, paint_mask
 from utils.datasets.base import Sample, target_masks
 from utils.evaluation.predict import Prediction
-from utils.runtime.files import write_beside
+from utils.runtime.files import atomic_folder
 
 PANEL_WIDTHS = (360, 640)  # least and most pixels of a picture beside others
 FONT_SIZE, MARGIN = 15, 6
@@ -38,8 +38,8 @@ def side_by_side(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray, c
     size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
     frame = cv2.resize(image, size, interpolation=cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_CUBIC)
     # Painted at the size it is shown at, or the outline of a small target would be scaled away.
-    predicted = paint(frame, _scale_mask(prediction == 1, size), PREDICTED)
-    annotated = paint(frame, _scale_mask(truth == 1, size), ANNOTATED)
+    predicted = paint_mask(frame, _scale_mask(prediction == 1, size), PREDICTED)
+    annotated = paint_mask(frame, _scale_mask(truth == 1, size), ANNOTATED)
     titled = [
         np.vstack([_text(title, width, colour), panel])
         for title, colour, panel in (
@@ -98,7 +98,7 @@ def _wrapped(text: str, width: float, length: Any) -> list[str]:
 
 def draw(folder: Path, count: int, samples: dict[int, Sample], predictions: list[Prediction], merged: bool) -> None:
     """`count` pictures, spread evenly over the split; those of an earlier evaluation are replaced."""
-    with write_beside(folder) as beside:
+    with atomic_folder(folder) as beside:
         for place in np.linspace(0, len(predictions) - 1, min(count, len(predictions))).round().astype(int):
             one = predictions[place]
             sample = samples[one.score.index]
@@ -106,4 +106,4 @@ def draw(folder: Path, count: int, samples: dict[int, Sample], predictions: list
             truth = target_masks(sample, *image.shape[:2], merge=merged)[one.score.target]
             picture = side_by_side(image, coco.decode(one.rle), truth, f"{sample.question}   IoU {one.score.iou:.2f}")
             name = re.sub(r"[^\w.-]", "_", sample.record_id)
-            write_picture(beside / f"{one.score.index:05d}_{one.score.target}_{name}.jpg", picture)
+            write_image(beside / f"{one.score.index:05d}_{one.score.target}_{name}.jpg", picture)

@@ -132,8 +132,8 @@ def test_unanswered_prompts_end_where_the_answer_begins(
 
 
 def test_the_published_cut_is_at_257_tokens(tokenizer: PixTokenizer) -> None:
-    assert Collator(release_config(), tokenizer, cut=True).room == 257
-    assert Collator(release_config(), tokenizer).room == 4096 - 255
+    assert Collator(release_config(), tokenizer, cut=True).max_prompt_tokens == 257
+    assert Collator(release_config(), tokenizer).max_prompt_tokens == 4096 - 255
 
 
 def test_a_cut_may_take_the_end_of_sequence_but_no_seg_token(

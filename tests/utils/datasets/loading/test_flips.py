@@ -13,7 +13,15 @@ from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
-from utils.datasets.loading.flips import ACROSS, UPRIGHT, MirroredSamples, MirrorSampler, mirrored, swapped, turned
+from utils.datasets.loading.flips import (
+    HORIZONTAL_WORDS,
+    VERTICAL_WORDS,
+    FlippedSamples,
+    FlipSampler,
+    flip,
+    flip_sample,
+    swap_direction_words,
+)
 from utils.datasets.loading.sampler import TrainSampler
 
 
@@ -29,17 +37,17 @@ from utils.datasets.loading.sampler import TrainSampler
     ],
 )
 def test_words_across(text: str, expected: str) -> None:
-    assert swapped_both_ways(text, ACROSS) == expected
+    assert swapped_both_ways(text, HORIZONTAL_WORDS) == expected
 
 
 def test_words_upright() -> None:
     text = "Which is highest, nearest to the top, above the left pool?"
-    assert swapped_both_ways(text, UPRIGHT) == "Which is lowest, nearest to the bottom, below the left pool?"
+    assert swapped_both_ways(text, VERTICAL_WORDS) == "Which is lowest, nearest to the bottom, below the left pool?"
 
 
 def swapped_both_ways(text: str, pairs: tuple[tuple[str, str], ...]) -> str:
-    once = swapped(text, pairs)
-    assert swapped(once, pairs) == text
+    once = swap_direction_words(text, pairs)
+    assert swap_direction_words(once, pairs) == text
     return once
 
 
@@ -72,7 +80,7 @@ def test_picture_target_and_question_turn_together(
     place: tuple[int, int],
     question: str,
 ) -> None:
-    turned_sample = mirrored(sample, mirror)
+    turned_sample = flip_sample(sample, mirror)
     assert turned_sample.question == question
     assert turned_sample.answer == ("Right." if mirror[0] else "Left.")
     batch = Collator(tiny_model.config, tokenizer)([turned_sample])
@@ -88,15 +96,15 @@ def test_picture_target_and_question_turn_together(
 def test_records_of_a_picture_share_it_only_when_they_are_turned_alike(
     tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer, sample: Sample
 ) -> None:
-    samples = [mirrored(sample, mirror) for mirror in ((True, False), (False, False), (True, False))]
+    samples = [flip_sample(sample, mirror) for mirror in ((True, False), (False, False), (True, False))]
     batch = Collator(tiny_model.config, tokenizer)(samples)
     assert batch.image_index.tolist() == [0, 1, 0] and len(batch.clip_pixels) == 2
 
 
 def test_what_is_not_turned_is_not_copied() -> None:
     pixels = np.arange(6).reshape(2, 3)
-    assert turned(pixels, (False, False), (1, 0)) is pixels
-    assert turned(pixels, (True, True), (1, 0)).tolist() == [[5, 4, 3], [2, 1, 0]]
+    assert flip(pixels, (False, False), (1, 0)) is pixels
+    assert flip(pixels, (True, True), (1, 0)).tolist() == [[5, 4, 3], [2, 1, 0]]
 
 
 def split() -> list[Sample]:
@@ -106,7 +114,7 @@ def split() -> list[Sample]:
 def test_a_pictures_records_are_turned_alike_and_every_epoch_anew() -> None:
     samples = split()
     sampler = TrainSampler(samples, 12, 1, seed=1)
-    mirror_sampler = MirrorSampler(sampler)
+    mirror_sampler = FlipSampler(sampler)
     assert len(mirror_sampler) == len(sampler) == 8
     epochs = []
     for sampler.epoch in range(2):
@@ -120,11 +128,11 @@ def test_a_pictures_records_are_turned_alike_and_every_epoch_anew() -> None:
         assert again == picks
     assert epochs[0] != epochs[1]
     index, mirror = picks[0]
-    assert MirroredSamples(samples)[picks[0]] == mirrored(samples[index], mirror)
+    assert FlippedSamples(samples)[picks[0]] == flip_sample(samples[index], mirror)
 
 
 def test_processes_agree_on_the_mirrors() -> None:
     samples = split()
-    alone = list(MirrorSampler(TrainSampler(samples, 6, 1, seed=1)))
-    parts = [list(MirrorSampler(TrainSampler(samples, 3, 1, 1, rank, 2))) for rank in range(2)]
+    alone = list(FlipSampler(TrainSampler(samples, 6, 1, seed=1)))
+    parts = [list(FlipSampler(TrainSampler(samples, 3, 1, 1, rank, 2))) for rank in range(2)]
     assert [a + b for a, b in zip(*parts, strict=True)] == alone

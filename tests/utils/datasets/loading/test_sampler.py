@@ -56,7 +56,8 @@ def test_the_order_follows_seed_and_epoch_alone() -> None:
 def test_global_batches_are_the_same_on_one_process_and_on_several(world: int) -> None:
     alone = list(TrainSampler(SAMPLES, batch_size=4, accumulation=2, seed=5))
     shares = [
-        list(TrainSampler(SAMPLES, 4 // world, accumulation=2, seed=5, rank=rank, world=world)) for rank in range(world)
+        list(TrainSampler(SAMPLES, 4 // world, accumulation=2, seed=5, rank=rank, world_size=world))
+        for rank in range(world)
     ]
     assert [flat(list(parts)) for parts in zip(*shares, strict=True)] == alone
 
@@ -66,7 +67,7 @@ def test_global_batches_are_the_same_on_one_process_and_on_several(world: int) -
 )
 def test_what_fills_no_step_is_left_out(batch_size: int, accumulation: int, world: int, steps: int) -> None:
     for rank in range(world):
-        sampler = TrainSampler(SAMPLES, batch_size, accumulation, seed=0, rank=rank, world=world)
+        sampler = TrainSampler(SAMPLES, batch_size, accumulation, seed=0, rank=rank, world_size=world)
         assert sampler.steps == steps
         batches = list(sampler)
         assert len(batches) == len(sampler) == steps * accumulation

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from model.inputs.images import read_image, write_picture
-from model.masks import ANNOTATED, PREDICTED, paint
+from model.inputs.images import read_image, write_image
+from model.masks import ANNOTATED, PREDICTED, paint_mask
 from utils.evaluation.report import overlays as report
 from utils.evaluation.report.overlays import PANEL_WIDTHS, side_by_side
 from utils.evaluation.report.tables import table
@@ -64,10 +64,10 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
 def test_pictures_come_back_as_they_were(tmp_path: Path) -> None:
     picture = np.zeros((4, 6, 3), np.uint8)
     picture[..., 0] = 200  # red, so that a swap of channels shows
-    write_picture(tmp_path / "a.png", picture)
+    write_image(tmp_path / "a.png", picture)
     assert (read_image(tmp_path / "a.png") == picture).all()
     mask = mask_of(slice(1, 3), slice(2, 5)) * 255
-    write_picture(tmp_path / "m.png", mask)
+    write_image(tmp_path / "m.png", mask)
     with Image.open(tmp_path / "m.png") as stored:
         assert stored.mode == "L" and (np.asarray(stored) == mask).all()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "m.png"]
@@ -77,7 +77,7 @@ def test_paint_tints_inside_outlines_the_border_and_leaves_the_rest() -> None:
     mask = mask_of(slice(20, 60), slice(30, 90))
     mask[35:45, 50:70] = 0  # a hole
     before = FRAME.copy()
-    painted = paint(FRAME, mask, PREDICTED)
+    painted = paint_mask(FRAME, mask, PREDICTED)
     assert (FRAME == before).all()
     outline = coloured(painted, PREDICTED)
     assert outline[20, 30:90].all() and outline[34, 50:70].all()  # around the hole as well
