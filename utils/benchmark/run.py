@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from utils.benchmark.machine import machine
+from utils.runtime.machine import machine
 from utils.benchmark.measure import Bench, Part
 from utils.benchmark.parts import GENERATE_MANY, GENERATE_ONE, evaluation, forward, generation, loading, training
 from utils.benchmark.results import FORMAT, comparison, read_results, record, table
