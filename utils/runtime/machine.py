@@ -1,4 +1,4 @@
-"""What a measurement was made on and with."""
+"""What numbers were made on and with: hardware, versions of packages, the version of this code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = ("torch", "transformers", "sam2", "deepspeed", "flash-attn", "pillow"
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Processor, GPU, threads, versions and commit."""
+    """Processor, GPU, threads, versions of packages and of this code."""
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -28,7 +28,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: installed(name) for name in PACKAGES},
-        "commit": commit(),
+        "code_version": code_version(),
     }
 
 
@@ -49,8 +49,8 @@ def installed(package: str) -> str | None:
         return None
 
 
-def commit() -> str | None:
-    """The checkout's commit, marked where files differ from it; None outside a git checkout."""
+def code_version() -> str | None:
+    """The checkout's commit, with "-dirty" where files differ from it; None where git knows of none."""
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
