@@ -1,21 +1,28 @@
 """Measure speed and memory: `python benchmark.py --config mini|golden|release|native [--out FILE.json]`.
 
-Prints a table of data loading, the forward pass by its parts, forced evaluation, generation and a
+Prints a table of data loading, the forward pass by its parts, teacher-forced evaluation, generation and a
 training step; `--compare OLD.json` adds ratios to an earlier run, `--plan` prints instead what training on
 GPUs takes. Weights are random: no time depends on them. `--help` lists the options.
 """
 
 from __future__ import annotations
 
-from utils.runtime.errors import UserError, run_main
+from pathlib import Path
+
+from utils.benchmark.plan import planned
+from utils.benchmark.run import measured
+from utils.cli.benchmark_options import parse_benchmark
+from utils.runtime.errors import run_main
+from utils.runtime.files import make_output_folder
+from utils.runtime.logs import start_logging
 
 
 def main() -> None:
-    try:
-        from utils.benchmark.run import benchmark
-    except ModuleNotFoundError as error:  # measured machines are often bare
-        raise UserError(f"{error.name.partition('.')[0]} is not installed; see requirements.txt") from error
-    print(benchmark())
+    args = parse_benchmark()
+    start_logging()
+    if args.out:
+        make_output_folder(Path(args.out).parent)
+    print(planned(args) if args.plan else measured(args))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What `benchmark.py` measures and how: set-up, parts, time, memory and arithmetic, the table."""
+"""What `benchmark.py` measures and how; see the README."""

@@ -1,24 +1,28 @@
-"""Time, memory and arithmetic of a part: warm-up, medians, operations counted by PyTorch."""
+"""Time, memory and arithmetic of a part: medians of timed runs, operations counted by PyTorch.
+
+Memory is what PyTorch has given out on a GPU, and the resident memory of this process on a CPU.
+"""
 
 from __future__ import annotations
 
 import gc
 import math
-import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from utils.benchmark.memory import PeakMemory, peak_memory
-
-PEAK_SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrix product that stands for the machine's peak
-PEAK_RUNS = 5
+PRODUCT_SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrix product that stands for the machine's peak
+PRODUCT_RUNS = 7
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RESET_PEAK = "5"  # what Linux takes for "forget the peak" (proc(5))
 
 # Attention on a CPU has a kernel of its own, for which not every PyTorch since 2.11 has a formula. It gets the
 # GPU kernel's, whose arguments stand in the same order; what a causal mask leaves out is counted, as PyTorch does.
@@ -26,170 +30,139 @@ FLASH = "_scaled_dot_product_flash_attention"
 for cpu, gpu in ((f"{FLASH}_for_cpu", FLASH), (f"{FLASH}_for_cpu_backward", f"{FLASH}_backward")):
     flop_registry.setdefault(getattr(torch.ops.aten, cpu), flop_registry[getattr(torch.ops.aten, gpu)])
 
-Section = Callable[[str], AbstractContextManager[None]]
+Section = Callable[[str], Any]  # the name of a section -> a context manager that can decorate, too
 
 
-@dataclass(frozen=True)
-class Part:
-    """Something to measure.
-
-    Args:
-        name: in the table.
-        work: runs it once; what is done within `with section("name")` gets a row of its own. A section within
-            another one belongs to that.
-        samples: that one run works on.
-        counted: whether it does arithmetic that PyTorch can count.
-    """
+class Part(NamedTuple):
+    """Something to measure: `work` runs it once on `samples`; what it does `with section("name")` gets a row too."""
 
     name: str
     work: Callable[[Section], Any]
     samples: int
-    counted: bool = True
 
 
-@dataclass(frozen=True)
-class Row:
-    """What was measured of a part or of one of its sections, of one run unless it says otherwise.
+@dataclass
+class Cost:
+    """What a run took, or a section in it: seconds, operations where they are counted, and bytes: the most in use,
+    and the most that were not in use when it began (both 0 where memory is not known)."""
 
-    Args:
-        part: its name, "part: section" of a section.
-        samples: of a run.
-        seconds: median over the timed runs.
-        fastest: of them.
-        slowest: of them.
-        flops: floating-point operations of matrix products, convolutions and attention; None where not counted.
-        memory_peak: bytes, the largest over the timed runs; None where it is not known.
-        memory_added: of them what was not held when it began, the largest likewise.
-    """
-
-    part: str
-    samples: int
-    seconds: float
-    fastest: float
-    slowest: float
-    flops: int | None
-    memory_peak: int | None
-    memory_added: int | None
+    seconds: float = 0.0
+    flops: int = 0
+    peak: int = 0
+    added: int = 0
 
 
-@dataclass(frozen=True)
-class Once:
-    """What one run took: seconds, and the bytes held when it began and at its peak."""
+class Run:
+    """One run of a part, made at once. `costs` are of the whole under "", and of every section."""
 
-    seconds: float
-    held: int | None
-    peak: int | None
-
-
-class Sections:
-    """Lets sections be entered, one at a time; `watch` is what is done around each."""
-
-    def __init__(self, watch: Section) -> None:
-        self.watch, self.inside = watch, False
+    def __init__(self, part: Part, device: torch.device, counter: FlopCounterMode | None = None) -> None:
+        self.device, self.counter, self.in_section = device, counter, False
+        self.costs: dict[str, Cost] = {}
+        with counter or nullcontext(), self.measured(""):
+            part.work(self.section)
 
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """A section; within another one it is nothing."""
-        if self.inside:
+    def section(self, name: str) -> Iterator[None]:
+        """Measures what is done in it, every time that it is entered; one within another belongs to that."""
+        if self.in_section:
             yield
             return
-        self.inside = True
-        try:
-            with self.watch(name):
-                yield
-        finally:
-            self.inside = False
-
-
-class Bench:
-    """Measures parts on a device.
-
-    Args:
-        device: whose work is waited for.
-        repeats: timed runs.
-        warmup: runs before them, beside the one in which operations are counted.
-    """
-
-    def __init__(self, device: torch.device, repeats: int, warmup: int) -> None:
-        self.device, self.repeats, self.warmup = device, repeats, warmup
-        self.memory: PeakMemory = peak_memory(device)
-
-    def measure(self, part: Part) -> list[Row]:
-        """The part's row, and one for each of its sections."""
-        flops = count_sections(part) if part.counted else {}
-        for _ in range(self.warmup):
-            self.run(part)
-        gc.collect()
-        runs = [self.run(part) for _ in range(self.repeats)]
-        return [row(part, name, [run[name] for run in runs], flops.get(name)) for name in runs[0]]
-
-    def run(self, part: Part) -> dict[str, Once]:
-        """One run: of the whole under "", and of every section."""
-        found: dict[str, Once] = {}
-        with self.clock(found, ""):
-            part.work(Sections(partial(self.clock, found)))
-        whole = found.pop("")  # of whose peak only what follows the last section is left
-        return {"": replace(whole, peak=highest([whole.peak, *(one.peak for one in found.values())])), **found}
+        self.in_section = True
+        with self.measured(name):
+            yield
+        self.in_section = False
 
     @contextmanager
-    def clock(self, found: dict[str, Once], name: str) -> Iterator[None]:
-        """Adds what a block took to what was found under a name."""
-        held = self.memory.start()
-        self.wait()
-        started = time.perf_counter()
+    def measured(self, name: str) -> Iterator[None]:
+        """Adds what a block takes to the costs under a name."""
+        cost = self.costs.setdefault(name, Cost())
+        whole = self.costs[""]
+        if name:  # the whole's peak so far is about to be forgotten
+            whole.peak = max(whole.peak, peak_memory(self.device))
+        before = reset_peak_memory(self.device)
+        started, flops = self.reading()
         yield
-        self.wait()
-        seconds, peak = time.perf_counter() - started, self.memory.stop()
-        before = found.get(name, Once(0.0, held, peak))
-        found[name] = Once(before.seconds + seconds, before.held, highest([before.peak, peak]))
+        ended, more_flops = self.reading()
+        peak = peak_memory(self.device)
+        cost.seconds += ended - started
+        cost.flops += more_flops - flops
+        whole.peak = max(whole.peak, peak)
+        cost.peak = max(cost.peak, peak)
+        cost.added = max(cost.added, cost.peak - before)
 
-    def wait(self) -> None:
-        """Until the device has done what it was given."""
+    def reading(self) -> tuple[float, int]:
+        """The clock, once the device has done what it was given, and the operations counted so far."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-    def peak(self, dtype: torch.dtype) -> float:
-        """Operations a second of the fastest of a few large matrix products, with the threads of the moment."""
-        side = PEAK_SIDES[self.device.type]
-        a, b = (torch.randn(side, side, device=self.device).to(dtype) for _ in range(2))
-        product = Part("peak", lambda section: a @ b, 1, counted=False)
-        return 2 * side**3 / Bench(self.device, PEAK_RUNS, 2).measure(product)[0].fastest
+        return time.perf_counter(), self.counter.get_total_flops() if self.counter else 0
 
 
-def row(part: Part, section: str, runs: list[Once], flops: int | None) -> Row:
-    """The row of a section, or of the part where that is ""."""
-    seconds = [run.seconds for run in runs]
-    added = None if None in (runs[0].held, runs[0].peak) else max(run.peak - run.held for run in runs)
-    return Row(
-        part=f"{part.name}: {section}" if section else part.name,
-        samples=part.samples,
-        seconds=statistics.median(seconds),
-        fastest=min(seconds),
-        slowest=max(seconds),
-        flops=flops,
-        memory_peak=highest([run.peak for run in runs]),
-        memory_added=added,
-    )
+def measure(part: Part, device: torch.device, repeats: int, product_flops: float) -> list[dict[str, Any]]:
+    """The rows of a part and of its sections, for JSON, of so many timed runs after one in which operations are
+    counted; `product_flops` are the operations a second that the machine reaches."""
+    counted = Run(part, device, flop_counter()).costs
+    gc.collect()
+    runs = [Run(part, device).costs for _ in range(repeats)]
+    return [row(part, name, counted[name].flops, [run[name] for run in runs], product_flops) for name in counted]
 
 
-def highest(peaks: Sequence[int | None]) -> int | None:
-    """The largest, None where one is not known."""
-    return None if None in peaks else max(peaks)
+def row(part: Part, section: str, flops: int, runs: list[Cost], product_flops: float) -> dict[str, Any]:
+    """Of a section, or of the whole part where that is "": None for what is not known or counted."""
+    seconds, memory = [run.seconds for run in runs], max(run.peak for run in runs)
+    return {
+        "part": f"{part.name}: {section}" if section else part.name,
+        "samples": part.samples,
+        "seconds_per_sample": median(seconds) / part.samples,
+        "samples_per_second": part.samples / median(seconds),
+        "fastest_per_sample": min(seconds) / part.samples,
+        "slowest_per_sample": max(seconds) / part.samples,
+        "flops_per_sample": flops / part.samples or None,
+        "share_of_peak": flops / median(seconds) / product_flops or None,
+        "memory_peak_bytes": memory or None,
+        "memory_added_bytes": max(run.added for run in runs) if memory else None,
+    }
 
 
-def count_sections(part: Part) -> dict[str, int]:
-    """Floating-point operations of a run, under "", and of each of its sections."""
-    found: dict[str, int] = {}
+def product_speed(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of the fastest of a few large matrix products, with the threads of the moment."""
+    side = PRODUCT_SIDES[device.type]
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    product = Part("product", lambda section: a @ b, 1)
+    return 2 * side**3 / min(Run(product, device).costs[""].seconds for _ in range(PRODUCT_RUNS))
 
-    @contextmanager
-    def count(name: str) -> Iterator[None]:
-        before = whole.get_total_flops()
-        yield
-        found[name] = found.get(name, 0) + whole.get_total_flops() - before
 
-    with flop_counter() as whole:
-        part.work(Sections(count))
-    return {"": whole.get_total_flops(), **found}
+def reset_peak_memory(device: torch.device) -> int:
+    """Forget the peak so far; returns the bytes in use now, 0 where that is not known."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    if not process_peak_resets():
+        return 0
+    RESET.write_text(RESET_PEAK)
+    return status_bytes("VmRSS")
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes in use since `reset_peak_memory`, 0 where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return status_bytes("VmHWM") if process_peak_resets() else 0
+
+
+@cache
+def process_peak_resets() -> bool:
+    """Whether the kernel keeps a peak of this process and forgets it when told to."""
+    try:
+        RESET.write_text(RESET_PEAK)
+    except OSError:  # another system, or a container that does not let it
+        return False
+    return True
+
+
+def status_bytes(field: str) -> int:
+    """A size in /proc/self/status, such as VmRSS."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
 
 
 def flop_counter() -> FlopCounterMode:
@@ -197,9 +170,7 @@ def flop_counter() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: convolution_backward})
 
 
-def convolution_backward(
-    grad: torch.Size, x: torch.Size, weight: torch.Size, *rest: Any, out_shape: Any = None
-) -> int:  # fmt: skip
+def convolution_backward(grad: torch.Size, x: torch.Size, weight: torch.Size, *rest: Any, out_shape: Any = None) -> int:
     """Operations of a convolution's gradients, by shapes: as many as forward for each that is asked for.
 
     PyTorch's own formula takes every group of a depthwise convolution for a whole one, 1,024 times too much for

@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,32 +27,23 @@ from model.losses import LossWeights
 from model.pixdlm import PixDLMForCausalLM
 from utils.benchmark.measure import flop_counter
 
-META = "meta"
 COUNTED = "counted_on_meta"  # name of the attention below among transformers'
 
 
-@dataclass(frozen=True)
-class StepCount:
-    """A training step's sizes.
+class StepCount(NamedTuple):
+    """A training step's operations (layers that are computed again count as backward), and its activations: bytes of
+    all that lives at the worst moment beside weights, buffers and the batch."""
 
-    Args:
-        samples: of the batch.
-        forward_flops: floating-point operations of matrix products, convolutions and attention.
-        backward_flops: likewise, what is computed again included.
-        peak: bytes of all that lives at the worst moment beside weights, buffers and the batch.
-    """
-
-    samples: int
-    forward_flops: int
-    backward_flops: int
-    peak: int
+    forward_flops: float
+    backward_flops: float
+    activations: int
 
 
 def meta_model(config: PixDLMConfig, dtype: torch.dtype) -> PixDLMForCausalLM:
     """A model without memory."""
     with init_empty_weights(include_buffers=False):
         model = PixDLMForCausalLM(copy.deepcopy(config))  # in which the attention is named
-    model.cast(dtype).to(META)
+    model.cast(dtype).to("meta")
     # transformers looks into the masks of attentions that it knows, which have no contents here
     model.language_model.set_attn_implementation(COUNTED)
     return model
@@ -60,14 +51,9 @@ def meta_model(config: PixDLMConfig, dtype: torch.dtype) -> PixDLMForCausalLM:
 
 def meta_batch(batch: Batch, dtype: torch.dtype) -> Batch:
     """A batch whose pixels and masks are sizes alone."""
-    batch = batch.to("cpu", dtype)
-    return replace(
-        batch,
-        clip_pixels=batch.clip_pixels.to(META),
-        sam_pixels=None if batch.sam_pixels is None else batch.sam_pixels.to(META),
-        question_mask=batch.question_mask.to(META),
-        masks=[masks.to(META) for masks in batch.masks],
-    )
+    real, meta = batch.to("cpu", dtype), batch.to("meta", dtype)
+    no_contents = ("clip_pixels", "sam_pixels", "question_mask", "masks")
+    return replace(real, **{name: getattr(meta, name) for name in no_contents})
 
 
 def count_step(model: PixDLMForCausalLM, batch: Batch, weights: LossWeights) -> StepCount:
@@ -80,15 +66,7 @@ def count_step(model: PixDLMForCausalLM, batch: Batch, weights: LossWeights) -> 
         with flop_counter() as backward:
             loss.backward()
     model.zero_grad()
-    return StepCount(len(batch), forward.get_total_flops(), backward.get_total_flops(), live.peak)
-
-
-@torch.no_grad()
-def count_forward(model: PixDLMForCausalLM, batch: Batch) -> int:
-    """Floating-point operations of a forced answer to every question of the batch."""
-    with OnMeta(), flop_counter() as counter:
-        model(batch)
-    return counter.get_total_flops()
+    return StepCount(forward.get_total_flops(), backward.get_total_flops(), live.peak)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -97,24 +75,24 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self, known: Iterable[Tensor | None]) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self.kept = [tensor.untyped_storage() for tensor in known if tensor is not None]
-        self.storages = {id(storage) for storage in self.kept}
+        self.known = [tensor.untyped_storage() for tensor in known if tensor is not None]
+        self.storages = {id(storage) for storage in self.known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        tree_map_only(Tensor, self.see, made)
+        tree_map_only(Tensor, self.add, made)
         return made
 
-    def see(self, tensor: Tensor) -> None:
+    def add(self, tensor: Tensor) -> None:
         """Count a tensor's storage until nothing holds it any more."""
         storage = tensor.untyped_storage()
         if id(storage) not in self.storages:
             self.storages.add(id(storage))
             self.now += storage.nbytes()
             self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self.forget, id(storage), storage.nbytes())
+            weakref.finalize(storage, self.remove, id(storage), storage.nbytes())
 
-    def forget(self, key: int, size: int) -> None:
+    def remove(self, key: int, size: int) -> None:
         """What a storage's end does."""
         self.storages.discard(key)
         self.now -= size
@@ -127,18 +105,15 @@ class OnMeta(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
         if args and isinstance(args[0], Tensor) and args[0].is_meta:
             if func is F.scaled_dot_product_attention:
-                return fused_attention(*args, **kwargs)
-            if func is F.cross_entropy:
-                return func(args[0], args[1].to(META), *args[2:], **kwargs)
-            if func is Tensor.index_select:
-                return func(*args[:2], args[2].to(META), **kwargs)
-        return func(*args, **kwargs)
+                return fused_attention(*args[:3])
+            if func in (F.cross_entropy, Tensor.index_select):
+                args = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), args)
+        return func(*args, **(kwargs or {}))
 
 
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
+def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The kernel that keeps no matrix of scores; on the meta device PyTorch would choose the one that does."""
     return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
 

@@ -1,4 +1,4 @@
-"""What is measured: loading, the forward pass by its parts, forced evaluation, generation, a training step.
+"""The parts that are measured: loading, the forward pass, evaluation, generation, a training step.
 
 Nothing of the model is written again here. Sections are marked in the model's own methods while they are
 measured, so that what is timed is what runs elsewhere.
@@ -7,22 +7,29 @@ measured, so that what is timed is what runs elsewhere.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from model.losses import LossWeights
+from model.inputs.batch import Batch
+from model.lora import add_lora, lora_settings
+from model.parts import PARTS as MODEL_PARTS
+from model.parts import set_trainable
 from model.pixdlm import PixDLMForCausalLM
 from utils.benchmark.measure import Part, Section
 from utils.benchmark.setup import Setup
-from utils.benchmark.training import TrainingStep
-from utils.datasets.loading.collate import Collator
+from utils.cli.benchmark_options import PARTS
+from utils.cli.train_options import TrainArgs
 from utils.evaluation.predict import score_batch
-from utils.runtime.precision import full_precision
-from utils.training.setup import loss_weights
+from utils.runtime.ports import free_port
+from utils.runtime.precision import full_precision, precision_of
+from utils.training.engine import launcher_environment, parameter_groups, start_engine
+from utils.training.setup import enable_gradient_checkpointing, loss_weights, parts_to_train
 
 # Section -> the methods and modules of PixDLMForCausalLM that make it.
 FORWARD = {
@@ -35,93 +42,55 @@ FORWARD = {
 }
 GENERATION = {"vision": ("see",), "prompts": ("embed_prompts",), "writing": ("language_model.generate",)}
 LOADED_AHEAD = 4  # batches a worker that one run of the loader takes, so that its start does not count
-
-GENERATE_MANY, GENERATE_ONE = "generate", "generate, one at a time"
+ENDLESS = 10**6  # steps of the schedule, whose end no measurement reaches
 
 
 @contextmanager
 def marked(model: nn.Module, sections: dict[str, tuple[str, ...]], section: Section) -> Iterator[None]:
     """While it lasts, calls of the methods and modules named are sections."""
-    changed = []
-    for name, places in sections.items():
-        for place in places:
-            owner, _, leaf = place.rpartition(".")
-            owner = model.get_submodule(owner)
+    with ExitStack() as undo:
+        for name, place in ((name, place) for name, places in sections.items() for place in places):
+            owner_name, _, leaf = place.rpartition(".")
+            owner = model.get_submodule(owner_name)
             if isinstance(getattr(owner, leaf), nn.Module):
                 owner, leaf = getattr(owner, leaf), "forward"
-            setattr(owner, leaf, within(section, name, getattr(owner, leaf)))
-            changed.append((owner, leaf))
-    try:
+            setattr(owner, leaf, section(name)(getattr(owner, leaf)))
+            undo.callback(delattr, owner, leaf)  # the class's own shows again
         yield
-    finally:
-        for owner, leaf in changed:
-            delattr(owner, leaf)  # the class's own shows again
-
-
-def within(section: Section, name: str, function: Any) -> Any:
-    """`function`, called in a section."""
-
-    def called(*args: Any, **kwargs: Any) -> Any:
-        with section(name):
-            return function(*args, **kwargs)
-
-    return called
 
 
 def loading(setup: Setup) -> Iterator[Part]:
     """A batch decoded and collated in this process, and by workers as fast as they can."""
-    collate, size = Collator(setup.config, setup.tokenizer), setup.args.batch
+    collate, size, workers = setup.collator(), setup.args.batch, setup.args.workers
     samples = setup.samples[:size]
 
-    def one_worker(section: Section) -> None:
-        with one_thread():
-            collate(samples)
-
-    yield Part("data: decode and collate", one_worker, size, counted=False)
-    workers = setup.args.workers
-    if workers:
-        forever = iter(DataLoader(samples, batch_sampler=Forever(size), collate_fn=collate, num_workers=workers))
-        runs = LOADED_AHEAD * workers
-        name = f"data: loader, {workers} worker{'s' * (workers > 1)}"
-        yield Part(name, lambda section: [next(forever) for _ in range(runs)], runs * size, counted=False)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """While it lasts, PyTorch has one thread, as in a DataLoader's worker."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
+    def as_a_worker(section: Section) -> None:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        collate(samples)
         torch.set_num_threads(threads)
 
-
-class Forever:
-    """The same batch again and again."""
-
-    def __init__(self, size: int) -> None:
-        self.batch = list(range(size))
-
-    def __iter__(self) -> Iterator[list[int]]:
-        while True:
-            yield self.batch
+    yield Part("data: decode and collate", as_a_worker, size)
+    if workers:
+        same_batch = repeat(list(range(size)))  # without end
+        batches = iter(DataLoader(samples, batch_sampler=same_batch, collate_fn=collate, num_workers=workers))
+        count, name = LOADED_AHEAD * workers, f"data: loader, {workers} worker{'s' * (workers > 1)}"
+        yield Part(name, lambda section: [next(batches) for _ in range(count)], count * size)
 
 
-def forward(setup: Setup, model: PixDLMForCausalLM) -> Part:
+def forward(setup: Setup) -> Iterator[Part]:
     """The forward pass with losses, without gradient, each of its parts by itself."""
-    batch = setup.batch(setup.args.batch).to(setup.device, setup.dtype)
-    weights: LossWeights = loss_weights(setup.train)
+    batch, weights = setup.batch(setup.args.batch).to(setup.device, setup.dtype), loss_weights(setup.train)
 
     @torch.no_grad()
     def work(section: Section) -> None:
-        with marked(model, FORWARD, section):
-            model(batch, weights)
+        with marked(setup.model, FORWARD, section):
+            setup.model(batch, weights)
 
-    return Part("forward", work, len(batch))
+    yield Part("forward", work, len(batch))
 
 
-def evaluation(setup: Setup, model: PixDLMForCausalLM) -> Part:
+def evaluation(setup: Setup) -> Iterator[Part]:
     """A batch as eval.py runs it once it is loaded: masks, mapped to the frames, scored."""
     loaded = setup.batch(setup.args.batch)
 
@@ -130,51 +99,96 @@ def evaluation(setup: Setup, model: PixDLMForCausalLM) -> Part:
         with full_precision():
             with section("masks"):
                 batch = loaded.to(setup.device, setup.dtype)
-                logits = model(batch).mask_logits
+                logits = setup.model(batch).mask_logits
             with section("frames and scores"):
-                score_batch(model, setup.tokenizer, batch, logits)
+                score_batch(setup.model, setup.tokenizer, batch, logits)
 
-    return Part("eval", work, len(loaded))
-
-
-def generation(setup: Setup, model: PixDLMForCausalLM) -> Iterator[Part]:
-    """Answers of a fixed length, written for a batch and for one question."""
-    for name, size in ((GENERATE_MANY, setup.args.batch), (GENERATE_ONE, 1)):
-        yield answers(setup, model, name, size)
+    yield Part("eval", work, len(loaded))
 
 
-def answers(setup: Setup, model: PixDLMForCausalLM, name: str, size: int) -> Part:
-    """`size` questions answered together."""
-    batch = setup.batch(size, answered=False).to(setup.device, setup.dtype)
+def generation(setup: Setup) -> Iterator[Part]:
+    """Answers written for a batch and for one question, all of the same length: random weights would end anywhere."""
     length = setup.args.new_tokens
+    setup.model.language_model.generation_config.min_new_tokens = length
+    for name, size in (("generate", setup.args.batch), ("generate, one at a time", 1)):
+        batch = setup.batch(size, answered=False).to(setup.device, setup.dtype)
 
-    def work(section: Section) -> None:
-        with fixed_length(model, length), marked(model, GENERATION, section):
-            model.generate_answers(batch, max_new_tokens=length)
+        def work(section: Section, batch: Batch = batch) -> None:
+            with marked(setup.model, GENERATION, section):
+                setup.model.generate_answers(batch, max_new_tokens=length)
 
-    return Part(name, work, size)
-
-
-@contextmanager
-def fixed_length(model: PixDLMForCausalLM, tokens: int) -> Iterator[None]:
-    """While it lasts, no answer ends before it has so many tokens; random weights would end it anywhere."""
-    settings = model.language_model.generation_config
-    before, settings.min_new_tokens = settings.min_new_tokens, tokens
-    try:
-        yield
-    finally:
-        settings.min_new_tokens = before
+        yield Part(name, work, size)
 
 
-def training(step: TrainingStep) -> Part:
-    """A step of train.py, once its batch is loaded."""
+def training(setup: Setup) -> Iterator[Part]:
+    """A step of train.py, once its batch is loaded; it changes the model."""
+    engine, weights = start_engine_of(setup), loss_weights(setup.train)
+    loaded = setup.batch(setup.args.batch, training=True)
 
     def work(section: Section) -> None:
         with section("forward"):
-            step.forward()
+            loss = engine(loaded.to(setup.device, setup.dtype), weights).loss
         with section("backward"):
-            step.backward()
+            engine.backward(loss)
         with section("optimiser"):
-            step.update()
+            engine.step()
 
-    return Part("train", work, step.samples)
+    yield Part("train", work, len(loaded))
+
+
+class TorchEngine:
+    """PyTorch's AdamW with the calls of DeepSpeed's engine; as ZeRO does, it keeps float32 copies of trained weights
+    in half precision."""
+
+    def __init__(self, model: nn.Module, train: TrainArgs) -> None:
+        self.forward, self.clip_norm = model, train.clip_norm
+        groups = parameter_groups(model, train.weight_decay)
+        self.parameters: list[nn.Parameter] = [one for group in groups for one in group["params"]]
+        for group in groups:
+            group["params"] = [one if one.dtype == torch.float32 else one.detach().float() for one in group["params"]]
+        self.masters: list[Tensor] = [one for group in groups for one in group["params"]]
+        self.optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=(train.beta1, train.beta2), fused=True)
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.forward(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self) -> None:
+        copies = [(one, master) for one, master in zip(self.parameters, self.masters, strict=True) if one is not master]
+        for one, master in copies:
+            master.grad, one.grad = None if one.grad is None else one.grad.float(), None
+        nn.utils.clip_grad_norm_(self.masters, self.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            for one, master in copies:
+                one.copy_(master)
+
+
+def start_engine_of(setup: Setup) -> Any:
+    """The engine that was asked for, around the model, which trains from now on."""
+    model, train = setup.model, setup.train
+    prepare(model, train)
+    if setup.args.engine == "torch":
+        return TorchEngine(model, train)
+    launcher_environment(setup.device, free_port())
+    alone = replace(train, batch_size=setup.args.batch, grad_accumulation=1, precision=precision_of(setup.dtype))
+    return start_engine(model, alone, ENDLESS)[0]
+
+
+def prepare(model: PixDLMForCausalLM, train: TrainArgs) -> None:
+    """Put a model without adapters into the state in which train.py trains it."""
+    if train.lora_rank:
+        dtype = model.projector.weight.dtype
+        adapters = lora_settings(train.lora_rank, train.lora_alpha, train.lora_dropout, train.lora_targets)
+        add_lora(model.language_model, adapters)
+        model.cast(dtype)
+    model.train()
+    set_trainable(model, parts_to_train(model.config, set(MODEL_PARTS) if train.from_scratch else set()))
+    if train.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+
+
+MAKERS = dict(zip(PARTS, (loading, forward, evaluation, generation, training), strict=True))

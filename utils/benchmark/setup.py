@@ -1,84 +1,96 @@
-"""What is measured: configuration, random weights, tokenizer, pictures, all from a seed."""
+"""What is measured: configuration, random weights, tokenizer, pictures; the same in every run."""
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
-from torch import Tensor
 
 from model.config import PixDLMConfig
 from model.inputs.batch import Batch
+from model.inputs.images import write_image
 from model.language.tokens import TOKENIZER_FILE, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from model.presets import named_config
-from utils.benchmark.frames import write_frames
 from utils.cli.benchmark_options import BenchmarkArgs
 from utils.cli.train_options import TrainArgs, parse_train
 from utils.datasets import load_dataset
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
+from utils.runtime.errors import UserError
 from utils.runtime.files import CHECKOUT
 
-GOLDEN = "golden"
-GOLDEN_PICTURES = CHECKOUT / "tests" / "golden" / "DRSeg"
 MINI_TOKENIZER = CHECKOUT / "PixDLM" / "mini"
-BLOCK = 1 << 20  # random numbers that larger tensors repeat
+WIDTH, HEIGHT = 1920, 1080  # DRSeg's
+NOISE = 8  # pixels a patch of noise: JPEG files are then about as large as a photograph's
+QUESTIONS = (
+    "Which vehicle is parked closest to the building entrance?",
+    "What would take a school class to town, and where does it stand?",
+    "Identify the object that could block the emergency lane.",
+)
 
 
 @dataclass
 class Setup:
-    """What there is to measure before a model is built.
-
-    Args:
-        args: of the benchmark.
-        train: what train.py does by default with this configuration.
-        config: the architecture.
-        tokenizer: with as many tokens as it.
-        samples: at least a batch of them.
-        source: where they come from, in words.
-        device: of the model.
-        dtype: of weights and pixels.
-    """
+    """What there is to measure before a model is built; `train` is what train.py does by default with `config`."""
 
     args: BenchmarkArgs
     train: TrainArgs
     config: PixDLMConfig
     tokenizer: PixTokenizer
     samples: list[Sample]
-    source: str
     device: torch.device
     dtype: torch.dtype
 
-    def batch(self, size: int, answered: bool = True) -> Batch:
-        """The first `size` samples on the CPU, as evaluation collates them."""
-        return Collator(self.config, self.tokenizer, answered=answered)(self.samples[:size])
+    @cached_property
+    def model(self) -> PixDLMForCausalLM:
+        """Made when it is asked for first."""
+        model = random_model(self.config, self.dtype, self.device)
+        model.use_flash_attention()
+        return model
+
+    def collator(self, training: bool = False, answered: bool = True) -> Collator:
+        """Makes batches as evaluation or as training does, with or without the answers."""
+        mask_side = self.train.mask_side if training else None
+        return Collator(self.config, self.tokenizer, answered=answered, cut=training, mask_side=mask_side)
+
+    def batch(self, size: int, **options: bool) -> Batch:
+        """The first `size` samples on the CPU; options are `collator`'s."""
+        return self.collator(**options)(self.samples[:size])
 
 
 def set_up(args: BenchmarkArgs, device: torch.device, dtype: torch.dtype, folder: Path) -> Setup:
-    """Everything but the model; `folder` takes pictures that are made."""
+    """Everything but the model; `folder` takes pictures that are made.
+
+    Raises:
+        UserError: what an option names is not there.
+    """
+    installed = find_spec("deepspeed") is not None
+    if args.engine == "deepspeed" and not installed:
+        raise UserError("--engine deepspeed: DeepSpeed is not installed; install it, or use --engine torch")
+    if args.engine == "auto":
+        args = replace(args, engine="deepspeed" if installed else "torch")
     config, train = named_config(args.config), train_args(args.config)
     tokenizer = find_tokenizer(args, config, train)
     if train.from_scratch:  # as train.py, which fits the vocabulary to the tokenizer
         config.text_config.vocab_size = len(tokenizer)
-    samples, source = find_samples(args, folder)
-    return Setup(args, train, config, tokenizer, samples, source, device, dtype)
-
-
-# -- configurations ----------------------------------------------------------------------------
+    return Setup(args, train, config, tokenizer, find_samples(args, folder), device, dtype)
 
 
 def train_args(name: str) -> TrainArgs:
     """What train.py does by default with a configuration; golden's is trained as `release`, whose dimensions differ."""
-    return parse_train(["--config", "release" if name == GOLDEN else name])
+    return parse_train(["--config", "release" if name == "golden" else name])
 
 
-# -- tokenizer and pictures --------------------------------------------------------------------
 def find_tokenizer(args: BenchmarkArgs, config: PixDLMConfig, train: TrainArgs) -> PixTokenizer:
     """The one that was named, the configuration's own where it is, or mini's.
 
@@ -90,55 +102,51 @@ def find_tokenizer(args: BenchmarkArgs, config: PixDLMConfig, train: TrainArgs) 
     return PixTokenizer(file, config.system_prompt, None if train.from_scratch else config.text_config.vocab_size)
 
 
-def find_samples(args: BenchmarkArgs, folder: Path) -> tuple[list[Sample], str]:
-    """At least a batch of samples, and where they come from.
+def find_samples(args: BenchmarkArgs, folder: Path) -> list[Sample]:
+    """At least a batch of samples.
 
-    Where the data have fewer, their pictures are linked under further names, so that no picture is encoded
-    once for several samples that would be different ones in a run.
+    Raises:
+        UserError: the data have fewer.
     """
-    if args.data or args.config == GOLDEN:
-        root = Path(args.data or GOLDEN_PICTURES)
-        samples = load_dataset(root, args.split)
-        random.Random(args.seed).shuffle(samples)
-        return list(repeated(samples, args.batch, folder)), f"{root}, split {args.split}"
-    write_frames(folder / "frames", args.batch, args.seed)
-    return load_dataset(folder / "frames", "test"), "frames made of noise, with the seed"
+    if not args.data:
+        write_frames(folder, args.batch)
+        return load_dataset(folder, "test")
+    samples = load_dataset(Path(args.data), args.split)
+    if len(samples) < args.batch:
+        raise UserError(f"--batch is {args.batch}, but {args.data} has {len(samples)} records in {args.split}")
+    random.Random(0).shuffle(samples)
+    return samples
 
 
-def repeated(samples: list[Sample], count: int, folder: Path) -> Iterator[Sample]:
-    """The samples, and copies with pictures of their own until there are `count`."""
-    yield from samples
-    for i in range(len(samples), count):
-        original = samples[i % len(samples)]
-        link = folder / f"copy_{i}{original.image_path.suffix}"
-        link.symlink_to(original.image_path.resolve())
-        yield replace(original, image_path=link, index=i)
+def write_frames(folder: Path, count: int) -> None:
+    """A test split in DRSeg's layout, the same every time: `count` frames of noise with a question and a target each.
+
+    Targets cover up to 2 % of the frame, as most of DRSeg's do.
+    """
+    rng, records = np.random.default_rng(0), []
+    pictures, labels = folder / "CODrone" / "DRtest", folder / "labels"
+    pictures.mkdir(parents=True)
+    labels.mkdir(parents=True)
+    for number in range(count):
+        noise = rng.integers(0, 256, (HEIGHT // NOISE, WIDTH // NOISE, 3), np.uint8)
+        write_image(pictures / f"{number}.jpg", cv2.resize(noise, (WIDTH, HEIGHT)))
+        left, top, side = rng.integers((0, 0, 20), (WIDTH - 200, HEIGHT - 200, 200)).tolist()
+        corners = [left, top, left + side, top, left + side, top + side, left, top + side]
+        record = {"id": str(number), "height": HEIGHT, "width": WIDTH, "ann_list": [{"segmentation": corners}]}
+        asked = {"questions": [QUESTIONS[number % len(QUESTIONS)]], "answers": [None], "reasoning_types": ["scene"]}
+        records.append({**record, **asked})
+    (labels / "DRSeg_test.json").write_text(json.dumps(records))
 
 
-# -- the model ---------------------------------------------------------------------------------
-def random_model(config: PixDLMConfig, dtype: torch.dtype, device: torch.device, seed: int) -> PixDLMForCausalLM:
-    """A model of random weights in evaluation mode, made on its device and in its type, without a copy in another."""
+def random_model(config: PixDLMConfig, dtype: torch.dtype, device: torch.device) -> PixDLMForCausalLM:
+    """A model of random weights in evaluation mode, made on its device and in its type, without a copy in another.
+
+    Matrices keep variance, norms do nothing, biases are 0.
+    """
     with init_empty_weights(include_buffers=False):
         model = PixDLMForCausalLM(config)
-    generator = torch.Generator(device).manual_seed(seed)
     for name, parameter in list(model.named_parameters()):
-        value = random_weights(name, parameter.shape, dtype, generator)
-        set_module_tensor_to_device(model, name, device, value=value, dtype=dtype)
+        weights, inputs = torch.empty(parameter.shape, dtype=dtype, device=device), parameter.shape[1:].numel()
+        weights.normal_(std=inputs**-0.5) if parameter.ndim > 1 else weights.fill_(name.endswith("weight"))
+        set_module_tensor_to_device(model, name, device, value=weights, dtype=dtype)
     return model.to(device).eval()
-
-
-def random_weights(name: str, shape: torch.Size, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Matrices that keep variance, norms that do nothing, no biases.
-
-    Drawing 7 billion numbers takes minutes, so that large tensors repeat a block of them.
-    """
-    if len(shape) < 2:
-        return torch.full(shape, float("weight" in name.rpartition(".")[2]), dtype=dtype, device=generator.device)
-    count, inputs = shape.numel(), shape[1:].numel()
-    block = torch.randn(min(count, BLOCK), generator=generator, device=generator.device).mul_(inputs**-0.5).to(dtype)
-    if count <= BLOCK:
-        return block.view(shape)
-    values = torch.empty(count, dtype=dtype, device=generator.device)
-    for piece in values.split(BLOCK):
-        piece.copy_(block[: len(piece)])
-    return values.view(shape)
