@@ -41,7 +41,7 @@ FORWARD = {
     "losses": ("add_losses", "seg_image_similarity", "add_grounding"),
 }
 GENERATION = {"vision": ("see",), "prompts": ("embed_prompts",), "writing": ("language_model.generate",)}
-LOADED_AHEAD = 4  # batches a worker that one run of the loader takes, so that its start does not count
+BATCHES_PER_WORKER = 4  # that one run of the loader takes, more than workers load ahead
 ENDLESS = 10**6  # steps of the schedule, whose end no measurement reaches
 
 
@@ -74,7 +74,7 @@ def loading(setup: Setup) -> Iterator[Part]:
     if workers:
         same_batch = repeat(list(range(size)))  # without end
         batches = iter(DataLoader(samples, batch_sampler=same_batch, collate_fn=collate, num_workers=workers))
-        count, name = LOADED_AHEAD * workers, f"data: loader, {workers} worker{'s' * (workers > 1)}"
+        count, name = BATCHES_PER_WORKER * workers, f"data: loader, {workers} worker{'s' * (workers > 1)}"
         yield Part(name, lambda section: [next(batches) for _ in range(count)], count * size)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,9 +35,10 @@ def measured(args: BenchmarkArgs) -> str:
     with TemporaryDirectory(prefix="benchmark-") as folder, process_group(device):
         setup = set_up(args, device, inference_dtype(args.precision, device), Path(folder))
         results = {"settings": settings_of(setup), "machine": machine(device), "parts": []}
-        for part in (part for name in PARTS if name in args.parts for part in MAKERS[name](setup)):
+        product_flops = results["settings"]["matrix_product_flops_per_second"]
+        for part in chain.from_iterable(MAKERS[name](setup) for name in PARTS if name in args.parts):
             log.info("measuring %s", part.name)
-            results["parts"] += measure(part, device, args.repeats, results["settings"]["product_flops"])
+            results["parts"] += measure(part, device, args.repeats, product_flops)
             if args.out:  # anew after each part, as a large model takes hours
                 write_json(Path(args.out), results)
     before, lines = old["settings"], [f"on {results['machine']['gpu'] or results['machine']['cpu']}"]
@@ -49,17 +51,19 @@ def measured(args: BenchmarkArgs) -> str:
 def settings_of(setup: Setup) -> dict[str, Any]:
     """What the numbers depend on."""
     args, batch = setup.args, setup.batch(setup.args.batch)
+    lengths = batch.attention_mask.sum(dim=1).tolist()
     return {
         "config": args.config,
         "dtype": str(setup.dtype).removeprefix("torch."),
         "device": str(setup.device),
         "threads": torch.get_num_threads(),
-        "product_flops": product_speed(setup.device, setup.dtype),
+        "matrix_product_flops_per_second": round(product_speed(setup.device, setup.dtype)),
         "batch": args.batch,
         "new_tokens": args.new_tokens,
         "engine": args.engine,
         "data": args.data or "noise",
-        "frames": [[one.height, one.width] for one in batch.geometries],
+        "pictures": len(batch.geometries),
+        "frames": sorted({f"{one.width}x{one.height}" for one in batch.geometries}),
         "tokenizer": str(setup.tokenizer.path),
-        "prompt_tokens": batch.attention_mask.sum(dim=1).tolist(),
+        "prompt_tokens": [min(lengths), max(lengths)],
     }
