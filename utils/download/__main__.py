@@ -1,6 +1,6 @@
-"""`python -m utils.download`: see `utils.download.fetch`."""
+"""`python -m utils.download`: see `utils.download.command`."""
 
-from utils.download.fetch import main
+from utils.download.command import main
 from utils.runtime.errors import run_main
 
 if __name__ == "__main__":

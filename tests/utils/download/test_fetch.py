@@ -4,110 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import re
 import socket
-import threading
 import urllib.error
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from tests.utils.download.hub import CONTENT, GIT_SHA1, PINNED, SHA256, Hub, collection, put
 from utils.download import fetch as download
-from utils.download import sources as published
-from utils.download.sources import Collection, RemoteFile
+from utils.download.sources import RemoteFile
 from utils.runtime.errors import UserError
-
-CONTENT = bytes(range(256)) * 4000  # 1,024,000 bytes
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-GIT_SHA1 = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
-
-
-@dataclass
-class Hub:
-    """What the server has and how it behaves; `asked` lists path and Range of each request."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    etags: dict[str, str] = field(default_factory=dict)
-    cut_after: list[int | None] = field(default_factory=list)  # bytes of the body that the nth answer sends
-    failures: int = 0  # that many answers are 503 first
-    ranges: bool = True
-    redirect: bool = False
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
-    endpoint: str = ""
-
-
-def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path, span = self.path, self.headers.get("Range")
-            stored = path.startswith("/storage")
-            name = path.removeprefix("/storage")
-            if hub.redirect and not stored and name in hub.files:
-                self._head(302, {"Location": f"{hub.endpoint}/storage{name}", "X-Linked-Etag": f'"{hub.etags[name]}"'})
-                return
-            hub.asked.append((path, span))
-            if hub.failures:
-                hub.failures -= 1
-                self._head(503, {"Content-Length": "0"})
-            elif name not in hub.files:
-                self._head(404, {"Content-Length": "0"})
-            else:
-                etag = "another-name" if stored else hub.etags.get(name, "")
-                self._send(hub.files[name], etag, span if hub.ranges else None)
-
-        def _send(self, body: bytes, etag: str, span: str | None) -> None:
-            start = int(re.fullmatch(r"bytes=(\d+)-", span)[1]) if span else 0
-            if start >= len(body) > 0:
-                self._head(416, {"Content-Range": f"bytes */{len(body)}", "Content-Length": "0", "ETag": etag})
-                return
-            headers = {"Content-Length": str(len(body) - start), "ETag": f'"{etag}"'}
-            if span:
-                headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-            self._head(206 if span else 200, headers)
-            cut = hub.cut_after.pop(0) if hub.cut_after else None
-            self.wfile.write(body[start : None if cut is None else start + cut])
-            self.close_connection = True
-
-        def _head(self, status: int, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    return Handler
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "PAUSE", 0.0)
-    hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def collection(*files: RemoteFile, **fields) -> Collection:
-    return Collection("standin", "owner/name", "f" * 40, "weights/standin", files, "a stand-in", **fields)
-
-
-def put(hub: Hub, where: Collection, path: str, content: bytes = CONTENT, etag: str = "") -> str:
-    address = where.url(path, "")
-    hub.files[address], hub.etags[address] = content, etag
-    return address
-
-
-PINNED = RemoteFile("model.bin", size=len(CONTENT), sha256=SHA256)
 
 
 def test_a_file_arrives_verified_under_its_name(hub: Hub, tmp_path: Path) -> None:
@@ -243,63 +149,3 @@ def test_places_in_the_repository_are_tried_in_turn(hub: Hub, tmp_path: Path) ->
     assert download.fetch(where, optional, tmp_path, hub.endpoint) is None
     with pytest.raises(UserError, match="absent.json: not found at .*resolve"):
         download.fetch(where, RemoteFile("absent.json"), tmp_path, hub.endpoint)
-
-
-def test_download_fills_the_folders_and_warns_of_another_total(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    shards = [RemoteFile(f"model-{i}.safetensors") for i in (1, 2)]
-    weights = collection(*shards, total=2 * len(CONTENT) + 1)
-    data = Collection("data", "owner/set", "e" * 40, "data", (PINNED,), "data", is_dataset=True)
-    for shard in shards:
-        put(hub, weights, shard.name)
-    assert put(hub, data, "model.bin").startswith("/datasets/owner/set/")
-    monkeypatch.setattr(download, "COLLECTIONS", {"standin": weights, "data": data})
-    download.download(["standin", "data"], tmp_path, hub.endpoint)
-    assert sorted(path.name for path in (tmp_path / "weights/standin").iterdir()) == [each.name for each in shards]
-    assert (tmp_path / "data/model.bin").read_bytes() == CONTENT
-    assert "2,048,000 bytes; 2,048,001 were reported" in caplog.text
-
-
-def test_a_full_disk_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**9})())
-    with pytest.raises(UserError, match=r"1\.7 GB are to be fetched and 1\.0 GB are free"):
-        download.download(["clip"], tmp_path)
-
-
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="--out .*below: cannot be made a folder"):
-        download.download(["clip"], tmp_path / "file" / "below")
-
-
-def test_what_words_stand_for() -> None:
-    assert download.chosen_names(["data", "clip", "drseg"]) == ["clip", "drseg"]
-    assert download.chosen_names(["all"]) == ["clip", "sam2", "llava", "pixdlm", "drseg"]
-    with pytest.raises(UserError, match="'claude' is not known; known are all, weights, data, clip"):
-        download.chosen_names(["claude"])
-
-
-def test_pins_are_whole() -> None:
-    for each in published.COLLECTIONS.values():
-        assert re.fullmatch("[0-9a-f]{40}", each.revision), each.name
-        for file in each.files:
-            assert file.sha256 is None or re.fullmatch("[0-9a-f]{64}", file.sha256), file.name
-            assert (file.sha256 is None) == (file.size is None), file.name
-
-
-def test_missing_files_are_listed_with_their_source_and_the_cure(tmp_path: Path) -> None:
-    (tmp_path / "PixDLM/weights/clip").mkdir(parents=True)
-    for file in published.CLIP.files:
-        (tmp_path / "PixDLM/weights/clip" / file.name).touch()
-    data = tmp_path / "data/DRSeg"
-    (data / "labels").mkdir(parents=True)
-    published.require(["clip"], data, tmp_path)
-    (data / "labels").rmdir()
-    with pytest.raises(UserError) as caught:
-        published.require(["clip", "sam2"], data, tmp_path)
-    message = str(caught.value)
-    assert str(tmp_path / "PixDLM/weights/sam2/sam2.1_hiera_large.pt") in message and "clip" not in message
-    assert "https://huggingface.co/datasets/WhynotHug/DRSeg" in message and f"{data}/labels" in message
-    assert "python -m utils.download --what sam2 drseg" in message and "train.sh mini" in message
-    assert f"python -m utils.download.prepare_drseg data/DRSeg.zip --out {data}" in message
