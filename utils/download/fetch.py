@@ -7,7 +7,6 @@ interrupted file anew, and takes the server's word for its content.)
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import logging
 import os
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from utils.download.sources import HUB, Collection, RemoteFile
 from utils.runtime.errors import UserError
-from utils.runtime.files import make_output_folder
+from utils.runtime.files import file_hash, make_output_folder
 from utils.runtime.progress import byte_bar
 
 logger = logging.getLogger(__name__)
@@ -154,16 +153,6 @@ def _refuse_other_file(url: str, answer: _Answer, file: RemoteFile) -> None:
         raise UserError(f"{url}: not the pinned file: expected sha256 {file.sha256}, got {answer.etag}")
 
 
-def digest(path: Path, label: str, algorithm: str = "sha256", prefix: bytes = b"") -> str:
-    """The hash of `prefix` and a file's content in hexadecimal, with a bar for large files."""
-    total = hashlib.new(algorithm, prefix)
-    with open(path, "rb") as file, byte_bar(path.stat().st_size, f"checking {label}") as bar:
-        while chunk := file.read(CHUNK):
-            total.update(chunk)
-            bar.update(len(chunk))
-    return total.hexdigest()
-
-
 def _check(path: Path, file: RemoteFile, etag: str = "") -> str:
     """Hold a file against what is pinned, else against the hub's ETag of it.
 
@@ -176,10 +165,11 @@ def _check(path: Path, file: RemoteFile, etag: str = "") -> str:
     size = path.stat().st_size
     if file.size is not None and size != file.size:
         raise UserError(f"{path}: expected {file.size:,} bytes, got {size:,}")
+    label = f"checking {file.name}"
     if file.sha256 or _SHA256.fullmatch(etag):
-        kind, expected, got = "sha256", file.sha256 or etag, digest(path, file.name)
+        kind, expected, got = "sha256", file.sha256 or etag, file_hash(path, label=label)
     elif _GIT_SHA1.fullmatch(etag):  # small files: git's name of their content
-        kind, expected, got = "git's sha1", etag, digest(path, file.name, "sha1", f"blob {size}\0".encode())
+        kind, expected, got = "git's sha1", etag, file_hash(path, "sha1", f"blob {size}\0".encode(), label)
     else:
         return "its size only" if file.size else "nothing: no checksum is known"
     if got != expected:

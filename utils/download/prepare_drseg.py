@@ -20,10 +20,9 @@ import zlib
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
-from utils.download.fetch import digest
 from utils.download.sources import DRSEG, DRSEG_RECORDS
 from utils.runtime.errors import UserError, run_main
-from utils.runtime.files import atomic_folder
+from utils.runtime.files import atomic_folder, file_hash
 from utils.runtime.progress import byte_bar
 
 logger = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ def check_archive(archive: Path) -> None:
     cure = "fetch it again (`python -m utils.download --what drseg`), or accept this one with --no-checksum"
     if size != published.size:
         raise UserError(f"{archive}: expected {published.size:,} bytes, got {size:,}; {cure}")
-    got = digest(archive, archive.name)
+    got = file_hash(archive, label=f"checking {archive.name}")
     if got != published.sha256:
         raise UserError(f"{archive}: expected sha256 {published.sha256}, got {got}; {cure}")
 

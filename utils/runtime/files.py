@@ -1,8 +1,10 @@
-"""Files and folders that are whole or not there."""
+"""Files and folders that are whole or not there, and their hashes.
+
+`utils.download` runs before anything is installed, so that this imports the standard library alone.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import hashlib
@@ -11,13 +13,12 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from utils.runtime.errors import UserError, first_line
+from utils.runtime.progress import byte_bar
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -140,16 +141,31 @@ def append_line(path: Path, line: str) -> None:
             raise
 
 
-def sha256(path: Path) -> str:
-    """Of a file's content, in hexadecimal."""
-    total = hashlib.sha256()
-    with open(path, "rb") as file:
+def file_hash(path: Path, algorithm: str = "sha256", prefix: bytes = b"", label: str | None = None) -> str:
+    """The hash of `prefix` and a file's content, in hexadecimal.
+
+    Args:
+        algorithm: one that `hashlib` knows.
+        prefix: what is hashed before the content, as git does with a file's size.
+        label: shows a progress bar with this name; none by default.
+    """
+    digest = hashlib.new(algorithm, prefix)
+    with open(path, "rb") as file, byte_bar(path.stat().st_size, label) if label else nullcontext() as bar:
         while chunk := file.read(1 << 22):
-            total.update(chunk)
-    return total.hexdigest()
+            digest.update(chunk)
+            if bar is not None:
+                bar.update(len(chunk))
+    return digest.hexdigest()
 
 
-@contextlib.contextmanager
+def _write_errors() -> tuple[type[Exception], ...]:
+    """What writing a file of any kind raises when the disk is full."""
+    from safetensors import SafetensorError  # late, since it is no part of the standard library
+
+    return (OSError, SafetensorError, RuntimeError)
+
+
+@contextmanager
 def write_errors_as_user_error(out: Path) -> Iterator[None]:
     """Turn what the writers raise when a disk is full into one message; none of them leaves half of `out`.
 
@@ -158,7 +174,7 @@ def write_errors_as_user_error(out: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except _write_errors() as error:
         # torch.save says in words of its own that a write came short
         if isinstance(error, RuntimeError) and not re.search("iostream|PytorchStreamWriter|unexpected pos", str(error)):
             raise

@@ -28,7 +28,7 @@ from model.checkpoints.deepspeed_files import safe_unpickling
 from model.checkpoints.tensors import TensorFile
 from utils.runtime.distributed import barrier, broadcast_from_rank0, rank, world_size
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_write, exclusive_lock, sha256, write_errors_as_user_error
+from utils.runtime.files import atomic_write, exclusive_lock, file_hash, write_errors_as_user_error
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +239,7 @@ def write_checksums(folder: Path) -> None:
     """`checksums.json`, the sha256 of every other file in `folder`."""
     files = sorted(path for path in folder.iterdir() if path.name != CHECKSUMS)
     with ThreadPoolExecutor() as pool:
-        sums = dict(zip((path.name for path in files), pool.map(sha256, files), strict=True))
+        sums = dict(zip((path.name for path in files), pool.map(file_hash, files), strict=True))
     (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1))
 
 
@@ -253,7 +253,7 @@ def find_damage(folder: Path) -> str:
     if missing:
         return f"no {', '.join(missing)}"
     with ThreadPoolExecutor() as pool:
-        found = dict(zip(sums, pool.map(sha256, [folder / name for name in sums]), strict=True))
+        found = dict(zip(sums, pool.map(file_hash, [folder / name for name in sums]), strict=True))
     return ", ".join(f"{name} has changed" for name in sums if found[name] != sums[name])
 
 
