@@ -2,6 +2,7 @@
 
     python -m utils.download.prepare_drseg data/DRSeg.zip --out data/DRSeg
 
+`python -m utils.download --what drseg` does this after the download; by hand it takes an archive from elsewhere.
 Wherever its folders sit inside the archive, the result is `labels/DRSeg_{train,val,test}.json` and
 `CODrone/DR{train,val,test}/{id}.jpg`. The archive's size and checksum, the number of records, and
 that every record has its picture, are checked; the folder appears only when all of it is there.
@@ -20,7 +21,7 @@ import zlib
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
-from utils.download.sources import DRSEG, DRSEG_RECORDS
+from utils.download.sources import DRSEG, DRSEG_FOLDER, DRSEG_RECORDS, has_content
 from utils.runtime.errors import UserError, run_main
 from utils.runtime.files import atomic_folder, file_hash
 from utils.runtime.progress import byte_bar
@@ -28,17 +29,18 @@ from utils.runtime.progress import byte_bar
 logger = logging.getLogger(__name__)
 
 SPLITS = tuple(DRSEG_RECORDS)
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes
 PICTURE_ENDINGS = (".jpg", ".jpeg")
-# What reading an archive raises that is damaged, cut short, encrypted or packed in an unknown way.
-_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+_OTHER_ARCHIVE = "this is not DRSeg's archive as published: `python -m utils.download --what drseg` fetches that one"
+# Raised where an archive is damaged, truncated, encrypted or compressed in an unknown way.
+_ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 def check_archive(archive: Path) -> None:
-    """Hold the archive against the size and checksum of the published one.
+    """Compare the archive with the size and checksum of the published one.
 
     Raises:
-        UserError: it is another one.
+        UserError: they differ.
     """
     published = DRSEG.files[0]
     size = archive.stat().st_size
@@ -50,34 +52,34 @@ def check_archive(archive: Path) -> None:
         raise UserError(f"{archive}: expected sha256 {published.sha256}, got {got}; {cure}")
 
 
-def _path(info: zipfile.ZipInfo) -> PurePosixPath:
+def _member_path(info: zipfile.ZipInfo) -> PurePosixPath:
     return PurePosixPath(info.filename.replace("\\", "/"))
 
 
-def members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """The archive's files, what some systems add to every archive left out.
+def list_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The archive's files, without the hidden ones and `__MACOSX`, which some systems add to every archive.
 
     Raises:
         UserError: a member's path leads out of the folder it is unpacked in, or is a link.
     """
     kept = []
     for info in archive.infolist():
-        path = _path(info)
+        path, where = _member_path(info), f"{archive.filename}: member {info.filename!r}"
         if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", info.filename):
-            raise UserError(f"{archive.filename}: member {info.filename!r} leads out of the target folder")
+            raise UserError(f"{where} leads out of the target folder; {_OTHER_ARCHIVE}")
         if stat.S_ISLNK(info.external_attr >> 16):
-            raise UserError(f"{archive.filename}: member {info.filename!r} is a symbolic link")
+            raise UserError(f"{where} is a symbolic link; {_OTHER_ARCHIVE}")
         if not info.is_dir() and "__MACOSX" not in path.parts and not path.name.startswith("."):
             kept.append(info)
     return kept
 
 
-def split_of(path: PurePosixPath) -> str | None:
-    """The one split that a path names: by its file's name, else by the nearest folder that names one."""
+def find_split(path: PurePosixPath) -> str | None:
+    """The split in a path: in its file's name, else in the nearest folder's that has one; None for none or several."""
     for part in (path.stem, *reversed(path.parent.parts)):
-        named = {split for split in SPLITS if split in part.lower()}
-        if named:
-            return named.pop() if len(named) == 1 else None
+        splits = {split for split in SPLITS if split in part.lower()}
+        if splits:
+            return splits.pop() if len(splits) == 1 else None
     return None
 
 
@@ -89,18 +91,19 @@ def find_labels(archive: zipfile.ZipFile, files: list[zipfile.ZipInfo]) -> dict[
     """
     found: dict[str, list[zipfile.ZipInfo]] = defaultdict(list)
     for info in files:
-        path = _path(info)
-        split = split_of(path)
+        path = _member_path(info)
+        split = find_split(path)
         if path.suffix.lower() == ".json" and split:
             found[split].append(info)
     labels = {}
     for split in SPLITS:
-        named = [info for info in found[split] if _path(info).name == f"DRSeg_{split}.json"]
-        choice = named or found[split]
-        if len(choice) != 1:
-            which = ", ".join(info.filename for info in choice) or "none"
-            raise UserError(f"{archive.filename}: expected one label file (.json) of {split}, got {which}")
-        labels[split] = choice[0]
+        published = [info for info in found[split] if _member_path(info).name == f"DRSeg_{split}.json"]
+        candidates = published or found[split]
+        if len(candidates) != 1:
+            names = ", ".join(info.filename for info in candidates) or "none"
+            message = f"{archive.filename}: expected one label file (.json) of {split}, got {names}"
+            raise UserError(f"{message}; {_OTHER_ARCHIVE}")
+        labels[split] = candidates[0]
     return labels
 
 
@@ -108,7 +111,7 @@ def read_ids(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> list[str]:
     """The ids of the records in a label file.
 
     Raises:
-        UserError: it is no list of records, or an id is missing, stands twice or is no file name.
+        UserError: it is no list of records, or an id is missing, occurs twice or is no file name.
     """
     where = f"{archive.filename}: {info.filename}"
     try:
@@ -121,7 +124,7 @@ def read_ids(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> list[str]:
     seen: set[str] = set()
     for name in ids:
         if name in seen:
-            raise UserError(f"{where}: the id {name!r} stands twice")
+            raise UserError(f"{where}: the id {name!r} occurs twice")
         if not name or name.startswith(".") or re.search(r"[/\\:\0]", name):
             raise UserError(f"{where}: the id {name!r} cannot be the name of a picture")
         seen.add(name)
@@ -131,33 +134,34 @@ def read_ids(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> list[str]:
 def find_pictures(
     archive: zipfile.ZipFile, files: list[zipfile.ZipInfo], ids: dict[str, list[str]]
 ) -> dict[str, zipfile.ZipInfo]:
-    """The picture of every record: where it goes, and the member that it is.
+    """The member of the archive that is each record's picture, by its path in the laid-out folder.
 
     Raises:
-        UserError: a record has none, or several that its split does not tell apart.
+        UserError: a record has no picture, or several in its split.
     """
     by_name: dict[str, list[zipfile.ZipInfo]] = defaultdict(list)
     for info in files:
-        path = _path(info)
+        path = _member_path(info)
         if path.suffix.lower() in PICTURE_ENDINGS:
             by_name[path.stem].append(info)
     pictures, missing = {}, []
     for split, names in ids.items():
         for name in names:
-            choice = by_name[name]
-            if len(choice) > 1:
-                # The name itself may hold the word "test", so that only the folders are asked.
-                choice = [info for info in choice if split_of(_path(info).parent / "_") == split]
-                if len(choice) != 1:
+            candidates = by_name[name]
+            if len(candidates) > 1:
+                # by the folders alone, since a picture's own name may hold the word "test"
+                candidates = [info for info in candidates if find_split(_member_path(info).parent / "_") == split]
+                if len(candidates) != 1:
                     several = ", ".join(info.filename for info in by_name[name])
                     raise UserError(f"{archive.filename}: record {name!r} of {split} has several pictures: {several}")
-            if choice:
-                pictures[f"CODrone/DR{split}/{name}.jpg"] = choice[0]
+            if candidates:
+                pictures[f"CODrone/DR{split}/{name}.jpg"] = candidates[0]
             else:
                 missing.append(f"{split} {name}")
     if missing:
         first = ", ".join(missing[:5])
-        raise UserError(f"{archive.filename}: {len(missing)} records have no picture (.jpg), the first are {first}")
+        message = f"{archive.filename}: {len(missing)} records have no picture (.jpg), the first are {first}"
+        raise UserError(f"{message}; {_OTHER_ARCHIVE}")
     unused = sum(map(len, by_name.values())) - len(pictures)
     if unused:
         logger.info("%d pictures belong to no record and are left out", unused)
@@ -180,7 +184,11 @@ def check_counts(counts: dict[str, int], strict: bool) -> None:
 
 
 def unpack(archive: zipfile.ZipFile, plan: dict[str, zipfile.ZipInfo], folder: Path) -> None:
-    """Write the members of `plan` to their places in `folder`; checksums are verified as they are read."""
+    """Write the members of `plan` to their paths in `folder`; the archive's own checksums are verified.
+
+    Raises:
+        UserError: the disk is too small.
+    """
     total = sum(info.file_size for info in plan.values())
     free = shutil.disk_usage(folder).free
     if total > free:
@@ -208,11 +216,11 @@ def prepare(archive: Path, out: Path, overwrite: bool = False, checksum: bool = 
         The number of records of each split.
 
     Raises:
-        UserError: the archive is missing, damaged or another one, or `out` is there.
+        UserError: the archive is missing, damaged or another one, or `out` has content.
     """
     if not archive.is_file():
         raise UserError(f"{archive}: no such file; `python -m utils.download --what drseg` puts DRSeg.zip into data/")
-    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
+    if has_content(out) and not overwrite:
         raise UserError(f"{out}: there already; --overwrite replaces it with everything in it")
     if checksum:
         check_archive(archive)
@@ -220,34 +228,39 @@ def prepare(archive: Path, out: Path, overwrite: bool = False, checksum: bool = 
         logger.warning("%s: not compared with the published archive (--no-checksum)", archive)
     try:
         with atomic_folder(out) as part, zipfile.ZipFile(archive) as opened:
-            files = members(opened)
+            files = list_members(opened)
             labels = find_labels(opened, files)
             ids = {split: read_ids(opened, info) for split, info in labels.items()}
             counts = {split: len(names) for split, names in ids.items()}
             check_counts(counts, strict=checksum)
             plan = {f"labels/DRSeg_{split}.json": info for split, info in labels.items()}
             unpack(opened, plan | find_pictures(opened, files, ids), part)
-    except _UNREADABLE as error:
-        raise UserError(f"{archive}: cannot be read ({error}); fetch it again, it may be cut short") from error
+    except _ARCHIVE_ERRORS as error:
+        raise UserError(f"{archive}: cannot be read ({error}); fetch it again, it may be truncated") from error
     except OSError as error:
-        raise UserError(f"{out}: cannot be made ({error})") from error
+        raise UserError(f"{out}: cannot be made ({error}); name another folder with --out") from error
     return counts
 
 
+def log_counts(out: Path, counts: dict[str, int]) -> None:
+    """Log the number of records of each split."""
+    logger.info("%s: %s", out, ", ".join(f"{count:,} {split}" for split, count in counts.items()))
+
+
 def main() -> None:
+    """Command line of this module."""
     parser = argparse.ArgumentParser(
         prog="python -m utils.download.prepare_drseg",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("archive", type=Path, help="DRSeg.zip")
-    parser.add_argument("--out", type=Path, default=Path("data/DRSeg"), help="the folder to make")
+    parser.add_argument("--out", type=Path, default=Path(DRSEG_FOLDER), help="the folder to make")
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that is there already")
     parser.add_argument("--no-checksum", action="store_true", help="accept another archive than the published one")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    counts = prepare(args.archive, args.out, args.overwrite, checksum=not args.no_checksum)
-    logger.info("%s: %s", args.out, ", ".join(f"{count:,} {split}" for split, count in counts.items()))
+    log_counts(args.out, prepare(args.archive, args.out, args.overwrite, checksum=not args.no_checksum))
 
 
 if __name__ == "__main__":

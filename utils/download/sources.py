@@ -1,9 +1,9 @@
 """What is fetched from the hub: pinned revisions, sizes and checksums, and where each file goes.
 
 The one place that knows them; `utils.download.fetch` fetches them, `utils.download.prepare_drseg` checks the data
-set against them. The standard library alone is needed, so both run before anything is installed.
+set against them. All three need the standard library alone, so that they run before anything is installed.
 Sizes and checksums were reported by others who opened the files; a file that is not pinned here is
-held against what the hub itself says of that revision.
+checked against the hash that the hub gives for that revision.
 """
 
 from __future__ import annotations
@@ -165,12 +165,18 @@ DRSEG = Collection(
             sha256="1378bb70c789730fe38b7a3dd28f47f36c63c4e3bafb7e89367a6232e647317b",
         ),
     ),
-    "the data set, as an archive that `python -m utils.download.prepare_drseg` lays out",
+    "the data set, as an archive that is laid out in data/DRSeg",
     is_dataset=True,
 )
 
 COLLECTIONS: dict[str, Collection] = {each.name: each for each in (CLIP, SAM2, LLAVA, PIXDLM, DRSEG)}
+DRSEG_FOLDER = "data/DRSeg"  # where the archive is laid out, relative to the checkout
 DRSEG_RECORDS = {"train": 2_999, "val": 2_000, "test": 5_001}
+
+
+def has_content(folder: Path) -> bool:
+    """Whether something lies at `folder`, be it a file."""
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def require(names: Iterable[str], data: Path | None = None, root: Path = CHECKOUT) -> None:
@@ -182,22 +188,31 @@ def require(names: Iterable[str], data: Path | None = None, root: Path = CHECKOU
         root: the checkout.
 
     Raises:
-        UserError: something is missing; it lists each file with its source, and says how to get them.
+        UserError: something is missing; it lists each file with its source, and the command that gets them.
     """
-    fetch, lines = [], []
+    missing, lines = [], []
     for collection in (COLLECTIONS[name] for name in names):
         absent = [target for target in collection.targets(root) if not target.is_file()]
         if absent:
-            fetch.append(collection.name)
+            missing.append(collection.name)
             lines += [f"  {collection.purpose}, from {collection.page}:", *(f"    {target}" for target in absent)]
     without_data = data is not None and not (data / "labels").is_dir()
     if without_data:
-        fetch.append(DRSEG.name)
+        missing.append(DRSEG.name)
         lines += [f"  the data set (DRSeg, or another in its layout), from {DRSEG.page}:", f"    {data}/labels"]
         lines += [f"    {data}/CODrone"]
-    if not fetch:
+    if not missing:
         return
-    lines.append(f"To get them: python -m utils.download --what {' '.join(fetch)}")
+    lines.append(f"To get them: python -m utils.download --what {' '.join(missing)}")
     if without_data:
-        lines.append(f"and then:    python -m utils.download.prepare_drseg data/DRSeg.zip --out {data}")
+        lines += _data_notes(data, root / DRSEG_FOLDER)
     raise UserError("\n".join(["missing:", *lines, "`bash train.sh mini` needs none of this."]))
+
+
+def _data_notes(data: Path, laid_out: Path) -> list[str]:
+    """What else to do where the download alone would not bring the data set to `data`."""
+    if data.resolve() != laid_out.resolve():
+        return [f"which lays DRSeg out in {laid_out}: pass --data {laid_out}, or move it to {data}"]
+    if has_content(data):
+        return [f"after moving {data} away, which has content but no labels"]
+    return []

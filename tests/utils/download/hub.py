@@ -17,7 +17,7 @@ PINNED = RemoteFile("model.bin", size=len(CONTENT), sha256=SHA256)
 
 @dataclass
 class Hub:
-    """What the server has and how it behaves; `asked` lists path and Range of each request."""
+    """What the server has and how it behaves; `requests` lists path and Range of each request."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     etags: dict[str, str] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Hub:
     failures: int = 0  # that many answers are 503 first
     ranges: bool = True
     redirect: bool = False
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
     endpoint: str = ""
 
 
@@ -38,7 +38,7 @@ def make_handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if hub.redirect and not stored and name in hub.files:
                 self._head(302, {"Location": f"{hub.endpoint}/storage{name}", "X-Linked-Etag": f'"{hub.etags[name]}"'})
                 return
-            hub.asked.append((path, span))
+            hub.requests.append((path, span))
             if hub.failures:
                 hub.failures -= 1
                 self._head(503, {"Content-Length": "0"})

@@ -1,65 +1,16 @@
-"""utils.download.prepare_drseg on small stand-ins of the published archive."""
+"""utils.download.prepare_drseg on small archives in the manner of the published one."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import stat
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from tests.utils.download.archive import COUNTS, IDS, check_layout, labels, pack, picture, published_members
 from utils.download import prepare_drseg
-from utils.download.sources import DRSEG
 from utils.runtime.errors import UserError
-
-COUNTS = {"train": 3, "val": 2, "test": 4}
-IDS = {split: [f"{split}_{i}" for i in range(count)] for split, count in COUNTS.items()}
-
-
-def picture(name: str) -> bytes:
-    return b"\xff\xd8" + name.encode() * 500
-
-
-def labels(split: str) -> bytes:
-    return json.dumps([{"id": name, "ann_list": []} for name in IDS[split]]).encode()
-
-
-def published_members() -> dict[str, bytes]:
-    """Members of an archive whose folders sit elsewhere than the code expects them."""
-    members = {}
-    for split, ids in IDS.items():
-        members[f"DRSeg/annotations/DRSeg_{split}.json"] = labels(split)
-        members.update({f"DRSeg/images/DR{split}/{name}.jpg": picture(name) for name in ids})
-    return members
-
-
-def pack(path: Path, members: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
-
-
-@pytest.fixture
-def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A good archive, pinned."""
-    path = pack(tmp_path / "DRSeg.zip", published_members())
-    content = path.read_bytes()
-    file = dataclasses.replace(DRSEG.files[0], size=len(content), sha256=hashlib.sha256(content).hexdigest())
-    monkeypatch.setattr(prepare_drseg, "DRSEG", dataclasses.replace(DRSEG, files=(file,)))
-    monkeypatch.setattr(prepare_drseg, "DRSEG_RECORDS", COUNTS)
-    return path
-
-
-def check_layout(out: Path) -> None:
-    for split, ids in IDS.items():
-        assert (out / "labels" / f"DRSeg_{split}.json").read_bytes() == labels(split)
-        folder = out / "CODrone" / f"DR{split}"
-        assert sorted(path.name for path in folder.iterdir()) == [f"{name}.jpg" for name in ids]
-        assert all((folder / f"{name}.jpg").read_bytes() == picture(name) for name in ids)
 
 
 def prepare_other(path: Path, members: dict[str, bytes]) -> dict[str, int]:
@@ -82,7 +33,7 @@ def test_folders_may_sit_anywhere(archive: Path, tmp_path: Path) -> None:
     check_layout(tmp_path / "out")
 
 
-def test_a_name_in_several_splits_is_told_apart_by_its_folder(archive: Path, tmp_path: Path) -> None:
+def test_a_name_in_several_splits_is_resolved_by_its_folder(archive: Path, tmp_path: Path) -> None:
     members = published_members()
     members["DRSeg/images/DRval/test_0.jpg"] = b"of val"
     members["DRSeg/extra/labels_test.json"] = b"not the published name"
@@ -135,14 +86,14 @@ def test_links_are_refused(archive: Path, tmp_path: Path) -> None:
     [
         ("DRSeg/annotations/DRSeg_val.json", b"{", "DRSeg_val.json: not JSON"),
         ("DRSeg/annotations/DRSeg_val.json", b'{"id": 1}', "DRSeg_val.json: not a list of records"),
-        ("DRSeg/annotations/DRSeg_val.json", b'[{"id": "a"}, {"id": "a"}]', "the id 'a' stands twice"),
+        ("DRSeg/annotations/DRSeg_val.json", b'[{"id": "a"}, {"id": "a"}]', "the id 'a' occurs twice"),
         ("DRSeg/annotations/DRSeg_val.json", b'[{"id": "../a"}]', "'../a' cannot be the name of a picture"),
         ("DRSeg/annotations/DRSeg_val.json", b'[{"id": "gone"}]', "1 records have no picture .* val gone"),
         ("DRSeg/annotations/DRSeg_val.json", None, r"expected one label file \(.json\) of val, got none"),
         ("DRSeg/images/DRtest/test_3.jpg", None, "1 records have no picture .* test test_3"),
     ],
 )
-def test_what_is_wrong_inside_is_named(
+def test_what_is_wrong_in_the_archive_is_named(
     archive: Path, tmp_path: Path, name: str, content: bytes | None, message: str
 ) -> None:
     members = published_members()
@@ -182,7 +133,7 @@ def test_a_folder_that_is_there_is_replaced_only_on_request(archive: Path, tmp_p
     assert not (out / "mine.txt").exists() and not [path for path in tmp_path.iterdir() if path.name[0] == "."]
 
 
-def test_a_place_that_cannot_be_written_is_told(archive: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_named(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="below: cannot be made"):
         prepare_drseg.prepare(archive, archive / "below")
 
