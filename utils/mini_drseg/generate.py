@@ -3,8 +3,8 @@
     python -m utils.mini_drseg --out data/DRSeg-mini
 
 Drone pictures of streets, drawn from geometry, and questions about them, each with one thing as
-its target. A group of three records, one a reasoning type, shares a picture. Each picture follows
-from (seed, split, number) alone: the same on every run and for any number of workers.
+its target. Three records, one for each reasoning type, share a picture. Each picture is determined
+by (seed, split, number): it is the same on every run and for any number of workers.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -31,39 +32,57 @@ from utils.mini_drseg.visibility import visible_things
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_folder, exclusive_lock
 
-VERSION = 1  # raise it whenever the same seed gives other data
+VERSION = 1  # increase it whenever the same seed gives other data
 SPLITS = ("train", "val", "test")
 DEFAULT_COUNTS = {"train": 2000, "val": 200, "test": 300}
-GROUP = len(REASONING_TYPES)  # records that share a picture
-ATTEMPTS = 200  # scenes tried until one allows a question of each type
-JPEG_QUALITY = (84, 92)
+RECORDS_PER_PICTURE = len(REASONING_TYPES)  # each a question of another type
+MAX_ATTEMPTS = 200  # scenes drawn until one allows a question of each type
+JPEG_QUALITY = (84, 92)  # a range whose end is excluded
 
 logger = logging.getLogger(__name__)
+T, R = TypeVar("T"), TypeVar("R")
+
+
+class DrawnPicture(NamedTuple):
+    """A picture and its questions.
+
+    Attributes:
+        image: uint8[H, W, 3], RGB.
+        questions: (reasoning type, candidate, wording) for each type.
+        jpeg_quality: that the picture is to be written with.
+    """
+
+    image: np.ndarray
+    camera: Camera
+    questions: list[tuple[str, Candidate, str]]
+    jpeg_quality: int
 
 
 def generate(out: Path, counts: dict[str, int], seed: int = 0, workers: int = 2, overwrite: bool = False) -> None:
     """Write the data set to `out`, whole or not at all.
 
     Args:
-        counts: records by split, of "train", "val" and "test".
+        counts: number of records of each split, of "train", "val" and "test".
+        seed: of the random numbers; not negative.
+        workers: processes that draw.
         overwrite: replace an `out` that has content.
 
     Raises:
-        UserError: `out` has content and `overwrite` is off, or a setting is out of range.
+        UserError: `out` has content and `overwrite` is off, it cannot be written, or an argument is out of range.
     """
-    _check(out, counts, seed, workers, overwrite)
+    _check_arguments(out, counts, seed, workers, overwrite)
     try:
         with atomic_folder(out) as scratch:
             for split in SPLITS:
                 _write_split(scratch, split, counts.get(split, 0), seed, workers)
-            settings = json.dumps(describe(counts, seed), indent=1)
+            settings = json.dumps(dataset_info(counts, seed), indent=1)
             (scratch / "dataset.json").write_text(settings + "\n")
     except OSError as error:
         raise UserError(f"{out}: the data set cannot be written there ({error}); name another folder") from error
 
 
-def describe(counts: dict[str, int], seed: int) -> dict:
-    """What `dataset.json` holds: equal contents mean equal data."""
+def dataset_info(counts: dict[str, int], seed: int) -> dict[str, Any]:
+    """The content of `dataset.json`; where it is equal, the data are."""
     return {
         "name": "DRSeg-mini",
         "version": VERSION,
@@ -73,10 +92,10 @@ def describe(counts: dict[str, int], seed: int) -> dict:
 
 
 def is_current(out: Path) -> bool:
-    """Whether `out` holds a set that this version drew, of whatever size.
+    """Whether `out` holds a data set of this version, of any size.
 
     Raises:
-        UserError: it holds one of another version, or something else.
+        UserError: `out` is there but holds one of another version or something else.
     """
     if not out.exists():
         return False
@@ -94,8 +113,8 @@ def is_current(out: Path) -> bool:
 
 
 @contextmanager
-def drawing(out: Path) -> Iterator[None]:
-    """One process at a time: a second one waits for the first.
+def generation_lock(out: Path) -> Iterator[None]:
+    """Lets one process at a time write `out`; a second one waits for the first.
 
     Raises:
         UserError: nothing can be written beside `out`.
@@ -107,18 +126,18 @@ def drawing(out: Path) -> Iterator[None]:
         raise UserError(f"{out}: cannot be written there ({error}); name another folder") from error
 
 
-def _check(out: Path, counts: dict[str, int], seed: int, workers: int, overwrite: bool) -> None:
+def _check_arguments(out: Path, counts: dict[str, int], seed: int, workers: int, overwrite: bool) -> None:
     for split, count in counts.items():
         if split not in SPLITS:
             raise UserError(f"unknown split {split!r}; use {', '.join(SPLITS)}")
         if count < 0:
-            raise UserError(f"--{split} {count}: a number of records must not be negative")
+            raise UserError(f"--{split} {count}: give a number of records that is not negative")
     if not any(counts.values()):
-        raise UserError("no records are asked for; give --train, --val or --test a number above 0")
+        raise UserError("no records are requested; give --train, --val or --test a number above 0")
     if workers < 1:
-        raise UserError(f"--workers {workers}: at least 1 is needed")
+        raise UserError(f"--workers {workers}: give at least 1")
     if seed < 0:
-        raise UserError(f"--seed {seed}: it must not be negative")
+        raise UserError(f"--seed {seed}: give a seed that is not negative")
     if out.is_file():
         raise UserError(f"{out} is a file; name a folder to write to")
     if out.exists() and any(out.iterdir()) and not overwrite:
@@ -131,61 +150,61 @@ def _write_split(root: Path, split: str, count: int, seed: int, workers: int) ->
     labels = root / "labels"
     images.mkdir(parents=True)
     labels.mkdir(exist_ok=True)
-    groups = [(start // GROUP, min(GROUP, count - start)) for start in range(0, count, GROUP)]
-    work = partial(_write_group, images=images, split=split, seed=seed)
+    starts = range(0, count, RECORDS_PER_PICTURE)
+    pictures = [(start // RECORDS_PER_PICTURE, min(RECORDS_PER_PICTURE, count - start)) for start in starts]
+    work = partial(_write_picture, images=images, split=split, seed=seed)
     records = []
-    with tqdm(total=len(groups), desc=f"DRSeg-mini {split}", unit="picture") as bar:
-        for group in _map(work, groups, workers):
-            records += group
+    with tqdm(total=len(pictures), desc=f"DRSeg-mini {split}", unit="picture") as bar:
+        for drawn in _map_in_order(work, pictures, workers):
+            records += drawn
             bar.update()
     (labels / f"DRSeg_{split}.json").write_text(json.dumps(records, indent=1) + "\n")
 
 
-def _map(work, groups, workers):
-    """Results of `work` in the order of `groups`."""
-    if workers == 1 or len(groups) < 2:
-        yield from map(work, groups)
+def _map_in_order(work: Callable[[T], R], items: list[T], workers: int) -> Iterator[R]:
+    """The results of `work` in the order of `items`, from so many processes."""
+    if workers == 1 or len(items) < 2:
+        yield from map(work, items)
         return
-    with get_context("spawn").Pool(workers, initializer=_single_thread) as pool:
-        yield from pool.imap(work, groups, chunksize=4)
+    with get_context("spawn").Pool(workers, initializer=_use_one_thread) as pool:
+        yield from pool.imap(work, items, chunksize=4)
 
 
-def _single_thread() -> None:
-    cv2.setNumThreads(1)  # the pictures are spread over processes instead
+def _use_one_thread() -> None:
+    cv2.setNumThreads(1)  # the pictures are distributed over processes instead
 
 
-def _write_group(group: tuple[int, int], images: Path, split: str, seed: int) -> list[dict]:
-    """Draw picture `number` of a split, write it and give its records."""
-    number, size = group
-    image, camera, questions, quality = draw_group(seed, split, number)
+def _write_picture(picture: tuple[int, int], images: Path, split: str, seed: int) -> list[dict[str, Any]]:
+    """Draw a picture of a split, given as (number, records wanted of it), write it and return its records."""
+    number, wanted = picture
+    image, camera, questions, quality = draw_picture(seed, split, number)
     name = f"mini_{split}_{number:04d}"
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     if not cv2.imwrite(str(images / f"{name}.jpg"), image[..., ::-1], options):
         raise OSError(f"OpenCV could not write {images / name}.jpg")
-    return [_record(name, camera, *question) for question in questions[:size]]
+    return [_record(name, camera, *question) for question in questions[:wanted]]
 
 
-def draw_group(seed: int, split: str, number: int) -> tuple[np.ndarray, Camera, list[tuple[str, Candidate, str]], int]:
+def draw_picture(seed: int, split: str, number: int) -> DrawnPicture:
     """Draw the picture `number` of a split and its questions.
 
-    Returns:
-        The picture, uint8[H, W, 3] RGB; its camera; a (reasoning type, candidate, question) for
-        each type; the JPEG quality to write it with.
+    Raises:
+        RuntimeError: none of the scenes allows a question of each type.
     """
-    for attempt in range(ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
         rng = np.random.default_rng([seed, SPLITS.index(split), number, attempt])
         scene = plan_scene(rng)
         picture = render(scene, rng)
         chosen = choose_questions(visible_things(scene, picture), scene.camera, REASONING_TYPES, rng)
         if chosen:
-            texts = [str(rng.choice(c.questions)) for c in chosen]
+            texts = [str(rng.choice(candidate.questions)) for candidate in chosen]
             quality = int(rng.integers(*JPEG_QUALITY))
             questions = list(zip(REASONING_TYPES, chosen, texts, strict=True))
-            return picture.image, scene.camera, questions, quality
-    raise RuntimeError(f"no scene for {split} {number} with seed {seed} in {ATTEMPTS} attempts")
+            return DrawnPicture(picture.image, scene.camera, questions, quality)
+    raise RuntimeError(f"no scene for {split} {number} with seed {seed} in {MAX_ATTEMPTS} attempts")
 
 
-def _record(name: str, camera: Camera, kind: str, candidate: Candidate, question: str) -> dict:
+def _record(name: str, camera: Camera, reasoning_type: str, candidate: Candidate, question: str) -> dict[str, Any]:
     """One record in DRSeg's layout."""
     answer = f"<think>{candidate.think}</think><answer>{candidate.answer}</answer>"
     return {
@@ -196,7 +215,7 @@ def _record(name: str, camera: Camera, kind: str, candidate: Candidate, question
         "ann_list": [{"segmentation": candidate.target.polygons}],
         "questions": [question],
         "answers": [answer],
-        "reasoning_types": [kind],
+        "reasoning_types": [reasoning_type],
     }
 
 
@@ -213,7 +232,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     counts = {split: getattr(args, split) for split in SPLITS}
-    with drawing(args.out):  # train.sh and eval.sh may want the same set at the same time
+    with generation_lock(args.out):  # train.sh and eval.sh may want the same set at the same time
         if args.if_missing and is_current(args.out):
             return
         generate(args.out, counts, args.seed, args.workers, args.overwrite)

@@ -1,7 +1,7 @@
-"""Draws a planned scene: the photograph and, beside it, which thing each pixel shows.
+"""Renders a planned scene: the photograph and an id buffer, which holds the thing that each pixel shows.
 
-Both come from the same polygons painted far to near, so that the buffer of thing numbers holds
-exactly the visible parts. The photograph then gets texture, shadow, blur and noise.
+Both come from the same polygons painted far to near, so that the id buffer holds exactly the
+visible parts. The photograph then gets texture, shadow, blur and noise.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from utils.mini_drseg.shapes import Blob, Face, model
 
 SHIFT = 4  # fractional bits of cv2's polygon coordinates
 GROUND = {"grass": (98, 122, 66), "dry": (158, 146, 92), "soil": (150, 118, 86)}
-EARTH: RGB = (146, 122, 88)  # shows through the ground where the grass is thin
+EARTH: RGB = (146, 122, 88)  # visible where the grass is thin
 ASPHALT: RGB = (96, 97, 100)
 PAVING: RGB = (164, 158, 148)
 MARKING: RGB = (226, 226, 218)
@@ -34,8 +34,8 @@ class Picture:
     Attributes:
         image: uint8[H, W, 3], RGB.
         ids: uint8[H, W]; 0 is ground, i + 1 is `scene.things[i]`.
-        outlines: by thing, the convex outline of all of it, hidden or outside the frame or
-            not; float32[N, 2] pixels.
+        outlines: for each thing the convex outline of the whole, hidden parts and those outside the
+            frame included; float32[N, 2] pixels.
     """
 
     image: np.ndarray
@@ -44,7 +44,7 @@ class Picture:
 
 
 def render(scene: Scene, rng: np.random.Generator) -> Picture:
-    """Draw a scene; `rng` gives the texture's place, stains and the sensor's noise."""
+    """Draw a scene; `rng` determines the texture's offset, stains and the sensor's noise."""
     outlines: list[np.ndarray] = [np.zeros((0, 2), np.float32)] * len(scene.things)
     ids = np.zeros((scene.camera.height, scene.camera.width), np.uint8)
     canvas = _paint_ground(scene, rng)
@@ -53,28 +53,28 @@ def render(scene: Scene, rng: np.random.Generator) -> Picture:
             outlines[index] = _paint_flat(canvas, ids, scene, thing, index + 1)
     shaded = _shadow_mask(scene)
     canvas = _darken(canvas, shaded)
-    parts = {i: _model_in_light(scene, i) for i, t in enumerate(scene.things) if _stands(t)}
-    points = {i: _all_points(scene.camera, p) for i, p in parts.items()}
-    for index in _far_to_near(scene, points):
+    parts = {i: _shaded_parts(scene, i) for i, t in enumerate(scene.things) if _is_standing(t)}
+    points = {i: _extent(scene.camera, p) for i, p in parts.items()}
+    for index in _painting_order(scene, points):
         outlines[index] = cv2.convexHull(points[index])[:, 0]
         _paint_parts(canvas, ids, scene.camera, parts[index], index + 1)
-    return Picture(_photograph(canvas, scene.camera, rng), ids, outlines)
+    return Picture(_simulate_sensor(canvas, scene.camera, rng), ids, outlines)
 
 
-def _stands(thing: Thing) -> bool:
+def _is_standing(thing: Thing) -> bool:
     return thing.kind not in FLAT_KINDS
 
 
 # -- painting ----------------------------------------------------------------------------------
-def _fixed(pixels: np.ndarray) -> np.ndarray:
-    """Pixels (0 at the frame's outer corner) to cv2's fixed-point pixel centres."""
+def _fixed_point(pixels: np.ndarray) -> np.ndarray:
+    """Pixels (0 at the frame's outer corner) to cv2's fixed point, which counts from pixel centres; int32[..., 2]."""
     return np.round((pixels - 0.5) * (1 << SHIFT)).astype(np.int32)
 
 
 def _fill(image: np.ndarray, pixels: np.ndarray, colour: RGB | float, smooth: bool = True) -> None:
     """Fill a convex polygon float[N, 2], in pixels."""
     line = cv2.LINE_AA if smooth else cv2.LINE_8
-    cv2.fillConvexPoly(image, _fixed(pixels), colour, line, SHIFT)
+    cv2.fillConvexPoly(image, _fixed_point(pixels), colour, line, SHIFT)
 
 
 def _paint_ground(scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -126,7 +126,7 @@ def _stains(camera: Camera, rng: np.random.Generator) -> np.ndarray:
 
 
 def _paint_lines(canvas: np.ndarray, scene: Scene, road: Road) -> None:
-    """Dashes in the middle and lines at the edges, not over a junction or a crossing."""
+    """Dashes in the middle and lines at the edges, none over a junction or a crossing."""
     camera, reach = scene.camera, scene.reach * 1.5
     others = [r for r in scene.roads if r is not road]
     crossings = [t for t in scene.things if t.kind == "crossing"]
@@ -151,11 +151,11 @@ def _paint_bays(canvas: np.ndarray, camera: Camera, lot: Thing) -> None:
         _fill(canvas, camera.project_ground(lot.to_world(line)), MARKING)
 
 
-def _paint_flat(canvas: np.ndarray, ids: np.ndarray, scene: Scene, thing: Thing, number: int) -> np.ndarray:
-    """Paint a pool or a crossing; gives its outline, float32[N, 2] pixels."""
-    paint_mask = _paint_pool if thing.kind == "pool" else _paint_crossing
-    outline = paint_mask(canvas, scene, thing)
-    _fill(ids, outline, number, smooth=False)
+def _paint_flat(canvas: np.ndarray, ids: np.ndarray, scene: Scene, thing: Thing, thing_id: int) -> np.ndarray:
+    """Paint a pool or a crossing; returns its outline, float32[N, 2] pixels."""
+    paint = _paint_pool if thing.kind == "pool" else _paint_crossing
+    outline = paint(canvas, scene, thing)
+    _fill(ids, outline, thing_id, smooth=False)
     return outline.astype(np.float32)
 
 
@@ -179,34 +179,34 @@ def _paint_pool(canvas: np.ndarray, scene: Scene, thing: Thing) -> np.ndarray:
 
 def _paint_crossing(canvas: np.ndarray, scene: Scene, thing: Thing) -> np.ndarray:
     rng, camera = np.random.default_rng(thing.seed), scene.camera
-    paint_mask = _jitter(MARKING, rng, 0.06)
+    paint = _jitter(MARKING, rng, 0.06)
     stripes = int(thing.width / 0.95)
     pitch = thing.width / (stripes - 0.5)
     a = thing.length / 2
     for i in range(stripes):
         y = -thing.width / 2 + i * pitch
         stripe = [(-a, y), (a, y), (a, y + pitch / 2), (-a, y + pitch / 2)]
-        _fill(canvas, camera.project_ground(thing.to_world(stripe)), paint_mask)
+        _fill(canvas, camera.project_ground(thing.to_world(stripe)), paint)
     return camera.project_ground(thing.footprint())
 
 
-def _paint_parts(canvas: np.ndarray, ids: np.ndarray, camera: Camera, parts: list[Face | Blob], number: int) -> None:
-    """Paint a thing's faces and blobs on the picture and on the numbers."""
+def _paint_parts(canvas: np.ndarray, ids: np.ndarray, camera: Camera, parts: list[Face | Blob], thing_id: int) -> None:
+    """Paint a thing's faces and blobs on the picture and, as `thing_id`, on the id buffer."""
     for part in parts:
         if isinstance(part, Blob):
-            x, y = _fixed(camera.project(part.centre[None])[0])
+            x, y = _fixed_point(camera.project(part.centre[None])[0])
             radius = camera.focal * part.radius / float(camera.depth(part.centre))
             size = max(1, round(radius * (1 << SHIFT)))
             cv2.circle(canvas, (int(x), int(y)), size, part.colour, -1, cv2.LINE_AA, SHIFT)
-            cv2.circle(ids, (int(x), int(y)), size, number, -1, cv2.LINE_8, SHIFT)
+            cv2.circle(ids, (int(x), int(y)), size, thing_id, -1, cv2.LINE_8, SHIFT)
         else:
             pixels = camera.project(part.points)
             _fill(canvas, pixels, part.colour)
-            _fill(ids, pixels, number, smooth=False)
+            _fill(ids, pixels, thing_id, smooth=False)
 
 
 # -- order, outlines, shadow -------------------------------------------------------------------
-def _model_in_light(scene: Scene, index: int) -> list[Face | Blob]:
+def _shaded_parts(scene: Scene, index: int) -> list[Face | Blob]:
     """A thing's faces, dimmed if a taller thing's shadow lies on its middle."""
     thing = scene.things[index]
     taller = (t for t in scene.things if t.height > thing.height + 0.5 and t is not thing)
@@ -215,8 +215,8 @@ def _model_in_light(scene: Scene, index: int) -> list[Face | Blob]:
     return model(thing, scene.camera, scene.light, 0.68 if dim else 1.0)
 
 
-def _all_points(camera: Camera, parts: list[Face | Blob]) -> np.ndarray:
-    """Pixels that a thing's parts reach to, float32[N, 2]."""
+def _extent(camera: Camera, parts: list[Face | Blob]) -> np.ndarray:
+    """Pixels of the corners of faces and rims of blobs, float32[N, 2]; their hull is the thing's outline."""
     faces = [p.points for p in parts if isinstance(p, Face)]
     right, up, _ = camera.axes
     corners = [
@@ -229,36 +229,36 @@ def _all_points(camera: Camera, parts: list[Face | Blob]) -> np.ndarray:
     return camera.project(points).astype(np.float32)
 
 
-def _far_to_near(scene: Scene, points: dict[int, np.ndarray]) -> list[int]:
+def _painting_order(scene: Scene, points: dict[int, np.ndarray]) -> list[int]:
     """Painter's order of the standing things.
 
-    Footprints are disjoint rectangles, so a line parts any two of them and the one on the
-    camera's side of it can only be in front.
+    Footprints are disjoint rectangles, so a line separates any two of them and the one on the
+    camera's side of it cannot be hidden by the other.
     """
     eye = scene.camera.position[:2]
     boxes = {i: (p.min(axis=0), p.max(axis=0)) for i, p in points.items()}
     depth = {i: float(np.linalg.norm(scene.things[i].centre - eye)) for i in points}
-    behind: dict[int, set[int]] = {i: set() for i in points}  # what must be painted before i
-    left = sorted(points, key=lambda i: -depth[i])
-    for k, i in enumerate(left):
-        for j in left[k + 1 :]:
+    before: dict[int, set[int]] = {i: set() for i in points}  # what must be painted before i
+    remaining = sorted(points, key=lambda i: -depth[i])
+    for k, i in enumerate(remaining):
+        for j in remaining[k + 1 :]:
             apart = (boxes[i][0] > boxes[j][1]).any() or (boxes[j][0] > boxes[i][1]).any()
             if not apart:
                 if _is_nearer(scene.things[i], scene.things[j], eye):
-                    behind[i].add(j)
+                    before[i].add(j)
                 else:
-                    behind[j].add(i)
+                    before[j].add(i)
     order: list[int] = []
-    while left:
-        # a cycle, which three long things can form, is cut at the farthest
-        chosen = next((i for i in left if not behind[i] & set(left)), left[0])
-        left.remove(chosen)
+    while remaining:
+        # a cycle, which three long things can form, is broken at the farthest
+        chosen = next((i for i in remaining if not before[i] & set(remaining)), remaining[0])
+        remaining.remove(chosen)
         order.append(chosen)
     return order
 
 
 def _is_nearer(a: Thing, b: Thing, eye: np.ndarray) -> bool:
-    """Whether `a` lies on the camera's side of the line that parts the footprints best."""
+    """Whether `a` lies on the camera's side of the line that separates the footprints by the widest gap."""
     pa, pb = a.footprint(), b.footprint()
     best, nearer = -np.inf, False
     for angle in (a.heading, a.heading + np.pi / 2, b.heading, b.heading + np.pi / 2):
@@ -290,7 +290,7 @@ def _shadow_mask(scene: Scene) -> np.ndarray:
     camera = scene.camera
     mask = np.zeros((camera.height, camera.width), np.uint8)
     for thing in scene.things:
-        if _stands(thing):
+        if _is_standing(thing):
             outline = camera.project_ground(_shadow(scene, thing)).astype(np.float32)
             _fill(mask, cv2.convexHull(outline)[:, 0], 255)
     return cv2.GaussianBlur(mask, (0, 0), 1.2).astype(np.float32) / 255
@@ -326,7 +326,7 @@ def noise(seed: int) -> np.ndarray:
 
 
 def _texture(canvas: np.ndarray, material: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.ndarray:
-    """Noise fixed to the ground, by material; bare earth shows through the grass."""
+    """Noise fixed to the ground, by material; bare earth is visible where grass is thin; uint8[H, W, 3]."""
     y, x = np.mgrid[: camera.height, : camera.width].astype(np.float32) + 0.5
     ground = camera.ground(np.stack([x, y], axis=-1)).astype(np.float32)
     offset = rng.uniform(0, 512, (3, 2)).astype(np.float32)
@@ -344,7 +344,7 @@ def _texture(canvas: np.ndarray, material: np.ndarray, camera: Camera, rng: np.r
     return np.clip(colour * gain[..., None], 0, 255).astype(np.uint8)
 
 
-def _photograph(canvas: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.ndarray:
+def _simulate_sensor(canvas: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.ndarray:
     """Lens, light and sensor: blur, uneven light, white balance, haze, noise; uint8[H, W, 3]."""
     height, width = canvas.shape[:2]
     dx, dy = rng.integers(0, 128, 2)

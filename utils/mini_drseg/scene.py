@@ -1,4 +1,4 @@
-"""Geometry of the embedded synthetic data set: camera, light and the things on a ground plane.
+"""Geometry of the synthetic data set: camera, light and the things on a ground plane.
 
 World frame: metres, x east, y north, z up; the camera looks at the origin. Headings of things
 are counter-clockwise from x, in radians. Image frame: pixels, x right, y down, (0, 0) the outer
@@ -98,14 +98,14 @@ class Camera:
         return self.ground(np.array([[0, 0], [w, 0], [w, h], [0, h]], float))
 
     def shows(self, point: np.ndarray, margin: float = 0.05) -> bool:
-        """Whether a ground point float[2] is inside the frame by a share of its size."""
+        """Whether a ground point float[2] lies in the frame, farther from its border than `margin` of its size."""
         x, y = self.project_ground(np.asarray(point)[None])[0] / (self.width, self.height)
         return margin < x < 1 - margin and margin < y < 1 - margin
 
 
 @dataclass(frozen=True)
 class Light:
-    """The sun: azimuth counter-clockwise from x and elevation, radians; ambient share."""
+    """The sun: azimuth counter-clockwise from x and elevation, radians; `ambient` is the share of ambient light."""
 
     azimuth: float
     elevation: float
@@ -118,17 +118,17 @@ class Light:
         return np.array([c * np.cos(self.azimuth), c * np.sin(self.azimuth), s])
 
     def shadow_shift(self, height: float) -> np.ndarray:
-        """float[2]: where the shadow of a point falls, from its foot, metres."""
+        """float[2]: from the foot of a point at this height to its shadow on the ground, metres."""
         return -self.direction[:2] / self.direction[2] * height
 
 
 @dataclass
 class Thing:
-    """One object: what it is, how it looks and the oriented box it fills (metres, radians).
+    """One object: what it is, how it looks and the oriented box that it fills (metres, radians).
 
     Attributes:
-        tags: roles the planner gave it, such as "on_crossing" or "on_grass".
-        seed: fixes the small variations of its drawing.
+        tags: roles that the planner assigns, such as "on_crossing" or "on_grass".
+        seed: of the random details in its drawing.
     """
 
     kind: str
@@ -149,13 +149,13 @@ class Thing:
         return np.array([self.x, self.y])
 
     def to_world(self, local: np.ndarray) -> np.ndarray:
-        """Points in the thing's own frame (x along its length) to the world, float[N, 2|3]."""
+        """Points in the thing's own frame (x along its length) to the world, float[N, 2|3] -> float[N, 2|3] metres."""
         c, s = np.cos(self.heading), np.sin(self.heading)
         local = np.asarray(local, float)
-        world_size = local.copy()
-        world_size[:, 0] = self.x + c * local[:, 0] - s * local[:, 1]
-        world_size[:, 1] = self.y + s * local[:, 0] + c * local[:, 1]
-        return world_size
+        world = local.copy()
+        world[:, 0] = self.x + c * local[:, 0] - s * local[:, 1]
+        world[:, 1] = self.y + s * local[:, 0] + c * local[:, 1]
+        return world
 
     def footprint(self, margin: float = 0.0) -> np.ndarray:
         """float[4, 2]: corners on the ground, counter-clockwise, metres."""
@@ -196,7 +196,7 @@ class Scene:
 
     camera: Camera
     light: Light
-    soil: str  # "grass", "dry" or "soil"
+    soil: str  # the ground: "grass", "dry" or "soil"
     roads: list[Road]
     lots: list[Thing] = field(default_factory=list)  # parking areas
     patches: list[Thing] = field(default_factory=list)  # coloured clutter on the ground

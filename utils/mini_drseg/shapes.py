@@ -1,6 +1,7 @@
 """Solid shapes of things: shaded faces and leaf clusters, in painter's order within a thing.
 
-Colours are RGB, 0 to 255. The local frame of a thing has x along its heading, y to its left.
+Colours are RGB, 0 to 255. The local frame of a thing has x along its heading, y to its left. In the functions
+that build a shape `m` is the modeller, `t` its thing, `a` and `b` half its length and width, `h` its height.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ class Blob:
 
 
 class Modeller:
-    """Collects the faces of one thing that the camera can see, shaded by the sun."""
+    """Collects the faces of one thing that are turned to the camera, shaded by the sun.
+
+    Args:
+        dim: brightness; under 1 for a thing in another's shadow.
+    """
 
     def __init__(self, thing: Thing, camera: Camera, light: Light, dim: float) -> None:
         self.thing, self.camera, self.light, self.dim = thing, camera, light, dim
@@ -72,7 +77,14 @@ class Modeller:
         top: RGB | None,
         cap: np.ndarray | None = None,
     ) -> None:
-        """Add a prism over base float[N, 2]; with `cap` float[N, 2] it tapers to that outline."""
+        """Add a prism between the heights `z0` and `z1` in metres.
+
+        Args:
+            base: float[N, 2], its outline in local metres, counter-clockwise.
+            side: colour of the sides.
+            top: colour of the upper face; None leaves that face out.
+            cap: float[N, 2], the upper outline where the prism tapers; `base` by default.
+        """
         cap = base if cap is None else cap
         for i in range(len(base)):
             j = (i + 1) % len(base)
@@ -87,7 +99,7 @@ class Modeller:
 
 
 def model(thing: Thing, camera: Camera, light: Light, dim: float = 1.0) -> list[Face | Blob]:
-    """The visible faces of a standing thing, to be painted in this order.
+    """The faces and blobs of a standing thing that are turned to the camera, to be painted in this order.
 
     Args:
         dim: brightness; under 1 for a thing in another's shadow.
@@ -117,54 +129,54 @@ def _lamps(m: Modeller, a: float, b: float, z: float) -> None:
         m.level_face(-a + 0.05, -a + 0.2, y, y + 0.3, z, (150, 22, 20))
 
 
-def _car(m: Modeller, paint_mask: RGB) -> None:
+def _car(m: Modeller, paint: RGB) -> None:
     t = m.thing
     a, b = t.length / 2, t.width / 2
     rear = float(m.rng.choice([0.42, 0.47, 0.33])) * t.length  # notchback, estate, saloon
     front = float(m.rng.uniform(0.12, 0.2)) * t.length
     m.prism(_octagon(a - 0.05, b - 0.04, 0.2), 0.1, 0.35, RUBBER, None)
-    m.prism(_octagon(a, b, 0.22), 0.32, 0.86, _scaled(paint_mask, 0.92), _scaled(paint_mask, 0.97))
+    m.prism(_octagon(a, b, 0.22), 0.32, 0.86, _scaled(paint, 0.92), _scaled(paint, 0.97))
     _lamps(m, a, b, 0.87)
     glass = rectangle(1, b - 0.08)
     glass[:, 0] = [-rear, front, front, -rear]
     roof = rectangle(1, b - 0.3)
     roof[:, 0] = [-rear + 0.45, front - 0.7, front - 0.7, -rear + 0.45]
-    m.prism(glass, 0.86, t.height, GLASS, paint_mask, cap=roof)
+    m.prism(glass, 0.86, t.height, GLASS, paint, cap=roof)
     if m.rng.random() < 0.25:  # a glass roof panel
         m.level_face(front - 1.5, front - 0.85, -b + 0.5, b - 0.5, t.height, GLASS)
 
 
-def _van(m: Modeller, paint_mask: RGB) -> None:
+def _van(m: Modeller, paint: RGB) -> None:
     t = m.thing
     a, b, h = t.length / 2, t.width / 2, t.height
     m.prism(_octagon(a - 0.05, b - 0.04, 0.15), 0.1, 0.4, RUBBER, None)
-    m.prism(_octagon(a, b, 0.15), 0.38, 1.1, _scaled(paint_mask, 0.93), _scaled(paint_mask, 0.97))
+    m.prism(_octagon(a, b, 0.15), 0.38, 1.1, _scaled(paint, 0.93), _scaled(paint, 0.97))
     _lamps(m, a, b, 1.11)
     front = a - 0.75  # the foot of the windscreen
     base = rectangle(a, b - 0.03)
     base[1:3, 0] = front
     cap = rectangle(a - 0.08, b - 0.14)
     cap[1:3, 0] = front - 0.75
-    m.prism(base, 1.1, h, _scaled(paint_mask, 0.95), paint_mask, cap=cap)
+    m.prism(base, 1.1, h, _scaled(paint, 0.95), paint, cap=cap)
     y0, y1 = b - 0.12, b - 0.2
     m.face([(front, -y0, 1.15), (front, y0, 1.15), (front - 0.7, y1, h - 0.06),
             (front - 0.7, -y1, h - 0.06)], GLASS)  # fmt: skip
     for x in np.arange(-a + 0.7, front - 1.2, 0.9):  # ribs of the roof
-        m.level_face(x, x + 0.08, -b + 0.25, b - 0.25, h, _scaled(paint_mask, 0.8))
+        m.level_face(x, x + 0.08, -b + 0.25, b - 0.25, h, _scaled(paint, 0.8))
     if t.style == "ambulance":
         m.level_face(-a + 0.9, -a + 2.5, -0.22, 0.22, h + 0.01, (204, 24, 24))
         m.level_face(-a + 1.48, -a + 1.92, -0.8, 0.8, h + 0.01, (204, 24, 24))
         m.box(front - 1.25, front - 0.95, -0.6, 0.6, h, h + 0.15, (30, 70, 230))
 
 
-def _truck(m: Modeller, paint_mask: RGB) -> None:
+def _truck(m: Modeller, paint: RGB) -> None:
     t = m.thing
     a, b, h = t.length / 2, t.width / 2, t.height
     m.box(-a + 0.1, a - 0.1, -b + 0.1, b - 0.1, 0.3, 0.7, RUBBER)
     cab = a - 1.9
     parts = [
-        lambda: m.box(-a, cab - 0.35, -b, b, 0.7, h, paint_mask),
-        lambda: _truck_cab(m, cab, a, b - 0.06, _scaled(paint_mask, 0.85)),
+        lambda: m.box(-a, cab - 0.35, -b, b, 0.7, h, paint),
+        lambda: _truck_cab(m, cab, a, b - 0.06, _scaled(paint, 0.85)),
     ]
     facing = m.thing.to_world(np.array([[cab - 0.2, 0.0, 0.0], [cab + 0.8, 0.0, 0.0]]))
     toward = (m.camera.position - facing[0]) @ (facing[1] - facing[0])
@@ -172,55 +184,55 @@ def _truck(m: Modeller, paint_mask: RGB) -> None:
         draw()
 
 
-def _truck_cab(m: Modeller, x0: float, x1: float, b: float, paint_mask: RGB) -> None:
-    m.box(x0, x1, -b, b, 0.5, 1.4, paint_mask)
+def _truck_cab(m: Modeller, x0: float, x1: float, b: float, paint: RGB) -> None:
+    m.box(x0, x1, -b, b, 0.5, 1.4, paint)
     base, cap = rectangle(1, b), rectangle(1, b - 0.08)
     base[:, 0] = [x0, x1, x1, x0]
     cap[:, 0] = [x0, x1 - 0.45, x1 - 0.45, x0]
-    m.prism(base, 1.4, 2.35, _scaled(paint_mask, 0.95), paint_mask, cap=cap)
+    m.prism(base, 1.4, 2.35, _scaled(paint, 0.95), paint, cap=cap)
     m.face([(x1, -b + 0.1, 1.42), (x1, b - 0.1, 1.42), (x1 - 0.42, b - 0.16, 2.3),
             (x1 - 0.42, -b + 0.16, 2.3)], GLASS)  # fmt: skip
 
 
-def _bus(m: Modeller, paint_mask: RGB) -> None:
+def _bus(m: Modeller, paint: RGB) -> None:
     t = m.thing
     a, b, h = t.length / 2, t.width / 2, t.height
     m.prism(_octagon(a - 0.05, b - 0.04, 0.1), 0.15, 0.4, RUBBER, None)
-    m.prism(_octagon(a, b, 0.15), 0.4, 1.2, _scaled(paint_mask, 0.92), None)
+    m.prism(_octagon(a, b, 0.15), 0.4, 1.2, _scaled(paint, 0.92), None)
     m.prism(_octagon(a, b, 0.15), 1.2, 2.3, GLASS, None)
-    m.prism(_octagon(a, b, 0.15), 2.3, h, _scaled(paint_mask, 0.95), paint_mask)
+    m.prism(_octagon(a, b, 0.15), 2.3, h, _scaled(paint, 0.95), paint)
     for x in np.linspace(-a + 1.2, a - 1.2, 6):  # posts between the windows
         for y, turn in ((b, 1), (-b, -1)):
             quad = [(x + 0.12, y, 1.2), (x, y, 1.2), (x, y, 2.3), (x + 0.12, y, 2.3)]
-            m.face(quad[::turn], _scaled(paint_mask, 0.9))
+            m.face(quad[::turn], _scaled(paint, 0.9))
     for x, size in ((-a + 1.6, 1.6), (0.2, 0.9), (a - 2.6, 1.2)):  # air conditioning, hatches
         m.box(x, x + size, -0.65, 0.65, h, h + 0.18, (190, 192, 194))
 
 
-def _container(m: Modeller, paint_mask: RGB) -> None:
+def _container(m: Modeller, paint: RGB) -> None:
     t = m.thing
     a, b, h = t.length / 2, t.width / 2, t.height
-    m.box(-a, a, -b, b, 0, h, paint_mask)
+    m.box(-a, a, -b, b, 0, h, paint)
     for x in np.arange(-a + 0.3, a, 0.6):  # corrugation
-        m.level_face(x, x + 0.22, -b + 0.1, b - 0.1, h, _scaled(paint_mask, 0.82))
+        m.level_face(x, x + 0.22, -b + 0.1, b - 0.1, h, _scaled(paint, 0.82))
         for y, turn in ((b, 1), (-b, -1)):
             quad = [(x + 0.22, y, 0.1), (x, y, 0.1), (x, y, h - 0.1), (x + 0.22, y, h - 0.1)]
-            m.face(quad[::turn], _scaled(paint_mask, 0.8))
+            m.face(quad[::turn], _scaled(paint, 0.8))
 
 
-def _stall(m: Modeller, paint_mask: RGB) -> None:
+def _stall(m: Modeller, paint: RGB) -> None:
     t = m.thing
     a, b, h = t.length / 2, t.width / 2, t.height
     m.box(-a + 0.4, a - 0.4, -b + 0.4, b - 0.4, 0, 0.9, (150, 116, 80))
     stripes = 6
     edges = np.linspace(-a, a, stripes + 1)
     for i, (x0, x1) in enumerate(zip(edges, edges[1:], strict=False)):
-        cloth = paint_mask if i % 2 == 0 else (232, 230, 224)
+        cloth = paint if i % 2 == 0 else (232, 230, 224)
         m.face([(x0, 0, h), (x0, -b, h - 0.5), (x1, -b, h - 0.5), (x1, 0, h)], cloth)
         m.face([(x1, 0, h), (x1, b, h - 0.5), (x0, b, h - 0.5), (x0, 0, h)], cloth)
 
 
-def _building(m: Modeller, paint_mask: RGB) -> None:
+def _building(m: Modeller, paint: RGB) -> None:
     t = m.thing
     a, b = t.length / 2, t.width / 2
     wall = tuple(m.rng.uniform((170, 160, 140), (228, 218, 206)))
@@ -229,9 +241,9 @@ def _building(m: Modeller, paint_mask: RGB) -> None:
     m.prism(rectangle(a, b), 0, eaves, wall, None)
     _windows(m, a, b, eaves)
     if pitched:
-        _gable(m, a, b, eaves, paint_mask, wall)
+        _gable(m, a, b, eaves, paint, wall)
     else:
-        _flat_roof(m, a, b, t.height, paint_mask)
+        _flat_roof(m, a, b, t.height, paint)
 
 
 def _windows(m: Modeller, a: float, b: float, top: float) -> None:
@@ -248,7 +260,7 @@ def _windows(m: Modeller, a: float, b: float, top: float) -> None:
                 m.face(quad[::turn], GLASS)
 
 
-def _gable(m: Modeller, a: float, b: float, eaves: float, paint_mask: RGB, wall: RGB) -> None:
+def _gable(m: Modeller, a: float, b: float, eaves: float, paint: RGB, wall: RGB) -> None:
     top = m.thing.height
     for x, turn in ((a, 1), (-a, -1)):
         m.face([(x, -b, eaves), (x, b, eaves), (x, 0, top)][::turn], wall)
@@ -256,17 +268,17 @@ def _gable(m: Modeller, a: float, b: float, eaves: float, paint_mask: RGB, wall:
     low = eaves - 0.25 * (top - eaves) / b
     for s in (1, -1):
         slope = [(-a, s * e, low), (-a, 0, top), (a, 0, top), (a, s * e, low)]
-        m.face(slope[::s], paint_mask)
+        m.face(slope[::s], paint)
         for share in (0.25, 0.5, 0.75):  # rows of tiles
             y, z = s * e * share, top + (low - top) * share
             y1, z1 = y + s * 0.1, z + (low - top) / e * 0.1
             row = [(-a, y1, z1), (-a, y, z), (a, y, z), (a, y1, z1)]
-            m.face(row[::s], _scaled(paint_mask, 0.82))
+            m.face(row[::s], _scaled(paint, 0.82))
 
 
-def _flat_roof(m: Modeller, a: float, b: float, h: float, paint_mask: RGB) -> None:
-    m.level_face(-a, a, -b, b, h, _scaled(paint_mask, 0.8))
-    m.level_face(-a + 0.25, a - 0.25, -b + 0.25, b - 0.25, h, paint_mask)
+def _flat_roof(m: Modeller, a: float, b: float, h: float, paint: RGB) -> None:
+    m.level_face(-a, a, -b, b, h, _scaled(paint, 0.8))
+    m.level_face(-a + 0.25, a - 0.25, -b + 0.25, b - 0.25, h, paint)
     if m.thing.style == "solar":
         for x in np.arange(-a + 0.6, a - 1.4, 1.25):
             for y in np.arange(-b + 0.6, b - 1.9, 1.85):
@@ -278,8 +290,8 @@ def _flat_roof(m: Modeller, a: float, b: float, h: float, paint_mask: RGB) -> No
         m.box(x, x + 0.9, y, y + 0.8, h, h + 0.7, (176, 178, 180))
 
 
-def _tree(m: Modeller, paint_mask: RGB) -> None:
-    del paint_mask  # leaves have their own colours
+def _tree(m: Modeller, paint: RGB) -> None:
+    del paint  # leaves have their own colours
     t, rng = m.thing, m.rng
     radius = t.length / 2
     centre = np.array([t.x, t.y, t.height - radius * 0.9])
@@ -297,10 +309,10 @@ def _tree(m: Modeller, paint_mask: RGB) -> None:
         m.parts.append(Blob(centre + offset, radius * rng.uniform(0.16, 0.3), tuple(colour)))
 
 
-def _person(m: Modeller, paint_mask: RGB) -> None:
+def _person(m: Modeller, paint: RGB) -> None:
     t = m.thing
     m.prism(_octagon(0.16, 0.2, 0.1), 0.0, 0.85, (44, 48, 66), None)
-    m.prism(_octagon(0.18, 0.28, 0.1), 0.85, t.height - 0.3, paint_mask, paint_mask)
+    m.prism(_octagon(0.18, 0.28, 0.1), 0.85, t.height - 0.3, paint, paint)
     head = np.array([t.x, t.y, t.height - 0.12])
     m.parts.append(Blob(head, 0.13, _scaled((150, 112, 84), m.dim)))
 

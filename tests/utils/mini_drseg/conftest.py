@@ -12,7 +12,7 @@ from utils.datasets import load_dataset
 from utils.datasets.base import Sample
 from utils.mini_drseg import generate as mini_drseg
 from utils.mini_drseg import render as mini_render
-from utils.mini_drseg.generate import SPLITS, draw_group, generate
+from utils.mini_drseg.generate import SPLITS, draw_picture, generate
 from utils.mini_drseg.render import Picture, render
 from utils.mini_drseg.scene import Scene
 
@@ -41,11 +41,11 @@ def many() -> list[Drawn]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mini_drseg, "render", watched)
-        patch.setattr(mini_render, "_photograph", lambda canvas, camera, rng: canvas)
+        patch.setattr(mini_render, "_simulate_sensor", lambda canvas, camera, rng: canvas)
         patch.setattr(mini_render, "_texture", lambda canvas, material, camera, rng: canvas)
         drawn = []
         for number in range(PICTURES):
-            _, camera, asked, _ = draw_group(0, "train", number)
+            _, camera, asked, _ = draw_picture(0, "train", number)
             assert camera is last[0].camera
             drawn.append(Drawn(*last, asked))
     return drawn

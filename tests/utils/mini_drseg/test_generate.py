@@ -22,7 +22,7 @@ from utils.datasets import load_dataset
 from utils.datasets.base import Sample
 from utils.datasets.drseg import REASONING_TYPES
 from utils.mini_drseg import generate as mini_drseg
-from utils.mini_drseg.generate import SPLITS, VERSION, describe, generate, is_current
+from utils.mini_drseg.generate import SPLITS, VERSION, dataset_info, generate, is_current
 from utils.runtime.errors import UserError
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -55,8 +55,8 @@ def test_every_split_is_read_as_drseg_is(folder: Path, samples: dict[str, list[S
 
 
 def test_the_set_says_what_it_is(folder: Path) -> None:
-    assert json.loads((folder / "dataset.json").read_text()) == describe(COUNTS, 3)
-    assert {"seed": 3, "counts": COUNTS}.items() <= describe(COUNTS, 3).items()
+    assert json.loads((folder / "dataset.json").read_text()) == dataset_info(COUNTS, 3)
+    assert {"seed": 3, "counts": COUNTS}.items() <= dataset_info(COUNTS, 3).items()
 
 
 def test_a_third_of_each_reasoning_type(samples: dict[str, list[Sample]]) -> None:
@@ -137,7 +137,7 @@ def test_the_module_ends_with_2_and_what_stands_there_stays(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "file", "full"]
 
 
-def test_a_set_that_is_there_is_kept_and_one_of_another_version_told(tmp_path: Path) -> None:
+def test_a_set_that_is_there_is_kept_and_one_of_another_version_refused(tmp_path: Path) -> None:
     assert not is_current(tmp_path / "set")
     generate(tmp_path / "set", {"train": 3}, workers=1)
     assert is_current(tmp_path / "set")
@@ -155,31 +155,31 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
     """Lets the drawing end at the third picture."""
 
     def stop(error: BaseException) -> None:
-        write, count = mini_drseg._write_group, iter(range(100))
+        write, count = mini_drseg._write_picture, iter(range(100))
 
         def fail(*given, **named):
             if next(count) == 2:
                 raise error
             return write(*given, **named)
 
-        monkeypatch.setattr(mini_drseg, "_write_group", fail)
+        monkeypatch.setattr(mini_drseg, "_write_picture", fail)
 
     return stop
 
 
 @pytest.mark.parametrize(
-    ("error", "seen"),
+    ("error", "expected"),
     [(KeyboardInterrupt(), KeyboardInterrupt), (OSError("disk full"), UserError)],
     ids=["interrupt", "disk"],
 )
 def test_nothing_half_written_remains(
-    stopped: Callable, tmp_path: Path, error: BaseException, seen: type[BaseException]
+    stopped: Callable, tmp_path: Path, error: BaseException, expected: type[BaseException]
 ) -> None:
     out = tmp_path / "set"
     out.mkdir()
     (out / "old").write_text("good")
     stopped(error)
-    with pytest.raises(seen):
+    with pytest.raises(expected):
         generate(out, COUNTS, workers=1, overwrite=True)
     assert [path.name for path in tmp_path.rglob("*")] == ["set", "old"]
 
@@ -209,8 +209,8 @@ def test_control_c_ends_with_130_and_nothing_remains(tmp_path: Path) -> None:
         while not any(tmp_path.rglob("*.jpg")) and process.poll() is None and time.monotonic() < limit:
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, its workers too
-        _, said = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130 and "interrupted" in said, said
+    assert process.returncode == 130 and "interrupted" in stderr, stderr
     assert not any(tmp_path.iterdir())
