@@ -158,28 +158,42 @@ def file_hash(path: Path, algorithm: str = "sha256", prefix: bytes = b"", label:
     return digest.hexdigest()
 
 
-def _write_errors() -> tuple[type[Exception], ...]:
-    """What writing a file of any kind raises when the disk is full."""
-    from safetensors import SafetensorError  # late, since it is no part of the standard library
-
-    return (OSError, SafetensorError, RuntimeError)
-
-
 @contextmanager
 def write_errors_as_user_error(out: Path) -> Iterator[None]:
-    """Turn what the writers raise when a disk is full into one message; none of them leaves half of `out`.
+    """Turn what the writers raise of a disk into one message; none of them leaves half of `out`.
 
     Raises:
-        UserError: the disk is full or cannot be written.
+        UserError: the disk is full or cannot be written, with what to do about it.
     """
     try:
         yield
-    except _write_errors() as error:
-        # torch.save says in words of its own that a write came short
-        if isinstance(error, RuntimeError) and not re.search("iostream|PytorchStreamWriter|unexpected pos", str(error)):
+    except Exception as error:
+        if not _is_write_error(error):
             raise
-        why = first_line(error)
-        raise UserError(f"{out}: not written, and nothing half-written is left ({why}); is the disk full?") from error
+        said = f"{out}: not written, and nothing half-written is left ({first_line(error)})"
+        raise UserError(f"{said}; {_write_cure(error)}") from error
+
+
+def _is_write_error(error: Exception) -> bool:
+    """Whether a writer raised it; safetensors is asked by name, since `utils.download` runs without it."""
+    if isinstance(error, RuntimeError):  # torch.save says in words of its own that a write came short
+        return bool(re.search("iostream|PytorchStreamWriter|unexpected pos", str(error)))
+    return isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
+
+
+def _write_cure(error: Exception) -> str:
+    """What to do about it, by the system's number for it, which libraries may only have in their words."""
+    found = re.search(r"os error (\d+)", str(error))
+    number = error.errno if isinstance(error, OSError) and error.errno else int(found[1]) if found else None
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "this user may not write there: change the permissions or name another place"
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: make room or name another place"
+    if number == errno.EFBIG:
+        return "a file may not be so large there: raise the limit (ulimit -f) or name another place"
+    if number is None:
+        return "is the disk full?"
+    return "name another place"
 
 
 def write_json(path: Path, value: Any) -> None:
