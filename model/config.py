@@ -1,7 +1,7 @@
-"""PixDLMConfig: every fact of the architecture, and the three named configurations.
+"""PixDLMConfig: every fact of the architecture (the named ones are in `model.presets`).
 
 A difference between `release`, `native` and `mini` is a field that is read where it acts; no other
-place asks which of them a model is (DESIGN.md, "Two behaviours, one model").
+place asks which of them a model is (model/checkpoints/README.md, "What the published checkpoint computes").
 """
 
 from __future__ import annotations

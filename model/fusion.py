@@ -16,7 +16,7 @@ class Stitch(nn.Module):
     """Stitches pixel features into CLIP tokens, weighed by one learned gate an image.
 
     `F + g * S`, where F is the semantic side with a depthwise 7x7 residual, S the projected pixel
-    side and g = tanh of a small MLP over both means (RELEASE.md, "Dual-path encoder"). Both
+    side and g = tanh of a small MLP over both means (model/checkpoints/README.md, "Dual-path encoder"). Both
     projections start at zero, so that a fresh stitch changes nothing.
     """
 

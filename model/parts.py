@@ -32,7 +32,7 @@ def part_of(name: str) -> str:
     for part, prefixes in PARTS.items():
         if name.startswith(prefixes):
             return part
-    raise ValueError(f"parameter {name!r} belongs to no part; add it to model.lora.PARTS")
+    raise ValueError(f"parameter {name!r} belongs to no part; add it to model.parts.PARTS")
 
 
 def check_parts(parts: set[str]) -> None:

@@ -111,7 +111,7 @@ def mini_config(vocabulary: int = 1000) -> PixDLMConfig:
 
 
 def golden_config() -> PixDLMConfig:
-    """`release` in the tiny dimensions of golden's README."""
+    """`release` in the tiny dimensions of the golden numbers (tests/README.md)."""
     llama = LlamaConfig(
         vocab_size=LLAMA_VOCABULARY + len(ADDED_TOKENS),
         hidden_size=64,

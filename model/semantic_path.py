@@ -81,7 +81,7 @@ def resize_positions(table: Tensor, grid: int, rule: str) -> Tensor:
         grid: patches along a side at the new size.
         rule: "class_first" resizes the rows after the class row. "published_shift" takes rows 0 to
             g*g - 1 for the grid and the last row for the class row, as the published code did; its
-            weights were trained with that shift (RELEASE.md, "Dual-path encoder").
+            weights were trained with that shift (model/checkpoints/README.md, "Dual-path encoder").
 
     Returns:
         float[grid*grid + 1, C]

@@ -3,7 +3,7 @@
 The same tensors under the same names as `sam2.modeling.sam.transformer.TwoWayTransformer`, and the
 same numbers to rounding. What differs is the order of the products: a handful of tokens meets a map
 of thousands of positions, so it is the tokens that are brought to the map, and the map is never projected,
-nor added to its position code: on a CPU it is passes over the map that take the time (README, Speed).
+nor added to its position code: on a CPU it is passes over the map that take the time (utils/benchmark/README.md).
 
 Shape legend: M masks, T tokens, N = H*W positions of the map, C channels, A channels inside
 attention, h heads, d = A / h.

@@ -34,13 +34,13 @@ from model.parts import PARTS, set_trainable
 from model.pixdlm import PixDLMForCausalLM, PixDLMOutput
 from model.presets import golden_config
 from model.semantic_path import resize_positions
-from utils.datasets import load_dataset
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
+from utils.datasets.registry import load_dataset
 from utils.evaluation.metrics import MaskScore, mask_counts, summarise
 from utils.runtime.errors import UserError, run_main
 
-# Tolerances, as golden's README states them.
+# Tolerances, as tests/README.md states them.
 EXACT = 0.0
 TENSOR = 1e-4  # of the expected tensor's own standard deviation
 HALF_RTOL = 1e-3  # of what was kept in float16, beside an absolute part

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model.checkpoints.layouts import HUB_ID, local_folder, tensor_shapes
+from model.checkpoints.layouts import HUB_ID, folder_files, local_folder, named_shapes, tensor_shapes
 from model.checkpoints.tensor_names import (
     LLAVA_UNUSED,
     ROTARY_DERIVED,
@@ -18,17 +18,20 @@ from model.checkpoints.tensor_names import (
     from_open_clip,
     from_published_name,
 )
-from model.checkpoints.tensors import TensorFile, read_folder, read_tensors
+from model.checkpoints.tensors import StrictFill, TensorFile, read_folder, read_tensors, weight_files
 from model.config import PixDLMConfig
 from model.fusion import Fusion
+from model.lora import LORA_MARK
 from model.semantic_path import resize_positions
 from utils.runtime.errors import UserError
+from utils.runtime.files import file_hash
 
 log = logging.getLogger(__name__)
 
 # Where they are looked for, unless they are named.
 CLIP_PLACES = ("clip", "../clip")
 SAM2_PLACES = ("sam2.pt", "../sam2/sam2.1_hiera_large.pt")
+VOCABULARY_ROWS = ("model.embed_tokens.weight", "lm_head.weight")  # to which the added tokens come
 FUSION_FILE = "align_stages.bin"
 NEUTRAL = "neutral"
 NEUTRAL_KEY = "neutral_fusion"  # in the metadata of a file of parts
@@ -80,6 +83,28 @@ def with_backbones(
         yield from ((f"pixel_path.encoder.{name}", tensor) for name, tensor in sam2_tensors(sam2).items())
     if published and "fusion" not in parts:
         yield from fusion_tensors(folder, config, backbones, channels)
+
+
+def weight_hashes(folder: Path, config: PixDLMConfig, backbones: Backbones) -> dict[str, str]:
+    """sha256 of every file that the weights of a folder come from, by its name; backbones under "clip/", "sam2/".
+
+    Args:
+        folder: of any kind that is loaded.
+        config: of its model.
+        backbones: files that were named for what it does not hold.
+    """
+    files = {path.name: path for path in folder_files(folder)}
+    parts = {name.partition(".")[0] for name, _ in named_shapes(folder, config)}
+    if "semantic_path" not in parts:
+        clip = find(backbones.clip, folder, CLIP_PLACES, "CLIP", "clip")
+        files |= {f"clip/{path.name}": path for path in (weight_files(clip) if clip.is_dir() else [clip])}
+    if "pixel_path" not in parts:
+        sam2 = find(backbones.sam2, folder, SAM2_PLACES, "SAM2", "sam2")
+        files[f"sam2/{sam2.name}"] = sam2
+    fusion = Path(backbones.fusion or folder / FUSION_FILE)
+    if "fusion" not in parts and fusion.is_file():
+        files[f"fusion/{fusion.name}"] = fusion
+    return {name: file_hash(path) for name, path in sorted(files.items())}
 
 
 def find(named: str | Path | None, folder: Path, places: tuple[str, ...], what: str, option: str) -> Path:
@@ -142,23 +167,17 @@ def fusion_tensors(
             raise UserError(f"{path}: {name!r} is no align_stages tensor") from error
 
 
+@torch.no_grad()
 def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Copy tensors into a module, every name and shape being accounted for.
 
     Raises:
         UserError: tensors are missing, surplus or misshapen; all of them are listed.
     """
-    own = module.state_dict()
-    problems = [f"missing: {name}" for name in own if name not in state]
-    problems += [f"surplus: {name}" for name in state if name not in own]
-    problems += [
-        f"misshapen: {name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    if problems:
-        raise UserError(f"{source} does not fit this configuration:\n  " + "\n  ".join(problems))
-    module.load_state_dict(state, strict=True)
+    check = StrictFill(module.state_dict(), source)
+    fitting = {name: tensor for name, tensor in state.items() if check.accepts(name, tensor.shape)}
+    check.finish()
+    module.load_state_dict(fitting, strict=True)
 
 
 def load_sam2(encoder: nn.Module, path: Path | str) -> None:
@@ -203,6 +222,7 @@ def clip_tensors(path: Path | str, config: PixDLMConfig) -> dict[str, Tensor]:
     return state
 
 
+@torch.no_grad()
 def load_llava(language_model: nn.Module, folder: Path) -> None:
     """The Llama of a LLaVA or Vicuna folder, shard by shard, into a model with added tokens.
 
@@ -211,28 +231,13 @@ def load_llava(language_model: nn.Module, folder: Path) -> None:
     """
     # peft keeps the matrix under an adapter as `base_layer`
     own = {name.replace(".base_layer.", "."): tensor for name, tensor in language_model.state_dict().items()}
-    seen: set[str] = set()
-    unused, problems = 0, []
+    check, unused = StrictFill(own, folder), 0
     for path, shard in read_folder(folder):
         for name, tensor in shard.items():
             if name.startswith(LLAVA_UNUSED) or ROTARY_DERIVED.search(name):
                 unused += 1
-            elif name not in own:
-                problems.append(f"surplus: {name} in {path.name}")
-            elif not _copy_rows(own[name], tensor, extend=name in ("model.embed_tokens.weight", "lm_head.weight")):
-                problems.append(f"misshapen: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
-            seen.add(name)
-    problems += [f"missing: {name}" for name in own if name not in seen and "lora_" not in name]
-    if problems:
-        raise UserError(f"{folder} does not fit this configuration:\n  " + "\n  ".join(problems))
-    log.info("Llama: %d tensors from %s", len(seen) - unused, folder)
+            elif check.accepts(name, tensor.shape, f" in {path.name}", fewer_rows=name in VOCABULARY_ROWS):
+                own[name][: len(tensor)].copy_(tensor)
+    check.finish(name for name in own if LORA_MARK not in name)
+    log.info("Llama: %d tensors from %s", len(check.seen), folder)
     log.info("%s: %d tensors not used (projector, image_newline, CLIP): the projector starts fresh", folder, unused)
-
-
-@torch.no_grad()
-def _copy_rows(own: Tensor, tensor: Tensor, extend: bool) -> bool:
-    """Copy a tensor, or with `extend` the first rows of one; false where the shapes do not allow it."""
-    fits = own.shape == tensor.shape or (extend and own.shape[1:] == tensor.shape[1:] and len(own) >= len(tensor))
-    if fits:
-        own[: len(tensor)].copy_(tensor)
-    return fits

@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import LlamaConfig
 
-from model.checkpoints.deepspeed_files import is_zero_folder, zero_shapes, zero_tensors
+from model.checkpoints.deepspeed_files import is_zero_folder, step_folder, zero_shapes, zero_tensors
 from model.checkpoints.tensor_names import ROTARY_DERIVED, to_own_name
 from model.checkpoints.tensors import TensorFile, holds_weights, stream_tensors, weight_files
 from model.config import LLAMA_DERIVED, PixDLMConfig
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 CONFIG_FILE = "config.json"
 PUBLISHED_CLASS = "PixDLMForCausalLM"  # in `architectures`; its model_type is "llava", as LLaVA's own
 ARCHITECTURE_KEY = "pixdlm"  # in a published config.json that this project wrote: the whole PixDLMConfig
-PUBLISHED_LORA_ALPHA = 16.0  # RELEASE.md, "Files"; a checkpoint does not hold it
+PUBLISHED_LORA_ALPHA = 16.0  # as published (README.md here, "Files"); a checkpoint does not hold it
 LLAMA_FIELDS = (
     "vocab_size",
     "hidden_size",
@@ -174,6 +174,13 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(shape) for name, shape in zero_shapes(folder).items()}
     files = [TensorFile(path) for path in weight_files(folder)]
     return {name: file.shape(name) for file in files for name in file}
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's tensors."""
+    if is_zero_folder(folder):
+        return sorted(path for path in step_folder(folder).iterdir() if path.suffix == ".pt")
+    return weight_files(folder)
 
 
 def is_published(folder: Path) -> bool:

@@ -29,7 +29,7 @@ from model.checkpoints.layouts import (
     replace_config,
 )
 from model.checkpoints.tensor_names import to_own_name
-from model.checkpoints.tensors import TensorFile
+from model.checkpoints.tensors import StrictFill, TensorFile
 from model.config import PixDLMConfig
 from model.language.tokens import TOKENIZER_FILE, PixTokenizer
 from model.parts import part_of
@@ -109,24 +109,15 @@ def fill(model: PreTrainedModel, tensors: Tensors, dtype: torch.dtype, source: P
     Raises:
         UserError: listing all that are missing, surplus, doubled or misshapen.
     """
-    own = model.state_dict(keep_vars=True)
-    seen: set[str] = set()
-    problems = []
+    check = StrictFill(model.state_dict(keep_vars=True), source)
     for name, tensor in tensors:
-        if name not in own:
-            problems.append(f"surplus: {name}")
-        elif name in seen:
-            problems.append(f"twice: {name}")
-        elif own[name].shape != tensor.shape:
-            problems.append(f"misshapen: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
-        elif own[name].is_meta:
+        if not check.accepts(name, tensor.shape):
+            continue
+        if check.own[name].is_meta:
             set_module_tensor_to_device(model, name, "cpu", value=tensor.to(dtype, copy=True), dtype=dtype)
         else:
-            own[name].copy_(tensor)
-        seen.add(name)
-    problems += [f"missing: {name}" for name in own if name not in seen]
-    if problems:
-        raise UserError(f"{source} does not fit this configuration:\n  " + "\n  ".join(problems))
+            check.own[name].copy_(tensor)
+    check.finish()
 
 
 # -- files of parts ----------------------------------------------------------------------------
@@ -146,20 +137,17 @@ def load_parts(model: PreTrainedModel, path: Path) -> set[str]:
     Raises:
         UserError: a tensor has no place or another shape, one of a part is missing, or there is none.
     """
-    file, own = TensorFile(path), model.state_dict()
-    problems, seen = [], set()
+    file = TensorFile(path)
+    if not len(file):
+        raise UserError(f"{path}: holds no tensor; name a file that extract.py wrote")
+    check = StrictFill(model.state_dict(), path)
     for theirs in file:
         name = to_own_name(theirs, model.config)
-        if name in own and file.shape(theirs) == own[name].shape:
-            own[name].copy_(file[theirs])
-            seen.add(name)
-        else:
-            problems.append(f"does not fit: {theirs} {file.shape(theirs)}")
-    parts = {part_of(name) for name in seen}
-    problems += [f"missing: {name}" for name in own if part_of(name) in parts and name not in seen]
-    if problems or not parts:
-        raise UserError(f"{path} does not fit this model:\n  " + "\n  ".join(problems or ["it is empty"]))
-    log.info("%s: %d tensors of %s", path, len(seen), ", ".join(sorted(parts)))
+        if check.accepts(name, file.shape(theirs)):
+            check.own[name].copy_(file[theirs])
+    parts = {part_of(name) for name in check.seen & check.own.keys()}
+    check.finish(name for name in check.own if part_of(name) in parts)
+    log.info("%s: %d tensors of %s", path, len(check.seen), ", ".join(sorted(parts)))
     return parts
 
 

@@ -9,7 +9,7 @@ import json
 import logging
 import pickle
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,6 +74,56 @@ class TensorFile(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+class StrictFill:
+    """Holds tensors against those of a model, and tells in one message all that do not fit.
+
+    Args:
+        own: the model's tensors by name.
+        source: what the others come from, for the message.
+    """
+
+    def __init__(self, own: Mapping[str, Tensor], source: Path | str) -> None:
+        self.own, self.source = own, source
+        self.seen: set[str] = set()
+        self.problems: list[str] = []
+
+    def accepts(self, name: str, shape: Sequence[int], where: str = "", fewer_rows: bool = False) -> bool:
+        """Whether the model has a tensor of this name and shape that was not given yet; else it is a problem.
+
+        Args:
+            name: of the model's tensor.
+            shape: of what is given.
+            where: told after the name.
+            fewer_rows: accept fewer rows than the model has.
+        """
+        given, own = tuple(shape), tuple(self.own[name].shape) if name in self.own else None
+        if own is None:
+            self.problems.append(f"surplus: {name}{where}")
+        elif name in self.seen:
+            self.problems.append(f"twice: {name}{where}")
+        elif given != own and not (fewer_rows and given[1:] == own[1:] and given[0] <= own[0]):
+            self.problems.append(f"misshapen: {name} is {given}, expected {own}")
+        else:
+            self.seen.add(name)
+            return True
+        self.seen.add(name)
+        return False
+
+    def finish(self, wanted: Iterable[str] | None = None) -> None:
+        """The end of what is given.
+
+        Args:
+            wanted: names that must have been given; all of the model's by default.
+
+        Raises:
+            UserError: listing all that were missing, surplus, doubled or misshapen.
+        """
+        lacking = [f"missing: {name}" for name in (self.own if wanted is None else wanted) if name not in self.seen]
+        if self.problems or lacking:
+            listed = "\n  ".join([*self.problems, *lacking])
+            raise UserError(f"{self.source} does not fit this configuration:\n  {listed}")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 Published weights were trained on the ids of the old slow ("legacy") SentencePiece tokenizer: the
 text is cut at every special token, white space next to a cut is dropped, and every piece between two
 cuts is encoded by SentencePiece on its own. The tokenizers of transformers 5 give other ids for the
-same string, so the ids are built here, explicitly (golden/RELEASE.md, "Tokens").
+same string, so the ids are built here, explicitly (model/checkpoints/README.md, "Tokens").
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def pooled(x: Tensor) -> Tensor:
 
 
 def stitched(stitch: Stitch, tokens: Tensor, pixel: Tensor) -> Tensor:
-    """RELEASE.md's formula for one picture, in plain lines."""
+    """The published formula for one picture, in plain lines."""
     y = tokens.T.reshape(WIDTH, GRID, GRID)
     slow = pooled(pointwise(stitch.slow_proj, gelu(pointwise(stitch.slow_conv, pixel))))
     fast = y + pointwise(stitch.fast_proj, gelu(depthwise(stitch.fast_conv, y)))

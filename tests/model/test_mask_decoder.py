@@ -35,7 +35,7 @@ def inputs() -> tuple[list[Tensor], Tensor, Tensor]:
 
 
 def plain(decoder: MaskDecoder, levels: list[Tensor], images: Tensor, seg: Tensor) -> list[Tensor]:
-    """RELEASE.md's "Mask decoder" on maps, with the modules of `sam2`: the logits of each level."""
+    """The published mask decoder on maps, with the modules of `sam2`: the logits of each level."""
     neck = decoder.pixel_neck
     starts = [neck.neck(neck.embed(level)) for level in levels]
     if not decoder.pyramid:

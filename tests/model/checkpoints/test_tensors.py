@@ -141,10 +141,10 @@ def test_every_tensor_that_does_not_fit_is_listed() -> None:
         load_strict(module, state, "some.pt (a part)")
     assert str(caught.value).splitlines() == [
         "some.pt (a part) does not fit this configuration:",
-        "  missing: 0.bias",
-        "  surplus: x",
         "  misshapen: 0.weight is (3, 5), expected (3, 2)",
         "  misshapen: 1.bias is (), expected (4,)",
+        "  surplus: x",
+        "  missing: 0.bias",
     ]
     assert same(module.state_dict(), before)
 
