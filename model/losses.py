@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.masks import IGNORE_LABEL
+
 DICE_SCALE = 1000.0  # published: sums are divided by it before the smoothing is added
 DICE_SMOOTHING = 1e-6
+PIXELS = (-2, -1)  # the dimensions of a mask
 
 
 @dataclass(frozen=True)
@@ -26,25 +29,35 @@ class LossWeights:
     grounding: float = 0.0  # ours, for a start from scratch
 
 
-def mask_bce(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over the pixels of each mask: float[…, H, W], float[…, H, W] -> float[…]"""
-    return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(-2, -1))
+def mask_bce(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Mean over the pixels of each mask: float[…, H, W], float[…, H, W] -> float[…]
+
+    Args:
+        logits: of the masks.
+        target: 0 or 1.
+        counted: float[…, H, W], 0 at pixels that are left out, 1 elsewhere; None counts all.
+    """
+    losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    if counted is None:
+        return losses.mean(dim=PIXELS)
+    return (losses * counted).sum(dim=PIXELS) / counted.sum(dim=PIXELS).clamp(min=1)
 
 
-def mask_dice(logits: Tensor, target: Tensor) -> Tensor:
-    """Dice loss of each mask: float[…, H, W], float[…, H, W] -> float[…]"""
-    p, pixels = logits.sigmoid(), (-2, -1)
-    overlap = 2 * (p * target).sum(dim=pixels) / DICE_SCALE
-    total = p.sum(dim=pixels) / DICE_SCALE + target.sum(dim=pixels) / DICE_SCALE
+def mask_dice(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Dice loss of each mask: float[…, H, W], float[…, H, W] -> float[…]; arguments as `mask_bce`."""
+    p = logits.sigmoid() if counted is None else logits.sigmoid() * counted
+    overlap = 2 * (p * target).sum(dim=PIXELS) / DICE_SCALE
+    total = p.sum(dim=PIXELS) / DICE_SCALE + target.sum(dim=PIXELS) / DICE_SCALE
     return 1 - (overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)
 
 
-def mask_losses(logits: list[Tensor], targets: list[Tensor]) -> tuple[Tensor, Tensor]:
+def mask_losses(logits: list[Tensor], targets: list[Tensor], ignores: bool = False) -> tuple[Tensor, Tensor]:
     """Mean BCE and mean dice over all masks of a batch.
 
     Args:
         logits: per question float[K, H, W], in the frame's geometry, as large as the targets.
-        targets: per question uint8[K, H, W].
+        targets: per question uint8[K, H, W] of 0, 1 and, with `ignores`, IGNORE_LABEL.
+        ignores: leave pixels of IGNORE_LABEL out.
 
     Raises:
         ValueError: a question's numbers of logits and of targets differ, or there is no mask at all.
@@ -58,30 +71,41 @@ def mask_losses(logits: list[Tensor], targets: list[Tensor]) -> tuple[Tensor, Te
         raise ValueError("no question of the batch has a target, so there is no mask to compare")
     bce, dice = [], []
     for pairs in by_size.values():  # together, as a few large operations are faster than many small ones
-        predicted, truth = (torch.cat(side).float() for side in zip(*pairs, strict=True))
-        bce.append(mask_bce(predicted, truth))
-        dice.append(mask_dice(predicted, truth))
+        predicted, truth = (torch.cat(side) for side in zip(*pairs, strict=True))
+        truth, counted = split_ignored(truth, ignores)
+        bce.append(mask_bce(predicted.float(), truth, counted))
+        dice.append(mask_dice(predicted.float(), truth, counted))
     return torch.cat(bce).mean(), torch.cat(dice).mean()
 
 
-def overlap_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def split_ignored(target: Tensor, ignores: bool) -> tuple[Tensor, Tensor | None]:
+    """A target of 0, 1 and IGNORE_LABEL as float of 0 and 1, and where it counts; None where all of it does."""
+    if not ignores:
+        return target.float(), None
+    return (target == 1).float(), (target != IGNORE_LABEL).float()
+
+
+def overlap_loss(logits: Tensor, targets: Tensor, ignores: bool = False) -> Tensor:
     """The paper's target refinement: BCE only where at least two masks of a question claim a pixel.
 
     Args:
         logits: float[K, H, W] of one question.
         targets: uint8[K, H, W] or float.
+        ignores: leave pixels of IGNORE_LABEL out.
 
     Returns:
         float[], the weighted BCE averaged over pixels and summed over the question's masks
     """
     contested = ((logits > 0).sum(dim=0, keepdim=True) >= 2).to(logits.dtype)
-    bce = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
-    return (bce * contested).mean(dim=(1, 2)).sum()
+    truth, counted = split_ignored(targets, ignores)
+    bce = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none")
+    weight = contested if counted is None else contested * counted
+    return (bce * weight).mean(dim=(1, 2)).sum()
 
 
-def mean_overlap_loss(logits: list[Tensor], targets: list[Tensor]) -> Tensor:
+def mean_overlap_loss(logits: list[Tensor], targets: list[Tensor], ignores: bool = False) -> Tensor:
     """The overlap loss summed over all questions, divided by the number of masks."""
-    losses = [overlap_loss(one.float(), target) for one, target in zip(logits, targets, strict=True)]
+    losses = [overlap_loss(one.float(), target, ignores) for one, target in zip(logits, targets, strict=True)]
     return torch.stack(losses).sum() / sum(len(one) for one in logits)
 
 
@@ -109,6 +133,6 @@ def cell_shares(target: Tensor, grid: int) -> Tensor:
     """How a mask's foreground spreads over the cells of its square: uint8[H, W] -> float[grid * grid], sum 1."""
     height, width = target.shape
     side = max(height, width)
-    square = F.pad(target[None].float(), (0, side - width, 0, side - height))
+    square = F.pad((target == 1)[None].float(), (0, side - width, 0, side - height))
     cells = F.adaptive_avg_pool2d(square, grid).flatten()
     return cells / cells.sum().clamp(min=torch.finfo(cells.dtype).tiny)

@@ -9,6 +9,7 @@ import numpy as np
 from pycocotools import mask as coco
 from torch import Tensor
 
+IGNORE_LABEL = 255  # a pixel of the ground truth that is not counted
 PREDICTED, ANNOTATED = (255, 32, 208), (0, 216, 255)  # magenta, cyan: not the colour of roofs, cars or trees
 Polygon = tuple[float, ...]  # x0 y0 x1 y1 …, in pixels of the labels' frame
 
@@ -35,7 +36,7 @@ def paint_mask(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]
     return cv2.drawContours(np.ascontiguousarray(painted), outlines, -1, colour, thickness)
 
 
-def box_of(rle: dict) -> list[float] | None:
+def mask_box(rle: dict) -> list[float] | None:
     """[x, y, width, height] of a mask, None where it is empty."""
     return [float(v) for v in coco.toBbox(rle)] if coco.area(rle) else None
 

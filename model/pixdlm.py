@@ -21,7 +21,7 @@ from model.checkpoints.load import load_pretrained, load_tokenizer, load_with_op
 from model.config import PixDLMConfig
 from model.fusion import Fusion
 from model.inputs.batch import Batch
-from model.inputs.images import frame_logits
+from model.inputs.images import Geometry, frame_logits
 from model.language.conditioning import (
     answer_loss,
     base_model,
@@ -53,6 +53,24 @@ class PixDLMOutput(ModelOutput):
     overlap_loss: Tensor | None = None
     grounding_loss: Tensor | None = None
     mask_logits: list[Tensor] | None = None
+
+
+@dataclass
+class ImageFeatures:
+    """What both visual paths make of pictures; made once, whatever the number of questions about them.
+
+    Args:
+        pyramid: SAM2's levels, coarsest first: float[I, S, P/16, P/16], … /8, … /4.
+        tokens: float[I, N, D], the fused image tokens in the language model's width.
+        geometries: of the pictures.
+    """
+
+    pyramid: list[Tensor]
+    tokens: Tensor
+    geometries: list[Geometry]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
 
 
 class PixDLMForCausalLM(PreTrainedModel):
@@ -113,47 +131,44 @@ class PixDLMForCausalLM(PreTrainedModel):
         """Leave every part as its own class initialised it; CLIP and Llama have rules of their own."""
 
     def forward(
-        self,
-        batch: Batch,
-        loss_weights: LossWeights | None = None,
-        seen: tuple[list[Tensor], Tensor] | None = None,
+        self, batch: Batch, loss_weights: LossWeights | None = None, features: ImageFeatures | None = None
     ) -> PixDLMOutput:
-        """Answer every question of a batch with masks, the answer being forced.
-
-        A picture is encoded once however many questions it has.
+        """Answer every question of a batch with masks, teacher-forced: the answer stands in the prompt.
 
         Args:
-            batch: see `utils.datasets.loading.collate.Batch`; its prompts hold the answer.
+            batch: see `model.inputs.batch.Batch`; its prompts hold the answer.
             loss_weights: compute the losses with these weights; None for masks alone.
-            seen: what `see` gave for these pictures, where it was called already.
+            features: what `encode_images` gave for these pictures, where it was called already.
         """
-        pyramid, tokens = seen or self.see(batch)
-        embeddings, place = self.embed_prompts(batch, tokens)
+        features = features or self.encode_images(batch)
+        embeddings, image_start = self.embed_prompts(batch, features.tokens)
         hidden = base_model(self.language_model)(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-        question, states = self.seg_states(batch.input_ids, hidden, place)
-        masks = self.mask_decoder(pyramid, batch.image_index[question], self.seg_projection(states))
+        question, states = self.seg_states(batch.input_ids, hidden, image_start)
+        masks = self.mask_decoder(features.pyramid, batch.image_index[question], self.seg_projection(states))
         output = PixDLMOutput(mask_logits=list(masks.split(torch.bincount(question, minlength=len(batch)).tolist())))
         if loss_weights is not None:
-            self.add_losses(output, batch, hidden, place, loss_weights)
+            self.add_losses(output, batch, hidden, image_start, loss_weights)
             if loss_weights.grounding:
-                image = hidden[question, place : place + self.config.image_tokens]
-                self.add_grounding(output, batch, self.seg_image_similarity(states, image), loss_weights.grounding)
+                image = hidden[question, image_start : image_start + self.config.image_tokens]
+                similarity = self.seg_image_similarity(states, image)
+                self.add_grounding(output, batch, similarity, loss_weights.grounding)
         return output
 
-    def see(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
-        """Both visual paths and their fusion: SAM2's pyramid and float[I, N, D] image tokens."""
+    def encode_images(self, batch: Batch) -> ImageFeatures:
+        """Both visual paths and their fusion, once a picture however many questions it has."""
         pyramid = self.pixel_path(batch.clip_pixels if batch.sam_pixels is None else batch.sam_pixels)
         fused = self.semantic_path(batch.clip_pixels, pyramid[0], self.fusion)
-        return pyramid, self.projector(image_tokens(fused, self.config.image_grid))
+        tokens = self.projector(image_tokens(fused, self.config.image_grid))
+        return ImageFeatures(pyramid, tokens, batch.geometries)
 
     def embed_prompts(self, batch: Batch, tokens: Tensor) -> tuple[Tensor, int]:
-        """Prompts with the conditioned image tokens in place: float[Q, L + N - 1, D], and their place."""
+        """Prompts with the conditioned image tokens in place: float[Q, L + N - 1, D], and where these start."""
         question = question_features(self.language_model, batch.question_ids, batch.question_mask)
         mask = batch.question_mask if self.config.mask_padded_questions else None
         conditioned = condition_on_text(tokens[batch.image_index], question, mask)
         return insert_image(self.language_model, batch.input_ids, conditioned)
 
-    def seg_states(self, ids: Tensor, hidden: Tensor, place: int) -> tuple[Tensor, Tensor]:
+    def seg_states(self, ids: Tensor, hidden: Tensor, image_start: int) -> tuple[Tensor, Tensor]:
         """The states that predict each [SEG] token.
 
         Returns:
@@ -168,7 +183,7 @@ class PixDLMForCausalLM(PreTrainedModel):
         counts = torch.bincount(row, minlength=len(ids))
         if (counts % group).any():
             raise ValueError(f"the questions have {counts.tolist()} [SEG] tokens, which are no whole groups of {group}")
-        states = hidden[row, shift_by_image(column, place, self.config.image_tokens) - 1]
+        states = hidden[row, shift_by_image(column, image_start, self.config.image_tokens) - 1]
         return row[::group], states
 
     @staticmethod
@@ -178,43 +193,45 @@ class PixDLMForCausalLM(PreTrainedModel):
         groups = states.unflatten(0, (-1, SCALES * TOKENS_PER_SCALE)).mean(dim=1)
         return torch.einsum("md,mnd->mn", groups, image) / image.shape[-1] ** 0.5
 
-    def add_losses(self, output: PixDLMOutput, batch: Batch, hidden: Tensor, place: int, weights: LossWeights) -> None:
+    def add_losses(
+        self, output: PixDLMOutput, batch: Batch, hidden: Tensor, image_start: int, weights: LossWeights
+    ) -> None:
         """Fill in the weighted losses; masks are compared in the frame's geometry, as large as the targets are."""
         logits = [
             frame_logits(one, batch.geometries[image], self.config, tuple(masks.shape[-2:]))
             for one, image, masks in zip(output.mask_logits, batch.image_index.tolist(), batch.masks, strict=True)
         ]
-        ce = answer_loss(self.language_model, hidden, batch.labels, place, self.config.image_tokens)
-        bce, dice = mask_losses(logits, batch.masks)
+        ce = answer_loss(self.language_model, hidden, batch.labels, image_start, self.config.image_tokens)
+        bce, dice = mask_losses(logits, batch.masks, batch.has_ignored_pixels)
         output.ce_loss = weights.ce * ce
         output.mask_bce_loss = weights.bce * bce
         output.mask_dice_loss = weights.dice * dice
         output.loss = output.ce_loss + output.mask_bce_loss + output.mask_dice_loss
         if weights.overlap:
-            output.overlap_loss = weights.overlap * mean_overlap_loss(logits, batch.masks)
+            output.overlap_loss = weights.overlap * mean_overlap_loss(logits, batch.masks, batch.has_ignored_pixels)
             output.loss = output.loss + output.overlap_loss
 
-    def add_grounding(self, output: PixDLMOutput, batch: Batch, seg_image_similarity: Tensor, weight: float) -> None:
-        """Fill in the grounding loss of `seg_image_similarity`, float[M, N]; it counts in the sum."""
-        output.grounding_loss = weight * grounding_loss(seg_image_similarity, batch.masks, self.config.image_grid)
+    def add_grounding(self, output: PixDLMOutput, batch: Batch, similarity: Tensor, weight: float) -> None:
+        """Fill in the grounding loss of similarities to the image tokens, float[M, N]; it counts in the sum."""
+        output.grounding_loss = weight * grounding_loss(similarity, batch.masks, self.config.image_grid)
         output.loss = output.loss + output.grounding_loss
 
     @torch.no_grad()
     def generate_answers(
-        self, batch: Batch, max_new_tokens: int = 64, seen: tuple[list[Tensor], Tensor] | None = None
+        self, batch: Batch, max_new_tokens: int = 64, features: ImageFeatures | None = None
     ) -> list[list[int]]:
         """Let the language model write its answers, greedily.
 
         Args:
             batch: its prompts end where the answer begins.
             max_new_tokens: an answer that is longer is cut there.
-            seen: what `see` gave for these pictures, where it was called already.
+            features: what `encode_images` gave for these pictures, where it was called already.
 
         Returns:
             new token ids of every question, without padding and without `</s>`
         """
-        _, tokens = seen or self.see(batch)
-        embeddings, _ = self.embed_prompts(batch, tokens)
+        features = features or self.encode_images(batch)
+        embeddings, _ = self.embed_prompts(batch, features.tokens)
         lengths = batch.attention_mask.sum(dim=1) + self.config.image_tokens - 1
         # generate() continues at the right end, so the padding has to move to the left.
         padding = embeddings.shape[1] - lengths

@@ -1,43 +1,49 @@
-"""Photographs and questions into what the model reads, found by `AutoProcessor`."""
+"""Pictures and questions into the Batch that the model reads; found by transformers' `AutoProcessor`."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from transformers.utils import PushToHubMixin
+from typing_extensions import Self
 
+from model.checkpoints.layouts import local_folder
+from model.checkpoints.load import load_tokenizer
 from model.config import PixDLMConfig
-from model.language.tokens import TOKENIZER_FILE, PixTokenizer
-
-if TYPE_CHECKING:
-    from model.inputs.batch import Batch
+from model.inputs.batch import Batch, pad
+from model.inputs.images import Frame, Geometry, ImageInput, clip_pixels, frame_of, sam_pixels
+from model.language.tokens import IGNORE_INDEX, PAD_ID, TOKENIZER_FILE, PixTokenizer, Prompt
+from utils.runtime.errors import UserError
 
 PROCESSOR_FILE = "processor_config.json"  # names the class alone; sizes and geometry are in config.json
 
 
 class PixDLMProcessor(PushToHubMixin):
-    """A model folder's tokenizer and geometry.
+    """Makes a `Batch` of pictures and questions, with a model's tokenizer and geometry.
 
     Args:
-        config: of the model.
+        config: of the model; tells geometry, sizes and the longest sequence.
         tokenizer: of the model.
+        cut: cut prompts to `max_sequence`, as training does; else only the language model sets a limit.
     """
 
-    def __init__(self, config: PixDLMConfig, tokenizer: PixTokenizer) -> None:
+    def __init__(self, config: PixDLMConfig, tokenizer: PixTokenizer, cut: bool = False) -> None:
         self.config, self.tokenizer = config, tokenizer
+        longest = config.max_sequence if cut else config.text_config.max_position_embeddings
+        self.max_prompt_tokens = longest - (config.image_tokens - 1)  # the placeholder makes way for the image tokens
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> PixDLMProcessor:
+    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> Self:
         """The processor of a model folder, or of a repository on the hub.
 
         Raises:
             UserError: no configuration or tokenizer in it.
         """
-        from model.checkpoints.layouts import local_folder
-        from model.checkpoints.load import load_tokenizer
-
         tokenizer, config = load_tokenizer(local_folder(folder, kwargs))
         return cls(config, tokenizer)
 
@@ -50,25 +56,150 @@ class PixDLMProcessor(PushToHubMixin):
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 
-    def __call__(self, pictures: list[str | Path], questions: list[str], targets: int | None = 1) -> Batch:
-        """A batch of questions, each about the picture at the same place of the list.
+    def __call__(
+        self, images: ImageInput | list[ImageInput], questions: str | list[str], targets: int | None = 1
+    ) -> Batch:
+        """A batch of questions, each about the picture at the same place of the list, or all about the only one.
 
         Args:
-            pictures: files; one that is named several times is encoded once.
-            questions: in plain words.
-            targets: force an answer with so many masks; None ends the prompt where the answer begins.
+            images: a file, PIL image, uint8[H, W, 3] or uint8[H, W], or a list of them; one that stands several
+                times is encoded once.
+            questions: in plain words; one, or a list: as many as there are pictures, or any number about one.
+            targets: the answer is in the prompt, with so many masks; None ends the prompt where the answer begins.
 
         Raises:
             UserError: a picture cannot be decoded or a question cannot be asked.
+            TypeError: an image or a question of another kind.
+            ValueError: the numbers of pictures and questions differ.
         """
-        from utils.datasets.base import Sample
-        from utils.datasets.loading.collate import Collator
+        images, questions = as_list(images, ImageInput, "image"), as_list(questions, str, "question")
+        if len(images) == 1:
+            images = images * len(questions)
+        if len(images) != len(questions):
+            raise ValueError(f"{len(images)} images and {len(questions)} questions; give one image, or one a question")
+        distinct, index = distinct_images(images)
+        counts = None if targets is None else [targets] * len(questions)
+        return self.batch((frame_of(image, self.config) for image in distinct), index, questions, counts)
 
-        nothing = ((0.0,) * 6,)  # a target without pixels: asking needs its place in the answer, not its mask
-        targets_of = (nothing,) * (targets or 0)
-        samples = [
-            Sample(Path(picture), question, None, targets_of, 1, 1, None, None, "", Path(picture).name, index)
-            for index, (picture, question) in enumerate(zip(pictures, questions, strict=True))
-        ]
-        collator = Collator(self.config, self.tokenizer, answered=targets is not None)
-        return collator.collate(samples)
+    def batch(
+        self,
+        frames: Iterable[Frame],
+        image_index: list[int],
+        questions: list[str],
+        targets: list[int] | None,
+        names: list[str] | None = None,
+    ) -> Batch:
+        """A batch of decoded pictures and the questions about them.
+
+        Args:
+            frames: each is let go before the next one is asked for.
+            image_index: of each question, its picture.
+            questions: in plain words.
+            targets: as for `text`.
+            names: as for `text`.
+
+        Raises:
+            UserError: a question cannot be asked.
+        """
+        pictures = self.images(frames)
+        text = self.text(questions, image_index, pictures.geometries, targets, names)
+        return replace(text, clip_pixels=pictures.clip_pixels, sam_pixels=pictures.sam_pixels)
+
+    def images(self, frames: Iterable[Frame]) -> Batch:
+        """A batch without questions: what both networks see of decoded pictures."""
+        clip, sam, geometries = [], [], []
+        for frame in frames:
+            clip.append(clip_pixels(frame.pixels, self.config))
+            sam.append(sam_pixels(frame.pixels, self.config))
+            geometries.append(frame.geometry)
+        nothing = torch.zeros(0, 0, dtype=torch.long)
+        return Batch(
+            clip_pixels=torch.stack(clip),
+            sam_pixels=None if sam[0] is None else torch.stack(sam),
+            image_index=torch.zeros(0, dtype=torch.long),
+            input_ids=nothing,
+            attention_mask=nothing.bool(),
+            labels=nothing,
+            question_ids=nothing,
+            question_mask=nothing.bool(),
+            geometries=geometries,
+        )
+
+    def text(
+        self,
+        questions: list[str],
+        image_index: list[int],
+        geometries: list[Geometry],
+        targets: list[int] | None,
+        names: list[str] | None = None,
+    ) -> Batch:
+        """A batch without pixels, for pictures that are encoded already.
+
+        Args:
+            questions: in plain words.
+            image_index: of each question, its picture.
+            geometries: of the pictures.
+            targets: how many masks the answer of each question has; None ends the prompts where answers begin.
+            names: of each question, for errors; default: the question itself.
+
+        Raises:
+            UserError: a question has a special token in it, is empty or too long.
+        """
+        names = names or [f"question {question!r}" for question in questions]
+        counts = [0] * len(questions) if targets is None else targets
+        asked = zip(questions, counts, names, strict=True)
+        prompts = [self.prompt(question, count, targets is not None, name) for question, count, name in asked]
+        ids, attention = pad([prompt.ids for prompt in prompts], PAD_ID)
+        question_ids, question_mask = pad([self.tokenizer.question(question) for question in questions], PAD_ID)
+        return Batch(
+            clip_pixels=None,
+            sam_pixels=None,
+            image_index=torch.tensor(image_index),
+            input_ids=ids,
+            attention_mask=attention,
+            labels=pad([prompt.labels for prompt in prompts], IGNORE_INDEX)[0],
+            question_ids=question_ids,
+            question_mask=question_mask,
+            geometries=geometries,
+        )
+
+    def prompt(self, question: str, targets: int, answered: bool, name: str) -> Prompt:
+        """The conversation about a question, cut where there is no more room.
+
+        Raises:
+            UserError: the question has a special token in it, or is so long that the cut takes a
+                [SEG] token; it begins with `name`.
+        """
+        try:
+            prompt = self.tokenizer.prompt(question, targets, answered)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from error
+        # Of an answer only `</s>` may go: without a [SEG] token the masks after it mean the wrong
+        # targets. The published code cuts in silence.
+        needed, limit = len(prompt.ids) - (1 if answered else 0), self.max_prompt_tokens
+        if needed > limit:
+            raise UserError(
+                f"{name}: its prompt has {needed} tokens, {limit} fit beside the image; shorten the question"
+            )
+        return Prompt(prompt.ids[:limit], prompt.labels[:limit])
+
+
+def as_list(value: Any, kinds: Any, what: str) -> list[Any]:
+    """A value that may stand alone or in a list, as a list.
+
+    Raises:
+        TypeError: neither it nor its entries are of one of the kinds; `what` is in the message.
+    """
+    listed = list(value) if isinstance(value, (list, tuple)) else [value]
+    wrong = [one for one in listed if not isinstance(one, kinds)]
+    if wrong:
+        raise TypeError(f"{what}s are expected, alone or in a list; got {type(wrong[0]).__name__}")
+    return listed
+
+
+def distinct_images(images: list[ImageInput]) -> tuple[list[ImageInput], list[int]]:
+    """Each picture once, in the order of first appearance, and for every entry the place of its picture."""
+    keys = [image if isinstance(image, (str, Path)) else id(image) for image in images]
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    first = dict(zip(reversed(keys), reversed(images), strict=True))
+    return [first[key] for key in places], [places[key] for key in keys]

@@ -1,50 +1,229 @@
-"""Pictures and questions in, masks out."""
+"""Pictures and questions in, masks out: `PixDLM.from_pretrained(...).segment(image, question)`.
+
+Shape legend: K masks of one question, H and W of a picture, I pictures.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+from typing_extensions import Self
 
-from model.inputs.images import frame_logits
-from model.language.tokens import PixTokenizer
-from model.pixdlm import PixDLMForCausalLM
-from utils.datasets.base import Sample
-from utils.datasets.loading.collate import Collator
+from model.checkpoints.backbones import Backbones
+from model.checkpoints.layouts import local_folder
+from model.inputs.batch import Batch, pad
+from model.inputs.images import Geometry, ImageInput, Picture, frame_logits, frame_of
+from model.language.tokens import PAD_ID, PixTokenizer
+from model.masks import confidence, encode_mask, mask_box
+from model.pixdlm import ImageFeatures, PixDLMForCausalLM, load_model
+from model.processor import PixDLMProcessor, as_list, distinct_images
+from utils.runtime.distributed import pick_device
 from utils.runtime.errors import UserError
+from utils.runtime.precision import inference_dtype
 
 
-@torch.inference_mode()
-def ask(
-    model: PixDLMForCausalLM, tokenizer: PixTokenizer, picture: Path, question: str, limit: int, dtype: torch.dtype
-) -> tuple[str, torch.Tensor]:
-    """Let the model write its answer, then read the mask of every whole [SEG] group in it.
+@dataclass(frozen=True)
+class Segmentation:
+    """What a model answers to a question about a picture; K is 0 where it wrote no whole [SEG] group.
 
-    Returns:
-        the text, and logits float[K, H, W] in the picture's geometry; K is 0 without a [SEG] group
+    Args:
+        masks: bool[K, H, W], in the picture's own pixels.
+        scores: float32[K], the mean probability of a mask's foreground, 0 where it is empty.
+        boxes: float32[K, 4], x, y, width and height in pixels; zeros where a mask is empty.
+        text: as the model wrote it.
+        union_score: the score of all masks together.
+    """
+
+    masks: np.ndarray
+    scores: np.ndarray
+    boxes: np.ndarray
+    text: str
+    union_score: float
+
+    @property
+    def union(self) -> np.ndarray:
+        """bool[H, W], all masks together."""
+        return self.masks.any(axis=0)
+
+
+class PixDLM:
+    """A model that is asked about pictures, on one device.
+
+    Args:
+        model: in evaluation mode.
+        processor: of the model.
+    """
+
+    def __init__(self, model: PixDLMForCausalLM, processor: PixDLMProcessor) -> None:
+        self.model, self.processor = model, processor
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        backbones: Backbones = Backbones(),  # noqa: B008 (frozen)
+        **hub: Any,
+    ) -> Self:
+        """The model of a folder of any kind that `model/checkpoints/README.md` names, or of a hub repository.
+
+        Args:
+            source: the folder, or `owner/name` on the hub.
+            device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:N", or a torch.device.
+            dtype: "auto" (bf16 on a GPU, fp32 on a CPU), "fp32", "bf16", "fp16", or a torch.dtype.
+            backbones: files that a published folder does not hold.
+            hub: the hub's `revision`, `cache_dir`, `token`, `local_files_only`.
+
+        Raises:
+            UserError: no model there, a tensor is missing, surplus or misshapen, or no such device or dtype.
+        """
+        device = pick_device(device) if isinstance(device, str) else device
+        dtype = inference_dtype(dtype, device) if isinstance(dtype, str) else dtype
+        model, tokenizer = load_model(local_folder(source, hub), device, dtype, backbones)
+        if hub:
+            raise TypeError(f"from_pretrained: unknown options {', '.join(hub)}")
+        return cls(model, PixDLMProcessor(model.config, tokenizer))
+
+    @torch.inference_mode()
+    def encode(self, images: ImageInput | list[ImageInput]) -> ImageFeatures:
+        """What the model sees of pictures, for any number of questions about them.
+
+        Args:
+            images: a file, PIL image, uint8[H, W, 3] or uint8[H, W], or a list of them.
+
+        Raises:
+            UserError: a picture cannot be decoded.
+            TypeError: an image of another kind.
+        """
+        frames = (frame_of(image, self.model.config) for image in as_list(images, ImageInput, "image"))
+        batch = self.processor.images(frames)
+        return self.model.encode_images(batch.to(self.model.device, self.model.dtype))
+
+    @torch.inference_mode()
+    def segment(
+        self,
+        image: ImageInput | list[ImageInput] | ImageFeatures,
+        question: str | list[str],
+        max_new_tokens: int = 64,
+    ) -> Segmentation | list[Segmentation]:
+        """Let the model write its answer, and read a mask off every whole [SEG] group in it.
+
+        Args:
+            image: as for `encode`, or what `encode` gave.
+            question: one, or a list: as many as there are pictures, or any number about one. All are answered
+                in one batch.
+            max_new_tokens: an answer that is longer is cut there.
+
+        Returns:
+            one answer, or a list where pictures or questions came in a list
+
+        Raises:
+            UserError: a picture or a question cannot be used, or a mask is not finite.
+            TypeError: an image or a question of another kind.
+            ValueError: the numbers of pictures and questions differ.
+        """
+        questions = as_list(question, str, "question")
+        features, index = self._features(image, len(questions))
+        if len(questions) == 1:
+            questions = questions * len(index)
+        batch = self.processor.text(questions, index, features.geometries, targets=None).to(self.model.device)
+        written = self.model.generate_answers(batch, max_new_tokens, features)
+        logits = self._mask_logits(batch, written, features)
+        check_finite(logits, image_names(image), index)
+        answers = [
+            self._segmentation(one, features.geometries[picture], ids)
+            for one, picture, ids in zip(logits, index, written, strict=True)
+        ]
+        return answers if isinstance(question, (list, tuple)) or isinstance(image, (list, tuple)) else answers[0]
+
+    def _features(
+        self, image: ImageInput | list[ImageInput] | ImageFeatures, questions: int
+    ) -> tuple[ImageFeatures, list[int]]:
+        """The pictures, each encoded once, and the place of every question's picture among them."""
+        if isinstance(image, ImageFeatures):
+            features, index = image, list(range(len(image)))
+        else:
+            distinct, index = distinct_images(as_list(image, ImageInput, "image"))
+            features = self.encode(distinct)
+        if len(index) == 1:
+            index = index * questions
+        if questions not in (1, len(index)):
+            raise ValueError(f"{len(index)} images and {questions} questions; give one image, or one a question")
+        return features, index
+
+    def _mask_logits(self, batch: Batch, written: list[list[int]], features: ImageFeatures) -> list[Tensor | None]:
+        """Per question float[K, m, m], from one teacher-forced pass over what was written; None without a group."""
+        tokenizer = self.processor.tokenizer
+        rows = [row for row, ids in enumerate(written) if tokenizer.seg_groups(ids)]
+        found: list[Tensor | None] = [None] * len(written)
+        if not rows:
+            return found
+        prompts = [batch.input_ids[row][batch.attention_mask[row]].tolist() for row in rows]
+        answered = [prompt + whole_groups(tokenizer, written[row]) for prompt, row in zip(prompts, rows, strict=True)]
+        ids, attention = pad(answered, PAD_ID)
+        kept = torch.tensor(rows, device=self.model.device)
+        forced = replace(
+            batch,
+            image_index=batch.image_index[kept],
+            question_ids=batch.question_ids[kept],
+            question_mask=batch.question_mask[kept],
+            input_ids=ids.to(self.model.device),
+            attention_mask=attention.to(self.model.device),
+        )
+        for row, logits in zip(rows, self.model(forced, features=features).mask_logits, strict=True):
+            found[row] = logits
+        return found
+
+    def _segmentation(self, logits: Tensor | None, geometry: Geometry, written: list[int]) -> Segmentation:
+        """An answer in the picture's own pixels."""
+        text = self.processor.tokenizer.decode(written)
+        if logits is None:
+            empty = np.zeros((0, geometry.height, geometry.width), bool)
+            return Segmentation(empty, np.zeros(0, np.float32), np.zeros((0, 4), np.float32), text, 0.0)
+        framed = frame_logits(logits.float(), geometry, self.model.config)
+        masks = (framed > 0).cpu().numpy()
+        return Segmentation(
+            masks=masks,
+            scores=np.array([confidence(one) for one in framed], np.float32),
+            boxes=np.array([mask_box(encode_mask(mask)) or (0, 0, 0, 0) for mask in masks], np.float32),
+            text=text,
+            union_score=confidence(framed.amax(dim=0)),
+        )
+
+
+def image_names(images: ImageInput | list[ImageInput] | ImageFeatures) -> list[str]:
+    """What errors call the distinct pictures: their file, else their place."""
+    if isinstance(images, ImageFeatures):
+        return [f"image {place}" for place in range(len(images))]
+    distinct, _ = distinct_images(as_list(images, ImageInput, "image"))
+    return [
+        str(one.path if isinstance(one, Picture) else one)
+        if isinstance(one, (str, Path, Picture))
+        else f"image {place}"
+        for place, one in enumerate(distinct)
+    ]
+
+
+def check_finite(logits: list[Tensor | None], names: list[str], index: list[int]) -> None:
+    """Refuse masks computed from non-finite numbers, which would count as empty ones.
 
     Raises:
-        UserError: the picture or the question cannot be used, or a logit is not finite.
+        UserError: naming the first such picture.
     """
-    sample = Sample(picture, question, None, (), 1, 1, None, None, "infer", picture.name, 0)
-    batch = Collator(model.config, tokenizer, answered=False)([sample]).to(model.device, dtype)
-    seen = model.see(batch)  # once: the forced answer needs the picture again
-    (written,) = model.generate_answers(batch, limit, seen)
-    groups = tokenizer.seg_groups(written)
-    if not groups:
-        geometry = batch.geometries[0]
-        return tokenizer.decode(written), torch.zeros(0, geometry.height, geometry.width)
-    ids = torch.cat([batch.input_ids, torch.tensor([whole_groups(tokenizer, written)], device=model.device)], dim=1)
-    forced = replace(batch, input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool))
-    (logits,) = model(forced, seen=seen).mask_logits
-    if not torch.isfinite(logits).all():
-        raise UserError(f"{picture}: the mask's logits are not finite; use --precision fp32")
-    return tokenizer.decode(written), frame_logits(logits.float(), batch.geometries[0], model.config)
+    for one, picture in zip(logits, index, strict=True):
+        if one is not None and not torch.isfinite(one).all():
+            raise UserError(f"{names[picture]}: the mask's logits are not finite; use fp32 (--precision fp32)")
 
 
 def whole_groups(tokenizer: PixTokenizer, written: list[int]) -> list[int]:
-    """An answer as it can be forced: up to its last whole [SEG] group, without [SEG] tokens of broken ones."""
+    """An answer as it stands in a teacher-forced prompt: up to its last whole [SEG] group, without [SEG] tokens of
+    broken ones."""
     groups = tokenizer.seg_groups(written)
     whole = {position for group in groups for position in group}
     return [token for i, token in enumerate(written[: max(whole) + 1]) if i in whole or token not in tokenizer.seg_ids]

@@ -19,6 +19,7 @@ from pycocotools import mask as coco
 
 import infer as script
 from model.checkpoints.save import save_model
+from model.inputs import images
 from model.inputs.images import frame_logits, read_image, write_image
 from model.language.tokens import EOS_ID, SEG_TOKENS, PixTokenizer
 from model.masks import PREDICTED, paint_mask
@@ -119,7 +120,7 @@ def answers(tmp_path: Path) -> list[dict]:
 def written(monkeypatch: pytest.MonkeyPatch, make: Callable[[PixTokenizer], list[int]], model: Path) -> None:
     """Let the model have written what `make` gives."""
     ids = make(load_model(model)[1])
-    monkeypatch.setattr(PixDLMForCausalLM, "generate_answers", lambda self, batch, limit, seen: [ids])
+    monkeypatch.setattr(PixDLMForCausalLM, "generate_answers", lambda self, batch, limit, features: [ids])
 
 
 def test_each_picture_gets_a_mask_an_overlay_and_a_line(model: Path, pictures: list[Path], tmp_path: Path) -> None:
@@ -157,11 +158,21 @@ def test_each_picture_gets_a_mask_an_overlay_and_a_line(model: Path, pictures: l
 
 
 def test_a_picture_is_encoded_once(ask: Callable, pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though its answer is generated first and then forced."""
-    see, seen = PixDLMForCausalLM.see, []
-    monkeypatch.setattr(PixDLMForCausalLM, "see", lambda self, batch: seen.append(1) or see(self, batch))
+    """Though its answer is generated first and then stands in a prompt."""
+    encode, encoded = PixDLMForCausalLM.encode_images, []
+    monkeypatch.setattr(
+        PixDLMForCausalLM, "encode_images", lambda self, batch: encoded.append(1) or encode(self, batch)
+    )
     assert ask(*pictures)[0] == 0
-    assert len(seen) == len(pictures)
+    assert len(encoded) == len(pictures)
+
+
+def test_a_picture_is_decoded_once(ask: Callable, pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the networks and the overlay together."""
+    decode, decoded = images._decoded, []
+    monkeypatch.setattr(images, "_decoded", lambda picture: decoded.append(1) or decode(picture))
+    assert ask(*pictures)[0] == 0
+    assert len(decoded) == len(pictures)
 
 
 @pytest.mark.parametrize(("earlier", "name"), [(0, "x.overlay.jpg"), (100_000, "answers.jsonl")])
@@ -191,7 +202,7 @@ def test_the_mask_is_that_of_the_forced_answer(
     loaded, tokenizer = load_model(model)
     height, width = read_image(pictures[0]).shape[:2]
     target = ((0.0, 0.0, 9.0, 0.0, 9.0, 9.0),)
-    sample = Sample(pictures[0], QUESTION, None, (target,), height, width, None, None, "test", "x", 0)
+    sample = Sample(pictures[0], QUESTION, None, (target,), height, width, "test", "x", 0)
     batch = Collator(loaded.config, tokenizer)([sample])
     with torch.inference_mode():
         (logits,) = loaded(batch).mask_logits

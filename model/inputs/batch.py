@@ -1,15 +1,18 @@
-"""What the model reads: a batch of questions about pictures."""
+"""What the model reads: a batch of questions about pictures.
+
+Shape legend: I pictures, Q questions, L prompt tokens, T question tokens, K targets of a question.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from model.inputs.images import Geometry
-from utils.datasets.base import Sample
 
 
 @dataclass
@@ -17,7 +20,7 @@ class Batch:
     """What the model reads.
 
     Args:
-        clip_pixels: float[I, 3, S, S]
+        clip_pixels: float[I, 3, S, S], or None where the pictures are encoded already.
         sam_pixels: float[I, 3, P, P], or None where the pixel path enlarges CLIP's tensor.
         image_index: long[Q], the picture of each question.
         input_ids: long[Q, L], right-padded, with the image placeholder.
@@ -25,12 +28,13 @@ class Batch:
         labels: long[Q, L], IGNORE_INDEX where nothing is scored.
         question_ids: long[Q, T], the bare questions, right-padded.
         question_mask: bool[Q, T]
-        masks: per question uint8[K, H, W], in the frame's geometry; smaller than it with `mask_side`.
         geometries: per picture.
-        samples: per question.
+        masks: per question uint8[K, H, W] in the frame's geometry, of 0, 1 and IGNORE_LABEL; empty without targets.
+        has_ignored_pixels: whether IGNORE_LABEL occurs in the masks.
+        samples: per question what the caller keeps of it; the model does not look at it.
     """
 
-    clip_pixels: Tensor
+    clip_pixels: Tensor | None
     sam_pixels: Tensor | None
     image_index: Tensor
     input_ids: Tensor
@@ -38,9 +42,10 @@ class Batch:
     labels: Tensor
     question_ids: Tensor
     question_mask: Tensor
-    masks: list[Tensor]
     geometries: list[Geometry]
-    samples: list[Sample]
+    masks: list[Tensor] = field(default_factory=list)
+    has_ignored_pixels: bool = False
+    samples: list[Any] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -49,8 +54,9 @@ class Batch:
         """A copy on `device`; with `dtype` the pixels take that type."""
         moved = self._each(lambda tensor: tensor.to(device, non_blocking=True))
         if dtype is not None:
-            moved.clip_pixels = moved.clip_pixels.to(dtype)
-            moved.sam_pixels = None if moved.sam_pixels is None else moved.sam_pixels.to(dtype)
+            for name in ("clip_pixels", "sam_pixels"):
+                pixels = getattr(moved, name)
+                setattr(moved, name, None if pixels is None else pixels.to(dtype))
         return moved
 
     def pin_memory(self) -> Batch:
@@ -60,10 +66,10 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """A copy with `change` done to every tensor."""
         changed: dict[str, Tensor | list[Tensor]] = {"masks": [change(mask) for mask in self.masks]}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for each in fields(self):
+            value = getattr(self, each.name)
             if isinstance(value, Tensor):
-                changed[field.name] = change(value)
+                changed[each.name] = change(value)
         return replace(self, **changed)
 
 

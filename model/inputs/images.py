@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -44,30 +45,93 @@ def read_image(path: Path | str) -> np.ndarray:
     Raises:
         UserError: the file is missing, cut off, no picture, or too large to decode at once.
     """
-    with _opened(path) as picture:
-        return _pixels(picture)
+    return Picture(path).pixels
 
 
-def read_frame(path: Path | str, config: PixDLMConfig) -> tuple[np.ndarray, Geometry]:
-    """A picture in as many pixels as the networks need, and the geometry of the whole of it.
+class Picture:
+    """A picture in a file, decoded when it is needed: whole once, or in as many pixels as the networks need.
 
-    libjpeg decodes at 1/2, 1/4 or 1/8 of the size for a part of the time, and filters away what does not
-    show there. The least is taken that has a pixel for each of the larger canvas and divides the frame,
-    whose places then stay where they are. Small frames (`DRAFT_PIXELS`), other formats than JPEG and every
-    frame under "centre_crop", where published numbers hold to the digit, are decoded whole.
+    Args:
+        path: of the file.
+    """
 
-    Returns:
-        uint8[h, w, 3], and a geometry with the height and width of the header, which masks are drawn in
+    def __init__(self, path: Path | str) -> None:
+        self.path = path
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """All of it; see `read_image`."""
+        with _opened(self.path) as picture:
+            return _decoded(picture)
+
+    def frame(self, config: PixDLMConfig) -> Frame:
+        """What the networks need of it.
+
+        libjpeg decodes at 1/2, 1/4 or 1/8 of the size for a part of the time, and filters away what does not
+        show there. The least is taken that has a pixel for each of the larger canvas and divides the frame,
+        whose places then stay where they are. Small frames (`DRAFT_PIXELS`), other formats than JPEG and every
+        frame under "centre_crop", where published numbers hold to the digit, are decoded whole.
+
+        Raises:
+            UserError: as `read_image`.
+        """
+        with _opened(self.path) as picture:
+            geometry = Geometry(config.geometry, picture.height, picture.width)
+            scale = _smallest_scale(geometry, config)
+            if scale > 1:
+                picture.draft(None, (picture.width // scale, picture.height // scale))
+            if picture.size != (geometry.width, geometry.height):
+                return Frame(_decoded(picture), geometry)
+        return Frame(self.pixels, geometry)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture as the networks read it.
+
+    Args:
+        pixels: uint8[h, w, 3], RGB, perhaps fewer than the picture has.
+        geometry: with the height and width of the whole picture, which masks are drawn in.
+    """
+
+    pixels: np.ndarray
+    geometry: Geometry
+
+
+ImageInput = str | Path | Image.Image | np.ndarray | Picture
+
+
+def frame_of(image: ImageInput, config: PixDLMConfig) -> Frame:
+    """A picture from a file, from PIL, or uint8[H, W, 3] (RGB) or uint8[H, W] (grey), as the networks read it.
 
     Raises:
-        UserError: as `read_image`.
+        UserError: a file that is missing, cut off, no picture, or too large to decode at once.
+        TypeError: none of these.
     """
-    with _opened(path) as picture:
-        geometry = Geometry(config.geometry, picture.height, picture.width)
-        scale = _smallest_scale(geometry, config)
-        if scale > 1:
-            picture.draft(None, (picture.width // scale, picture.height // scale))
-        return _pixels(picture), geometry
+    if isinstance(image, (str, Path)):
+        image = Picture(image)
+    if isinstance(image, Picture):
+        return image.frame(config)
+    if isinstance(image, Image.Image):
+        image = _decoded(image)
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)):
+        found = f"{image.dtype}{list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise TypeError(f"an image is a path, a PIL image, uint8[H, W, 3] or uint8[H, W]; got {found}")
+    pixels = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+    return Frame(pixels, geometry_of(pixels, config))
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write uint8[H, W, 3] RGB or uint8[H, W], the format by the file's suffix, atomically.
+
+    Raises:
+        OSError: the picture could not be written.
+    """
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    done, data = cv2.imencode(path.suffix, pixels)
+    if not done:
+        raise OSError(f"{path}: OpenCV cannot encode this picture")
+    atomic_write(path, data.tobytes())
 
 
 def _smallest_scale(geometry: Geometry, config: PixDLMConfig) -> int:
@@ -94,8 +158,8 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
         raise UserError(f"{path}: damaged or no picture ({error}); replace the file") from error
 
 
-def _pixels(picture: Image.Image) -> np.ndarray:
-    """Decoded: uint8[H, W, 3]"""
+def _decoded(picture: Image.Image) -> np.ndarray:
+    """uint8[H, W, 3]"""
     return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
@@ -214,16 +278,3 @@ def _normalise(image: np.ndarray, mean: tuple, std: tuple) -> Tensor:
     levels = torch.arange(256)[:, None].float() / 255
     table = (levels - torch.tensor(mean)) / torch.tensor(std)
     return torch.from_numpy(cv2.LUT(image, table.numpy()[:, None])).permute(2, 0, 1)
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write uint8[H, W, 3] RGB or uint8[H, W], the format by the file's suffix, beside and renamed.
-
-    Raises:
-        OSError: the picture could not be written.
-    """
-    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    done, data = cv2.imencode(path.suffix, pixels)
-    if not done:
-        raise OSError(f"{path}: OpenCV cannot encode this picture")
-    atomic_write(path, data.tobytes())

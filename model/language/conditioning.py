@@ -64,7 +64,7 @@ def insert_image(language_model: LlamaForCausalLM, ids: Tensor, tokens: Tensor) 
         tokens: float[Q, N, D]
 
     Returns:
-        float[Q, L + N - 1, D] and the place of the first image token
+        float[Q, L + N - 1, D] and where the first image token stands
 
     Raises:
         ValueError: a row has no placeholder or has it elsewhere.
@@ -72,18 +72,20 @@ def insert_image(language_model: LlamaForCausalLM, ids: Tensor, tokens: Tensor) 
     places = (ids == IMAGE_INDEX).nonzero()
     if len(places) != len(ids) or (places[:, 1] != places[0, 1]).any():
         raise ValueError("every prompt needs the image placeholder exactly once and at the same place")
-    place = int(places[0, 1])
+    image_start = int(places[0, 1])
     embeddings = base_model(language_model).embed_tokens(ids.masked_fill(ids == IMAGE_INDEX, PAD_ID))
     tokens = tokens.to(embeddings.dtype)
-    return torch.cat([embeddings[:, :place], tokens, embeddings[:, place + 1 :]], dim=1), place
+    return torch.cat([embeddings[:, :image_start], tokens, embeddings[:, image_start + 1 :]], dim=1), image_start
 
 
-def shift_by_image(positions: Tensor, place: int, image_tokens: int) -> Tensor:
-    """Where prompt positions lie after the image tokens replaced the placeholder at `place`."""
-    return positions + (positions > place) * (image_tokens - 1)
+def shift_by_image(positions: Tensor, image_start: int, image_tokens: int) -> Tensor:
+    """Where prompt positions lie after the image tokens replaced the placeholder at `image_start`."""
+    return positions + (positions > image_start) * (image_tokens - 1)
 
 
-def answer_loss(language_model: LlamaForCausalLM, hidden: Tensor, labels: Tensor, place: int, images: int) -> Tensor:
+def answer_loss(
+    language_model: LlamaForCausalLM, hidden: Tensor, labels: Tensor, image_start: int, image_tokens: int
+) -> Tensor:
     """Cross entropy of the answer, the mean over all scored tokens of the batch.
 
     Logits are computed at the scored positions alone: of a prompt of hundreds of positions the
@@ -92,9 +94,9 @@ def answer_loss(language_model: LlamaForCausalLM, hidden: Tensor, labels: Tensor
     Args:
         hidden: float[Q, L + N - 1, D], last hidden states.
         labels: long[Q, L], IGNORE_INDEX where nothing is scored.
-        place: of the image placeholder in the prompt.
-        images: N, how many tokens replaced it.
+        image_start: where the image placeholder stood in the prompt.
+        image_tokens: N, how many tokens replaced it.
     """
     row, column = (labels != IGNORE_INDEX).nonzero(as_tuple=True)
-    states = hidden[row, shift_by_image(column, place, images) - 1]
+    states = hidden[row, shift_by_image(column, image_start, image_tokens) - 1]
     return F.cross_entropy(language_model.lm_head(states).float(), labels[row, column])

@@ -19,8 +19,7 @@ Collate = Callable[..., Batch]
 @torch.no_grad()
 def greedy(model: PixDLMForCausalLM, batch: Batch, limit: int) -> list[int]:
     """One question's answer: a full forward pass for every new token."""
-    _, tokens = model.see(batch)
-    embeddings, _ = model.embed_prompts(batch, tokens)
+    embeddings, _ = model.embed_prompts(batch, model.encode_images(batch).tokens)
     written: list[int] = []
     while len(written) < limit:
         hidden = base_model(model.language_model)(inputs_embeds=embeddings, use_cache=False).last_hidden_state

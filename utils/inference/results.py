@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
 from pycocotools import mask as coco
 
-from model.masks import box_of, confidence, encode_mask
+from model.masks import encode_mask, mask_box
+from model.segmenter import Segmentation
 
 
-def describe(picture: Path, question: str, text: str, logits: torch.Tensor, union: np.ndarray) -> dict:
-    """The JSON line of one picture; boxes are [x, y, width, height] in pixels."""
+def describe(picture: Path, question: str, answer: Segmentation) -> dict[str, Any]:
+    """The JSON line of one picture; boxes are [x, y, width, height] in pixels, null where a mask is empty."""
     masks = []
-    for one in logits:
-        rle = encode_mask((one > 0).cpu().numpy())
-        masks.append({"box": box_of(rle), "area": int(coco.area(rle)), "confidence": confidence(one), "rle": rle})
+    for mask, score in zip(answer.masks, answer.scores, strict=True):
+        rle = encode_mask(mask)
+        masks.append({"box": mask_box(rle), "area": int(coco.area(rle)), "confidence": float(score), "rle": rle})
+    union = answer.union
     rle = encode_mask(union)
     return {
         "picture": str(picture),
         "question": question,
-        "text": text,
-        "box": box_of(rle),
+        "text": answer.text,
+        "box": mask_box(rle),
         "area": int(union.sum()),
         "area_fraction": float(union.mean()),
-        "confidence": confidence(logits.amax(dim=0)) if len(logits) else 0.0,
+        "confidence": answer.union_score,
         "rle": rle,
         "masks": masks,
     }

@@ -16,9 +16,9 @@ from model.inputs.images import (
     Geometry,
     clip_pixels,
     frame_logits,
+    frame_of,
     geometry_of,
     network_mask,
-    read_frame,
     read_image,
     sam_pixels,
 )
@@ -137,7 +137,8 @@ def config_of(side: int, **fields: object) -> PixDLMConfig:
 def test_a_large_frame_is_decoded_as_small_as_the_larger_canvas_needs(
     large: Path, side: int, decoded: tuple[int, int]
 ) -> None:
-    image, geometry = read_frame(large, config_of(side))
+    frame = frame_of(large, config_of(side))
+    image, geometry = frame.pixels, frame.geometry
     assert image.shape == (*decoded, 3) and image.dtype == np.uint8
     assert geometry == Geometry("letterbox", 1080, 1440)  # masks and labels stay in the frame's pixels
 
@@ -145,19 +146,20 @@ def test_a_large_frame_is_decoded_as_small_as_the_larger_canvas_needs(
 def test_the_whole_frame_is_decoded_where_results_must_stay(tmp_path: Path, large: Path) -> None:
     """Published geometry, small frames, and formats that know no smaller decoding."""
     whole = read_image(large)
-    image, geometry = read_frame(large, release_config())
+    frame = frame_of(large, release_config())
+    image, geometry = frame.pixels, frame.geometry
     assert np.array_equal(image, whole) and geometry == Geometry("centre_crop", 1080, 1440)
     Image.fromarray(whole).save(tmp_path / "large.png")
-    assert np.array_equal(read_frame(tmp_path / "large.png", config_of(160))[0], whole)
+    assert np.array_equal(frame_of(tmp_path / "large.png", config_of(160)).pixels, whole)
     Image.fromarray(whole[:720, :1280]).save(tmp_path / "small.jpg")
-    assert np.array_equal(read_frame(tmp_path / "small.jpg", config_of(160))[0], read_image(tmp_path / "small.jpg"))
+    assert np.array_equal(frame_of(tmp_path / "small.jpg", config_of(160)).pixels, read_image(tmp_path / "small.jpg"))
 
 
 @pytest.mark.parametrize("side", [160, 352, 384, 704])
 def test_a_smaller_decoding_looks_as_the_whole_frame_does(large: Path, side: int) -> None:
     """Both are shrunk to the canvas, one of them by libjpeg at first. In grey levels, of 255."""
     config = config_of(side)
-    (small, _), whole = read_frame(large, config), read_image(large)
+    small, whole = frame_of(large, config).pixels, read_image(large)
     assert small.size <= whole.size // 4
     levels = 255 * torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     rows, columns = geometry_of(whole, config).content(side)
@@ -178,7 +180,8 @@ def test_a_smaller_decoding_lies_where_the_whole_frame_does(
     picture[height // 2 :, width // 2 :] = 255
     path = tmp_path / "sized.jpg"
     Image.fromarray(picture).save(path, quality=95)
-    image, geometry = read_frame(path, config)
+    frame = frame_of(path, config)
+    image, geometry = frame.pixels, frame.geometry
     assert image.shape[:2] == (height // scale, width // scale)
     assert geometry_of(image, config).content(160) == geometry.content(160)
     small, whole = clip_pixels(image, config), clip_pixels(read_image(path), config)
@@ -192,7 +195,7 @@ def test_a_cut_off_frame_is_named_where_it_is_decoded_small(large: Path, kept: f
     content = large.read_bytes()
     large.write_bytes(content[: int(len(content) * kept)])
     with pytest.raises(UserError, match=r"large\.jpg: damaged or no picture"):
-        read_frame(large, config_of(160))
+        frame_of(large, config_of(160))
 
 
 # Release: the published centre crop
