@@ -18,8 +18,8 @@ from model.inputs.batch import Batch
 from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from tests.training import TINY, Server
-from utils.datasets import load_dataset
 from utils.datasets.loading.collate import Collator
+from utils.datasets.registry import load_dataset
 from utils.mini_drseg.generate import generate
 
 SENTENCES = (

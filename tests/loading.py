@@ -29,9 +29,9 @@ from tqdm import tqdm
 from model.inputs import images
 from model.language.tokens import PixTokenizer
 from model.presets import native_config
-from utils.datasets import load_dataset
 from utils.datasets.loading.collate import Collator
 from utils.datasets.loading.sampler import TrainSampler
+from utils.datasets.registry import load_dataset
 from utils.runtime.errors import run_main
 
 CHECKOUT = Path(__file__).resolve().parents[1]

@@ -40,7 +40,7 @@ FORWARD = {
     "masks": ("seg_states", "seg_projection", "mask_decoder"),
     "losses": ("add_losses", "seg_image_similarity", "add_grounding"),
 }
-GENERATION = {"vision": ("see",), "prompts": ("embed_prompts",), "writing": ("language_model.generate",)}
+GENERATION = {"vision": ("encode_images",), "prompts": ("embed_prompts",), "writing": ("language_model.generate",)}
 BATCHES_PER_WORKER = 4  # that one run of the loader takes, more than workers load ahead
 ENDLESS = 10**6  # steps of the schedule, whose end no measurement reaches
 

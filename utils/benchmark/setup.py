@@ -23,9 +23,9 @@ from model.pixdlm import PixDLMForCausalLM
 from model.presets import named_config
 from utils.cli.benchmark_options import BenchmarkArgs
 from utils.cli.train_options import TrainArgs, parse_train
-from utils.datasets import load_dataset
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
+from utils.datasets.registry import load_dataset
 from utils.runtime.errors import UserError
 from utils.runtime.files import CHECKOUT
 

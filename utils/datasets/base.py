@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,10 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
-from model.masks import Polygon, polygons_rle
+from model.masks import IGNORE_LABEL, Polygon, polygons_rle
 from utils.runtime.errors import UserError
 
 Target = tuple[Polygon, ...] | dict[str, Any]  # polygons whose union is meant, or a COCO RLE
-
-
 Flip = tuple[bool, bool]  # left to right, top to bottom
 
 
@@ -34,12 +33,13 @@ class Sample:
         targets: what answers the question; every target gets a [SEG] group of its own, in this order.
         height: of the frame that the labels were drawn on, in pixels.
         width: likewise.
-        reasoning_type: "spatial", "attribute", "scene", or None.
-        altitude: of the drone in metres, where known.
         dataset: name in the registry.
         record_id: of the record in its file.
         index: position among the samples of the split, unique.
-        mirror: how picture and targets are turned when they are read (`utils.datasets.loading.flips`).
+        groups: what results are broken down by: the value of each group that is known, such as
+            {"reasoning_type": "spatial", "altitude": 30}.
+        ignore: a region whose pixels count neither for nor against a mask, or None.
+        flip: how picture and targets are mirrored when they are read (`utils.datasets.loading.flips`).
     """
 
     image_path: Path
@@ -48,12 +48,39 @@ class Sample:
     targets: tuple[Target, ...]
     height: int
     width: int
-    reasoning_type: str | None
-    altitude: int | None
     dataset: str
     record_id: str
     index: int
-    mirror: Flip = (False, False)
+    groups: Mapping[str, Any] = field(default_factory=dict)
+    ignore: Target | None = None
+    flip: Flip = (False, False)
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A data set: how it lies on the disk, how it is read, and how it is scored.
+
+    Args:
+        name: what `--dataset` calls it.
+        splits: as published.
+        layout: of its folder, for the error that tells how to lay the files out.
+        source: where it comes from, in a line.
+        loader: `loader(root, split, polygons, skip_bad_records)` gives the samples of a split.
+        metrics: names of those in `utils.evaluation.metrics.METRICS` that its tables have.
+        matching: how predicted masks meet several targets: "order" or "hungarian".
+        unit: what is scored: "target", or "question" where several targets count as their union.
+        group_titles: of `Sample.groups`, in the order of the tables.
+    """
+
+    name: str
+    splits: tuple[str, ...]
+    layout: str
+    source: str
+    loader: Callable[..., list[Sample]]
+    metrics: tuple[str, ...] = ("giou", "ciou")
+    matching: str = "order"
+    unit: str = "target"
+    group_titles: Mapping[str, str] = field(default_factory=dict)
 
 
 def target_masks(sample: Sample, height: int, width: int, merge: bool = False) -> np.ndarray:
@@ -66,7 +93,8 @@ def target_masks(sample: Sample, height: int, width: int, merge: bool = False) -
         merge: one mask, the union of all targets.
 
     Returns:
-        uint8[K, height, width] of 0 and 1, K = 1 with `merge`; K is 0 where there are no targets
+        uint8[K, height, width] of 0, 1 and, in the sample's ignore region, IGNORE_LABEL; K = 1 with `merge`,
+        0 where there are no targets
 
     Raises:
         BadRecord: an RLE was made for another frame than the sample names.
@@ -75,7 +103,10 @@ def target_masks(sample: Sample, height: int, width: int, merge: bool = False) -
     if not masks:
         return np.zeros((0, height, width), np.uint8)
     stacked = np.stack(masks)
-    return stacked.max(axis=0, keepdims=True) if merge else stacked
+    drawn = stacked.max(axis=0, keepdims=True) if merge else stacked
+    if sample.ignore is not None:
+        drawn[:, _draw(sample, sample.ignore, height, width) == 1] = IGNORE_LABEL
+    return drawn
 
 
 def _draw(sample: Sample, target: Target, height: int, width: int) -> np.ndarray:

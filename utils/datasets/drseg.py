@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco
 
 from model.masks import Polygon, polygons_rle
-from utils.datasets.base import BadRecord, Sample
+from utils.datasets.base import BadRecord, DatasetSpec, Sample
 from utils.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def load_drseg(root: Path, split: str, polygons: str = "union", skip_bad_records
         skip_bad_records: leave bad records out, counted and listed in the log.
 
     Raises:
-        UserError: folder, split or label file missing, or labels that are no list in JSON.
+        UserError: the split's label file is missing, or holds no list in JSON.
         BadRecord: a record that cannot be used, unless they are skipped.
     """
     if polygons not in POLYGON_RULES:
@@ -85,13 +85,8 @@ def label_file(root: Path, split: str) -> Path:
     """The label file of a split.
 
     Raises:
-        UserError: the folder or the split is missing; the splits that are there are listed.
+        UserError: the split is missing; those that are there are listed.
     """
-    if not root.is_dir():
-        raise UserError(
-            f"{root}: no such data folder; `python -m utils.mini_drseg --out data/DRSeg-mini` makes a small one, "
-            "data/README.md says how to get DRSeg"
-        )
     file = root / "labels" / f"DRSeg_{split}.json"
     if not file.is_file():
         found = sorted(path.stem.removeprefix("DRSeg_") for path in root.glob("labels/DRSeg_*.json"))
@@ -147,11 +142,10 @@ class _Reader:
                 targets=targets,
                 height=frame[0],
                 width=frame[1],
-                reasoning_type=kind,
-                altitude=record.get("altitude"),
                 dataset=NAME,
                 record_id=str(record["id"]),
                 index=first_index + i,
+                groups=known_groups(reasoning_type=kind, altitude=record.get("altitude")),
             )
             for i, (question, answer, kind) in enumerate(checked_questions(where, record))
         ]
@@ -240,6 +234,11 @@ def checked_questions(where: str, record: dict[str, Any]) -> list[tuple[str, str
     return [(question.strip(), answer, kind) for question, answer, kind in rows]
 
 
+def known_groups(**values: Any) -> dict[str, Any]:
+    """The groups whose value is known."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def shown(value: Any) -> str:
     """A value in a message, shortened."""
     text = repr(value)
@@ -292,3 +291,13 @@ def signed_area(polygon: list[float]) -> float:
     """The area that a polygon encloses, negative where its points run the other way round."""
     xs, ys = polygon[0::2], polygon[1::2]
     return sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs))) / 2
+
+
+SPEC = DatasetSpec(
+    name=NAME,
+    splits=("train", "val", "test"),
+    layout="labels/DRSeg_{split}.json\nCODrone/DR{split}/{id}.jpg",
+    source="`python -m utils.download --what drseg`, or `python -m utils.mini_drseg --out DIR` for a small drawn one",
+    loader=load_drseg,
+    group_titles={"reasoning_type": "reasoning type", "altitude": "altitude (m)"},
+)

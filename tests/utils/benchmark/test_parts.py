@@ -32,7 +32,7 @@ from utils.benchmark.parts import (
 )
 from utils.benchmark.setup import Setup, train_args
 from utils.cli.benchmark_options import parse_benchmark
-from utils.datasets import load_dataset
+from utils.datasets.registry import load_dataset
 from utils.training.engine import parameter_groups
 from utils.training.setup import loss_weights
 

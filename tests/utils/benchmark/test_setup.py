@@ -25,7 +25,7 @@ from utils.benchmark.setup import (
     write_frames,
 )
 from utils.cli.benchmark_options import parse_benchmark
-from utils.datasets import load_dataset
+from utils.datasets.registry import load_dataset
 from utils.runtime.errors import UserError
 
 CPU = torch.device("cpu")

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from utils.datasets import drseg, load_dataset
+from utils.datasets import drseg
 from utils.datasets.base import BadRecord, Sample, image_groups, target_masks
+from utils.datasets.registry import load_dataset
 from utils.runtime.errors import UserError
 
 Make = Callable[..., Any]
@@ -28,7 +29,7 @@ GOLDEN = [  # height, width, polygon, area in golden/expected.json
 
 
 def sample(targets: tuple, height: int = 60, width: int = 80) -> Sample:
-    return Sample(Path("a.jpg"), "Which?", None, targets, height, width, None, None, "drseg", "a", 0)
+    return Sample(Path("a.jpg"), "Which?", None, targets, height, width, "drseg", "a", 0)
 
 
 def segments(*polygons: list) -> list[dict]:
@@ -44,15 +45,15 @@ def test_a_record_becomes_a_sample(make_drseg: Make, make_record: Make) -> None:
     assert first.image_path == root / "CODrone" / "DRtest" / "first.jpg" and first.image_path.is_file()
     assert (first.height, first.width, first.question) == (60, 80, "Which car is red?")
     assert first.answer == "<think>One is.</think><answer>That one.</answer>"
-    assert (first.reasoning_type, first.altitude, first.dataset) == ("attribute", None, "drseg")
-    assert (second.record_id, second.altitude) == ("second", 60)
+    assert (first.groups, first.dataset) == ({"reasoning_type": "attribute"}, "drseg")
+    assert (second.record_id, second.groups["altitude"]) == ("second", 60)
     assert [first.index, second.index] == [0, 1]
 
 
 def test_every_question_of_a_record_is_a_sample(make_drseg: Make, make_record: Make) -> None:
     questions = {"questions": [" Which? ", "Where?"], "answers": ["This.", None], "reasoning_types": ["scene", None]}
     samples = load_dataset(make_drseg([make_record("a", **questions), make_record("b")]), "test")
-    assert [(one.record_id, one.question, one.answer, one.reasoning_type) for one in samples[:2]] == [
+    assert [(one.record_id, one.question, one.answer, one.groups.get("reasoning_type")) for one in samples[:2]] == [
         ("a", "Which?", "This.", "scene"),
         ("a", "Where?", None, None),
     ]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.utils.mini_drseg.drawn import COUNTS, PICTURES, Drawn
-from utils.datasets import load_dataset
 from utils.datasets.base import Sample
+from utils.datasets.registry import load_dataset
 from utils.mini_drseg import generate as mini_drseg
 from utils.mini_drseg import render as mini_render
 from utils.mini_drseg.generate import SPLITS, draw_picture, generate

@@ -18,9 +18,9 @@ import pytest
 
 from model.inputs.images import read_image
 from tests.utils.mini_drseg.drawn import COUNTS, contents
-from utils.datasets import load_dataset
 from utils.datasets.base import Sample
 from utils.datasets.drseg import REASONING_TYPES
+from utils.datasets.registry import load_dataset
 from utils.mini_drseg import generate as mini_drseg
 from utils.mini_drseg.generate import SPLITS, VERSION, dataset_info, generate, is_current
 from utils.runtime.errors import UserError
@@ -61,7 +61,7 @@ def test_the_set_says_what_it_is(folder: Path) -> None:
 
 def test_a_third_of_each_reasoning_type(samples: dict[str, list[Sample]]) -> None:
     for split, found in samples.items():
-        counts = Counter(sample.reasoning_type for sample in found)
+        counts = Counter(sample.groups["reasoning_type"] for sample in found)
         assert set(counts) == set(REASONING_TYPES) and max(counts.values()) - min(counts.values()) <= 1, split
 
 

@@ -5,6 +5,7 @@ Shape legend: I pictures, Q questions, L prompt tokens, T question tokens, K tar
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from model.config import PixDLMConfig
-from model.inputs.batch import Batch, pad
-from model.inputs.images import Geometry, clip_pixels, read_frame, sam_pixels
-from model.language.tokens import IGNORE_INDEX, PAD_ID, PixTokenizer, Prompt
+from model.inputs.batch import Batch
+from model.inputs.images import Frame, Geometry, frame_of
+from model.language.tokens import PixTokenizer
+from model.processor import PixDLMProcessor
 from utils.datasets.base import Flip, Sample, target_masks
 from utils.datasets.loading.flips import flip
 from utils.runtime.errors import UserError
@@ -32,15 +34,15 @@ class BadSample(UserError):
 
 
 class Collator:
-    """Makes a `Batch` of samples; every distinct picture is decoded once.
+    """Makes a `Batch` of samples: the processor's, with targets; every distinct picture is decoded once.
 
     Args:
-        config: tells geometry, sizes and the longest sequence.
+        config: of the model.
         tokenizer: of the model.
-        answered: prompts with the answer (training, forced evaluation) or ending where it begins.
+        answered: prompts with the answer (training, teacher-forced evaluation) or ending where it begins.
         cut: cut prompts to `max_sequence`, as training does; else only the language model sets a limit.
         mask_side: draw targets in frames of at most so many pixels on the longer side, for training; None
-            keeps the frame's size, which evaluation needs and large frames make dear.
+            keeps the frame's size, which evaluation needs and which is expensive for large frames.
     """
 
     def __init__(
@@ -51,9 +53,8 @@ class Collator:
         cut: bool = False,
         mask_side: int | None = None,
     ) -> None:
-        self.config, self.tokenizer, self.answered, self.mask_side = config, tokenizer, answered, mask_side
-        longest = config.max_sequence if cut else config.text_config.max_position_embeddings
-        self.max_prompt_tokens = longest - (config.image_tokens - 1)  # the placeholder makes way for the image tokens
+        self.processor = PixDLMProcessor(config, tokenizer, cut)
+        self.config, self.answered, self.mask_side = config, answered, mask_side
 
     def __call__(self, samples: list[Sample]) -> Batch:
         """The batch of `samples`, in their order.
@@ -68,36 +69,31 @@ class Collator:
 
     def collate(self, samples: list[Sample]) -> Batch:
         """What a call does, with the errors as they come."""
-        pictures = list(dict.fromkeys((sample.image_path, sample.mirror) for sample in samples))
-        clip, sam, geometries = zip(*(self.read(*picture) for picture in pictures), strict=True)
-        index = [pictures.index((sample.image_path, sample.mirror)) for sample in samples]
-        masks = [self.draw(sample, geometries[i]) for sample, i in zip(samples, index, strict=True)]
-        prompts = [self.prompt(sample, len(mask)) for sample, mask in zip(samples, masks, strict=True)]
-        questions = [self.tokenizer.question(sample.question) for sample in samples]
-        ids, attention = pad([prompt.ids for prompt in prompts], PAD_ID)
-        question_ids, question_mask = pad(questions, PAD_ID)
-        return Batch(
-            clip_pixels=torch.stack(clip),
-            sam_pixels=None if sam[0] is None else torch.stack(sam),
-            image_index=torch.tensor(index),
-            input_ids=ids,
-            attention_mask=attention,
-            labels=pad([prompt.labels for prompt in prompts], IGNORE_INDEX)[0],
-            question_ids=question_ids,
-            question_mask=question_mask,
-            masks=masks,
-            geometries=list(geometries),
-            samples=samples,
+        pictures = list(dict.fromkeys((sample.image_path, sample.flip) for sample in samples))
+        index = [pictures.index((sample.image_path, sample.flip)) for sample in samples]
+        batch = self.processor.batch(
+            (self.frame(*picture) for picture in pictures),
+            index,
+            [sample.question for sample in samples],
+            [self.target_count(sample) for sample in samples] if self.answered else None,
+            [f"{sample.dataset} record {sample.record_id!r}" for sample in samples],
         )
+        batch.masks = [self.masks(sample, batch.geometries[i]) for sample, i in zip(samples, index, strict=True)]
+        batch.has_ignored_pixels = any(sample.ignore is not None for sample in samples)
+        batch.samples = samples
+        return batch
 
-    def read(self, path: Path, mirror: Flip) -> tuple[Tensor, Tensor | None, Geometry]:
-        """What both networks see of a picture; the frame itself is let go before the next one is decoded."""
-        image, geometry = read_frame(path, self.config)
-        image = flip(image, mirror, axes=(1, 0))
-        return clip_pixels(image, self.config), sam_pixels(image, self.config), geometry
+    def target_count(self, sample: Sample) -> int:
+        """How many masks answer a sample; the union as one where the model answers with one."""
+        return min(len(sample.targets), 1) if self.config.single_target else len(sample.targets)
 
-    def draw(self, sample: Sample, geometry: Geometry) -> Tensor:
-        """uint8[K, H, W]; the union as one target where the model answers with one.
+    def frame(self, path: Path, turn: Flip) -> Frame:
+        """A picture as the networks read it, flipped as its samples say."""
+        frame = frame_of(path, self.config)
+        return replace(frame, pixels=flip(frame.pixels, turn, axes=(1, 0)))
+
+    def masks(self, sample: Sample, geometry: Geometry) -> Tensor:
+        """uint8[K, H, W] of 0, 1 and IGNORE_LABEL.
 
         A target too small to show at `mask_side` takes every pixel that it touches there.
         """
@@ -105,31 +101,10 @@ class Collator:
         shrinks = self.mask_side is not None and self.mask_side < max(frame)
         height, width = geometry.scaled(self.mask_side) if shrinks else frame
         masks = target_masks(sample, height, width, merge=self.config.single_target)
-        if shrinks and not masks.any(axis=(1, 2)).all():
+        vanished = np.flatnonzero(~(masks == 1).any(axis=(1, 2))) if shrinks else ()
+        if len(vanished):
             whole = target_masks(sample, *frame, merge=self.config.single_target)
-            for k in np.flatnonzero(~masks.any(axis=(1, 2))):
-                rows, columns = whole[k].nonzero()
+            for k in vanished:
+                rows, columns = (whole[k] == 1).nonzero()
                 masks[k, rows * height // frame[0], columns * width // frame[1]] = 1
-        return torch.from_numpy(flip(masks, sample.mirror, axes=(2, 1)))
-
-    def prompt(self, sample: Sample, targets: int) -> Prompt:
-        """The sample's conversation, cut where there is no more room.
-
-        Raises:
-            UserError: the question has a special token in it, or is so long that the cut takes a
-                [SEG] token.
-        """
-        where = f"{sample.dataset} record {sample.record_id!r}"
-        try:
-            prompt = self.tokenizer.prompt(sample.question, targets, self.answered)
-        except ValueError as error:
-            raise UserError(f"{where}: {error}") from error
-        # Of an answer only `</s>` may go: without a [SEG] token the masks after it mean the wrong
-        # targets. The published code cuts in silence.
-        needed = len(prompt.ids) - (1 if self.answered else 0)
-        if needed > self.max_prompt_tokens:
-            raise UserError(
-                f"{where}: its prompt has {needed} tokens, {self.max_prompt_tokens} fit beside the image; "
-                "shorten the question"
-            )
-        return Prompt(prompt.ids[: self.max_prompt_tokens], prompt.labels[: self.max_prompt_tokens])
+        return torch.from_numpy(flip(masks, sample.flip, axes=(2, 1)))

@@ -1,4 +1,4 @@
-"""Training pictures mirrored at random, with the words for directions in their questions swapped.
+"""Training pictures flipped at random, with the words for directions in their questions swapped.
 
 Referring expressions are commonly augmented so. It is off unless asked for: in a data set whose pictures
 have writing or a fixed north, or whose questions use these words in other senses, it does harm.
@@ -25,7 +25,7 @@ VERTICAL_WORDS = (
     ("above", "below"),
 )
 
-Pick = tuple[int, Flip]  # a record's index, and how its picture is turned
+Pick = tuple[int, Flip]  # a record's index, and how its picture is flipped
 
 
 def swap_direction_words(text: str, pairs: tuple[tuple[str, str], ...]) -> str:
@@ -41,24 +41,24 @@ def swap_direction_words(text: str, pairs: tuple[tuple[str, str], ...]) -> str:
     return re.sub(pattern, swap, text, flags=re.IGNORECASE)
 
 
-def flip_sample(sample: Sample, mirror: Flip) -> Sample:
-    """The sample as it is asked of its mirrored picture; the pixels are turned when they are read."""
+def flip_sample(sample: Sample, turn: Flip) -> Sample:
+    """The sample as it is asked of its flipped picture; the pixels are flipped when they are read."""
     question, answer = sample.question, sample.answer
-    for turn, pairs in zip(mirror, (HORIZONTAL_WORDS, VERTICAL_WORDS), strict=True):
-        if turn:
+    for turns, pairs in zip(turn, (HORIZONTAL_WORDS, VERTICAL_WORDS), strict=True):
+        if turns:
             question = swap_direction_words(question, pairs)
             answer = None if answer is None else swap_direction_words(answer, pairs)
-    return replace(sample, question=question, answer=answer, mirror=mirror)
+    return replace(sample, question=question, answer=answer, flip=turn)
 
 
-def flip(pixels: np.ndarray, mirror: Flip, axes: tuple[int, int]) -> np.ndarray:
-    """An array mirrored left to right along axes[0] and top to bottom along axes[1], where `mirror` says so."""
-    along = [axis for turn, axis in zip(mirror, axes, strict=True) if turn]
+def flip(pixels: np.ndarray, turn: Flip, axes: tuple[int, int]) -> np.ndarray:
+    """An array flipped left to right along axes[0] and top to bottom along axes[1], where `turn` says so."""
+    along = [axis for turns, axis in zip(turn, axes, strict=True) if turns]
     return np.ascontiguousarray(np.flip(pixels, along)) if along else pixels
 
 
 class FlippedSamples:
-    """A split whose items are picked by index and mirror."""
+    """A split whose items are picked by index and flip."""
 
     def __init__(self, samples: list[Sample]) -> None:
         self.samples = samples
@@ -67,12 +67,12 @@ class FlippedSamples:
         return len(self.samples)
 
     def __getitem__(self, pick: Pick) -> Sample:
-        index, mirror = pick
-        return flip_sample(self.samples[index], mirror)
+        index, turn = pick
+        return flip_sample(self.samples[index], turn)
 
 
 class FlipSampler:
-    """The batches of a `TrainSampler` with a mirror for each picture: drawn from seed and epoch, the same on
+    """The batches of a `TrainSampler` with a flip for each picture: drawn from seed and epoch, the same on
     every process, one for all of a picture's records, so that it is still encoded once."""
 
     def __init__(self, sampler: TrainSampler) -> None:
@@ -83,7 +83,7 @@ class FlipSampler:
 
     def __iter__(self) -> Iterator[list[Pick]]:
         generator = self.sampler.epoch_generator()
-        turns = torch.randint(2, (len(self.sampler.groups), 2), generator=generator).bool().tolist()
-        mirrors = {i: tuple(turn) for turn, group in zip(turns, self.sampler.groups, strict=True) for i in group}
+        drawn = torch.randint(2, (len(self.sampler.groups), 2), generator=generator).bool().tolist()
+        turns = {i: tuple(turn) for turn, group in zip(drawn, self.sampler.groups, strict=True) for i in group}
         for batch in self.sampler:
-            yield [(index, mirrors[index]) for index in batch]
+            yield [(index, turns[index]) for index in batch]

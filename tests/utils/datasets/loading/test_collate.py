@@ -14,10 +14,10 @@ from model.config import PixDLMConfig
 from model.inputs.batch import Batch
 from model.language.tokens import BOS_ID, EOS_ID, IGNORE_INDEX, IMAGE_INDEX, PixTokenizer
 from model.presets import mini_config, release_config
-from utils.datasets import load_dataset
 from utils.datasets.base import Sample
 from utils.datasets.loading import collate
 from utils.datasets.loading.collate import BadSample, Collator
+from utils.datasets.registry import load_dataset
 from utils.runtime.errors import UserError
 
 Make = Callable[..., Any]
@@ -48,7 +48,7 @@ def test_a_picture_is_decoded_once_for_all_its_questions(
 ) -> None:
     decoded = []
     monkeypatch.setattr(
-        collate, "read_frame", lambda path, *to, real=collate.read_frame: decoded.append(path.name) or real(path, *to)
+        collate, "frame_of", lambda path, *to, real=collate.frame_of: decoded.append(path.name) or real(path, *to)
     )
     batch = Collator(config, tokenizer)([samples[0], samples[2], samples[1]])
     assert decoded == ["a.jpg", "b.jpg"]
@@ -132,8 +132,8 @@ def test_unanswered_prompts_end_where_the_answer_begins(
 
 
 def test_the_published_cut_is_at_257_tokens(tokenizer: PixTokenizer) -> None:
-    assert Collator(release_config(), tokenizer, cut=True).max_prompt_tokens == 257
-    assert Collator(release_config(), tokenizer).max_prompt_tokens == 4096 - 255
+    assert Collator(release_config(), tokenizer, cut=True).processor.max_prompt_tokens == 257
+    assert Collator(release_config(), tokenizer).processor.max_prompt_tokens == 4096 - 255
 
 
 def test_a_cut_may_take_the_end_of_sequence_but_no_seg_token(

@@ -58,13 +58,11 @@ def sample(tmp_path: Path) -> Sample:
     pixels[1, 2] = (255, 0, 0)
     Image.fromarray(pixels).save(tmp_path / "one.png")
     corner = (2.0, 1.0, 3.0, 1.0, 3.0, 2.0, 2.0, 2.0)
-    return Sample(
-        tmp_path / "one.png", "The left one at the top?", "Left.", ((corner,),), 6, 8, None, None, "drseg", "1", 0
-    )
+    return Sample(tmp_path / "one.png", "The left one at the top?", "Left.", ((corner,),), 6, 8, "drseg", "1", 0)
 
 
 @pytest.mark.parametrize(
-    ("mirror", "place", "question"),
+    ("turn", "place", "question"),
     [
         ((False, False), (1, 2), "The left one at the top?"),
         ((True, False), (1, 5), "The right one at the top?"),
@@ -76,18 +74,18 @@ def test_picture_target_and_question_turn_together(
     tiny_model: PixDLMForCausalLM,
     tokenizer: PixTokenizer,
     sample: Sample,
-    mirror: tuple[bool, bool],
+    turn: tuple[bool, bool],
     place: tuple[int, int],
     question: str,
 ) -> None:
-    turned_sample = flip_sample(sample, mirror)
-    assert turned_sample.question == question
-    assert turned_sample.answer == ("Right." if mirror[0] else "Left.")
-    batch = Collator(tiny_model.config, tokenizer)([turned_sample])
+    flipped_sample = flip_sample(sample, turn)
+    assert flipped_sample.question == question
+    assert flipped_sample.answer == ("Right." if turn[0] else "Left.")
+    batch = Collator(tiny_model.config, tokenizer)([flipped_sample])
     assert batch.masks[0][0].nonzero().tolist() == [list(place)]
     plain = Collator(tiny_model.config, tokenizer)([sample])
     rows, columns = batch.geometries[0].content(batch.sam_pixels.shape[-1])
-    along = [axis for turn, axis in zip(mirror, (3, 2), strict=True) if turn]
+    along = [axis for turns, axis in zip(turn, (3, 2), strict=True) if turns]
     content = plain.sam_pixels[:, :, :rows, :columns]
     torch.testing.assert_close(batch.sam_pixels[:, :, :rows, :columns], content.flip(along), atol=0.02, rtol=0)
     assert not along or not torch.equal(batch.sam_pixels, plain.sam_pixels)
@@ -96,7 +94,7 @@ def test_picture_target_and_question_turn_together(
 def test_records_of_a_picture_share_it_only_when_they_are_turned_alike(
     tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer, sample: Sample
 ) -> None:
-    samples = [flip_sample(sample, mirror) for mirror in ((True, False), (False, False), (True, False))]
+    samples = [flip_sample(sample, turn) for turn in ((True, False), (False, False), (True, False))]
     batch = Collator(tiny_model.config, tokenizer)(samples)
     assert batch.image_index.tolist() == [0, 1, 0] and len(batch.clip_pixels) == 2
 
@@ -108,7 +106,7 @@ def test_what_is_not_turned_is_not_copied() -> None:
 
 
 def split() -> list[Sample]:
-    return [Sample(Path(f"{i // 3}.jpg"), "?", None, (), 9, 9, None, None, "drseg", str(i), i) for i in range(96)]
+    return [Sample(Path(f"{i // 3}.jpg"), "?", None, (), 9, 9, "drseg", str(i), i) for i in range(96)]
 
 
 def test_a_pictures_records_are_turned_alike_and_every_epoch_anew() -> None:
@@ -120,15 +118,15 @@ def test_a_pictures_records_are_turned_alike_and_every_epoch_anew() -> None:
     for sampler.epoch in range(2):
         picks = [pick for batch in mirror_sampler for pick in batch]
         assert [index for index, _ in picks] == [index for batch in sampler for index in batch]
-        by_picture = {index // 3: mirror for index, mirror in picks}
-        assert all(by_picture[index // 3] == mirror for index, mirror in picks)
+        by_picture = {index // 3: turn for index, turn in picks}
+        assert all(by_picture[index // 3] == turn for index, turn in picks)
         assert len(set(by_picture.values())) == 4  # all four ways
         epochs.append(by_picture)
         again = [pick for batch in mirror_sampler for pick in batch]
         assert again == picks
     assert epochs[0] != epochs[1]
-    index, mirror = picks[0]
-    assert FlippedSamples(samples)[picks[0]] == flip_sample(samples[index], mirror)
+    index, turn = picks[0]
+    assert FlippedSamples(samples)[picks[0]] == flip_sample(samples[index], turn)
 
 
 def test_processes_agree_on_the_mirrors() -> None:

@@ -14,7 +14,7 @@ def split(*questions: int) -> list[Sample]:
     """Samples of pictures that have so many questions each, the pictures' records taking turns."""
     turns = [(q, p) for p, count in enumerate(questions) for q in range(count)]
     return [
-        Sample(Path(f"{p}.jpg"), f"{p} {q}?", None, (), 10, 10, None, None, "drseg", str(p), i)
+        Sample(Path(f"{p}.jpg"), f"{p} {q}?", None, (), 10, 10, "drseg", str(p), i)
         for i, (q, p) in enumerate(sorted(turns))
     ]
 
