@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint with the answer forced: `python eval.py --model DIR --data DIR --split test --out DIR`.
+"""Evaluate a checkpoint, teacher-forced: `python eval.py --model DIR --data DIR --split test --out DIR`.
 
 Prints the table; writes metrics.json, predictions.json and, with --overlays N, pictures. The numbers
 are the same on any number of processes.
@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import nullcontext
-from typing import Any
+from pathlib import Path
 
 import torch
 
-from model.language.tokens import PixTokenizer
-from model.pixdlm import PixDLMForCausalLM, load_model
-from utils.cli.eval_options import EvalArgs, parse_eval
-from utils.datasets import load_dataset
-from utils.evaluation.controls import check_other_pictures, shuffle_questions, swapped_image_tokens
+from model.pixdlm import load_model
+from utils.cli.eval_options import parse_eval
+from utils.cli.options import as_dict
+from utils.datasets.registry import dataset_spec, load_dataset
+from utils.evaluation.controls import controlled_model, controlled_samples
 from utils.evaluation.metrics import breakdowns
-from utils.evaluation.predict import evaluate
-from utils.evaluation.report.overlays import draw
+from utils.evaluation.predict import check_finite, evaluate
+from utils.evaluation.report.overlays import draw_overlays
 from utils.evaluation.report.tables import table
-from utils.evaluation.results import check_finite, protocol, record
+from utils.evaluation.results import protocol, write_results
 from utils.runtime.distributed import pick_device, process_group, world_size
 from utils.runtime.errors import run_main
-from utils.runtime.files import make_output_folder, write_errors_as_user_error, write_json
+from utils.runtime.files import make_output_folder
 from utils.runtime.logs import peak_memory_gib, start_logging
 from utils.runtime.precision import inference_dtype
 from utils.training.zero3 import load_sharded
@@ -43,14 +42,17 @@ def main() -> None:
     # of processes; left to it, the last digits would follow.
     torch.set_num_threads(args.threads)
     with process_group(device):
+        spec = dataset_spec(args.dataset)
         samples = load_dataset(args.data, args.split, args.dataset, args.polygons, args.skip_bad_records)[: args.limit]
-        if args.shuffle_questions is not None:
-            samples = shuffle_questions(samples, args.shuffle_questions)
-        if args.swap_image_tokens:
-            check_other_pictures(samples, args.batch_size)
-        model, tokenizer, runner = load(args, device, dtype)
+        samples = controlled_samples(samples, args.control, args.seed, args.batch_size)
+        runner = None
+        if args.shard:
+            load = lambda: load_model(args.model, "cpu", dtype, args.backbones)  # noqa: E731
+            model, tokenizer, runner = load_sharded(load, device, dtype, args.offload)
+        else:
+            model, tokenizer = load_model(args.model, device, dtype, args.backbones)
         started = time.perf_counter()
-        with swapped_image_tokens(model) if args.swap_image_tokens else nullcontext():
+        with controlled_model(model, args.control):
             title = f"evaluating {args.split}"
             predictions = evaluate(model, tokenizer, samples, args.batch_size, args.workers, dtype, title, runner)
         if predictions is None:  # not on rank 0
@@ -60,28 +62,17 @@ def main() -> None:
             "%d records in %.1f s (%.1f a second) on %d processes; at most %.2f GiB in this one",
             *(len(samples), seconds, len(samples) / seconds, world_size(), peak_memory_gib()),
         )
-        check_finite(args, samples, predictions)
-        scores = breakdowns([one.score for one in predictions])
-        print(table(scores), flush=True)  # before anything is written: a full disk does not cost the work
+        check_finite(args.model, samples, predictions)
+        scores = breakdowns([one.score for one in predictions], spec)
+        print(table(scores, spec), flush=True)  # before anything is written: a full disk does not cost the work
         if model.config.neutral_fusion:
             print("neutral fusion: CLIP alone reaches the language model, so this is not the published model")
-        named = {"protocol": protocol(args, samples, model, dtype), "config": model.config.to_diff_dict()}
         by_index = {sample.index: sample for sample in samples}
-        with write_errors_as_user_error(out / "metrics.json"):
-            write_json(out / "metrics.json", {**scores, **named})
-        with write_errors_as_user_error(out / "predictions.json"):
-            write_json(out / "predictions.json", [record(one, by_index[one.score.index]) for one in predictions])
+        rules = protocol(as_dict(args), spec, len(samples), model, dtype)
+        write_results(out, scores, rules, model, (Path(args.model), args.backbones), predictions, by_index)
         if args.overlays:
-            with write_errors_as_user_error(out / "overlays"):
-                draw(out / "overlays", args.overlays, by_index, predictions, model.config.single_target)
+            draw_overlays(out / "overlays", args.overlays, by_index, predictions, model.config.single_target)
     log.info("written to %s", out)
-
-
-def load(args: EvalArgs, device: torch.device, dtype: torch.dtype) -> tuple[PixDLMForCausalLM, PixTokenizer, Any]:
-    """Model and tokenizer, and with --shard the engine that runs the model."""
-    if not args.shard:
-        return (*load_model(args.model, device, dtype, args.backbones), None)
-    return load_sharded(lambda: load_model(args.model, "cpu", dtype, args.backbones), device, dtype, args.offload)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ name=
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then name=$1; shift; fi
 if wants_help "$@"; then exec "$python" eval.py --help; fi
 
-data=$(value_of data "$@") || data=$(default_data "${name:-mini}") # eval.py's own default is mini
+data=$(value_of data "$@") || data=${name:+$(default_data "$name")}
 case $name in
     "") defaults=() ;;
     mini) defaults=(--model PixDLM/mini --data "$data" --split test --out runs/mini-released/eval) ;;
@@ -28,6 +28,7 @@ case $name in
         defaults=(--model "runs/$name/best" --data "$data" --split test --out "runs/$name/eval")
         ;;
 esac
+[ -n "$data" ] || die "name the data set: --data FOLDER, e.g. --data data/DRSeg or --data $mini_data"
 if [ "$data" = "$mini_data" ]; then draw_mini_data; fi
 
 launch eval.py ${defaults[@]+"${defaults[@]}"} "$@"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains a named configuration, then evaluates its best checkpoint on the test split, and once more
-# with the questions swapped between records, as a control.
+# with the questions shuffled between records, as a control.
 #
 #   bash train.sh [release|native|mini] [arguments of train.py]     default: native
 #
@@ -50,4 +50,4 @@ evaluate() {
 }
 evaluate --out "$run/eval"
 say "The control: the same checkpoint, each question put to another record's picture."
-evaluate --out "$run/eval-shuffled" --shuffle-questions 0
+evaluate --out "$run/eval-shuffled" --control shuffled-questions --seed 0

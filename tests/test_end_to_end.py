@@ -21,7 +21,7 @@ from pycocotools import mask as coco
 
 from model.language.tokens import SEG_TOKENS
 from tests.training import OVERRIDES
-from utils.datasets import load_dataset
+from utils.datasets.registry import load_dataset
 from utils.mini_drseg.generate import generate
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -88,18 +88,18 @@ def test_training_ends_with_the_table_and_its_control(run: Run, trained: subproc
     found = {path.name for path in folder.iterdir()} - set(events)
     assert len(events) == 1 and found == {"last", "best", "train.log", "eval", "eval-shuffled", "state"}
     samples = load_dataset(run.root / "data/DRSeg-mini", "test")
-    for name, seed in (("eval", None), ("eval-shuffled", 0)):
+    for name, control in (("eval", "none"), ("eval-shuffled", "shuffled-questions")):
         assert {path.name for path in (folder / name).iterdir()} == FILES
         metrics, predictions = (read(folder / name / file) for file in ("metrics.json", "predictions.json"))
-        assert metrics.keys() == {*SCORES, "protocol", "config"}
-        assert metrics["protocol"]["shuffle_questions"] == seed and metrics["protocol"]["split"] == "test"
+        assert metrics.keys() == {*SCORES, "protocol", "checkpoint", "config"}
+        assert metrics["protocol"]["control"] == control and metrics["protocol"]["split"] == "test"
         assert metrics["overall"]["count"] == metrics["protocol"]["records"] == len(predictions) == 6
         assert 0 <= metrics["overall"]["giou"] <= 1 and 0 <= metrics["overall"]["ciou"] <= 1
-        assert f"{metrics['overall']['giou']:.4f}" in tables[1 if seed is None else 2]
+        assert f"{metrics['overall']['giou']:.4f}" in tables[1 if control == "none" else 2]
         assert [one["id"] for one in predictions] == [sample.record_id for sample in samples]
         questions = [one["question"] for one in predictions]
         assert sorted(questions) == sorted(sample.question for sample in samples)
-        assert (questions == [sample.question for sample in samples]) == (seed is None)
+        assert (questions == [sample.question for sample in samples]) == (control == "none")
     config = read(folder / "best/config.json")
     assert config["image_grid"] == 4 and config["vision_config"]["image_size"] == 64
 

@@ -24,8 +24,8 @@ from model.language.tokens import SEG_TOKENS, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from model.presets import mini_config
 from tests.training import Finished, Server
-from utils.datasets import load_dataset
 from utils.datasets.base import target_masks
+from utils.datasets.registry import load_dataset
 from utils.evaluation.metrics import mask_counts
 from utils.runtime.distributed import pick_device
 from utils.runtime.errors import UserError, run_main
@@ -148,7 +148,7 @@ def test_every_number_follows_from_the_masks_that_are_written(
         counts = mask_counts(coco.decode(one["segmentation"]), truth)
         assert (one["intersection"], one["union"]) == counts
         assert (one["id"], one["question"]) == (sample.record_id, sample.question)
-        assert (one["reasoning_type"], one["altitude"]) == (sample.reasoning_type, sample.altitude)
+        assert one["groups"] == sample.groups
         assert one["text"] == " ".join(SEG_TOKENS * len(sample.targets))
         assert one["iou"] == counts[0] / (counts[1] + 1e-5) and 0 <= one["score"] <= 1
         ious.append(one["iou"])
@@ -169,8 +169,8 @@ def test_results_name_the_protocol_and_not_the_machine(evaluate: Callable, data:
     assert evaluate("--limit", "5", "--polygons", "first", "--skip_bad_records")[0] == 0
     metrics = read(tmp_path / "out/metrics.json")
     expected = {"kind": "forced", "dataset": "drseg", "split": "test", "polygons": "first", "dtype": "float32"}
-    expected |= {"limit": 5, "records": 5, "skip_bad_records": True, "shuffle_questions": None, "threads": 1}
-    expected |= {"swap_image_tokens": False}
+    expected |= {"limit": 5, "records": 5, "skip_bad_records": True, "control": "none", "seed": 0, "threads": 1}
+    expected |= {"matching": "order", "unit": "target"}
     assert expected.items() <= metrics["protocol"].items()
     assert metrics["protocol"]["opencv"] and metrics["protocol"]["torch"] == torch.__version__
     assert metrics["overall"]["count"] == 5
@@ -204,17 +204,21 @@ def test_a_model_with_one_target_an_answer_is_scored_on_their_union(
 
 def test_the_control_swaps_questions_and_nothing_else(evaluate: Callable, tmp_path: Path) -> None:
     found = {}
-    for name, options in {"plain": [], "a": ["--shuffle-questions", "0"], "b": ["--shuffle-questions", "0"]}.items():
+    for name, options in {
+        "plain": [],
+        "a": ["--control", "shuffled-questions"],
+        "b": ["--control", "shuffled-questions"],
+    }.items():
         assert evaluate("--out", tmp_path / name, *options)[0] == 0
         found[name] = read(tmp_path / name / "metrics.json"), read(tmp_path / name / "predictions.json")
     assert found["a"] == found["b"]
     (metrics, plain), (control, swapped) = found["plain"], found["a"]
-    assert (metrics["protocol"]["shuffle_questions"], control["protocol"]["shuffle_questions"]) == (None, 0)
+    assert (metrics["protocol"]["control"], control["protocol"]["control"]) == ("none", "shuffled-questions")
     first = {one["index"]: one["question"] for one in plain}
     second = {one["index"]: one["question"] for one in swapped}
     assert Counter(first.values()) == Counter(second.values())
     assert all(first[i] != second[i] for i in first)
-    kept = ("id", "index", "target", "text", "reasoning_type", "altitude")
+    kept = ("id", "index", "target", "text", "groups")
     assert [[one[key] for key in kept] for one in plain] == [[one[key] for key in kept] for one in swapped]
     for group in ("by_reasoning_type", "by_target_size"):
         assert {k: v["count"] for k, v in metrics[group].items()} == {k: v["count"] for k, v in control[group].items()}
@@ -222,23 +226,23 @@ def test_the_control_swaps_questions_and_nothing_else(evaluate: Callable, tmp_pa
 
 
 def test_the_other_control_shows_the_language_model_another_picture(evaluate: Callable, tmp_path: Path) -> None:
-    runs = {"plain": [], "swapped": ["--swap-image-tokens"], "again": []}
+    runs = {"plain": [], "swapped": ["--control", "swapped-images"], "again": []}
     found = {}
     for name, options in runs.items():
         assert evaluate("--out", tmp_path / name, *options)[0] == 0
         predictions = read(tmp_path / name / "predictions.json")
         found[name] = [one["score"] for one in predictions], [one["question"] for one in predictions]
-    assert read(tmp_path / "swapped/metrics.json")["protocol"]["swap_image_tokens"] is True
+    assert read(tmp_path / "swapped/metrics.json")["protocol"]["control"] == "swapped-images"
     assert found["plain"][1] == found["swapped"][1]
     assert found["plain"] == found["again"]
     assert found["plain"][0] != pytest.approx(found["swapped"][0], abs=1e-4)
 
 
 def test_the_other_control_needs_another_picture(evaluate: Callable) -> None:
-    status, _, error = evaluate("--swap-image-tokens", "--batch-size", "1")
+    status, _, error = evaluate("--control", "swapped-images", "--batch-size", "1")
     assert status == 2 and "at --batch-size 1 a batch has one picture only; use --batch-size 7" in error
     assert "Traceback" not in error
-    assert "the split has no other" in evaluate("--swap-image-tokens", "--limit", "1")[2]
+    assert "the split has no other" in evaluate("--control", "swapped-images", "--limit", "1")[2]
 
 
 def test_overlays_are_spread_and_replace_earlier_ones(evaluate: Callable, tmp_path: Path) -> None:
@@ -286,7 +290,7 @@ def test_mistakes_are_told_and_cost_nothing(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["metrics.json"]
 
 
-@pytest.mark.parametrize(("size", "name"), [(1_500, "metrics.json"), (6_000, "predictions.json"), (15_000, "overlays")])
+@pytest.mark.parametrize(("size", "name"), [(1_500, "metrics.json"), (6_000, "predictions.json"), (17_000, "overlays")])
 def test_a_full_disk_does_not_cost_the_table(
     server: Server, model: Path, data: Path, tmp_path: Path, size: int, name: str
 ) -> None:

@@ -11,7 +11,8 @@ from model.checkpoints.layouts import load_config
 from model.language.tokens import ADDED_TOKENS
 from model.pixdlm import load_model
 from model.presets import mini_config
-from utils.datasets import load_dataset
+from utils.datasets.drseg import SPEC
+from utils.datasets.registry import load_dataset
 from utils.evaluation.controls import shuffle_questions
 from utils.evaluation.metrics import breakdowns
 from utils.evaluation.predict import evaluate
@@ -29,7 +30,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     model, tokenizer = load_model(RELEASED)
     asked = {"own": samples, "swapped": shuffle_questions(samples, 0)}
     found = {name: evaluate(model, tokenizer, records, batch_size=16) for name, records in asked.items()}
-    return {name: breakdowns([one.score for one in those])["overall"]["giou"] for name, those in found.items()}
+    return {name: breakdowns([one.score for one in those], SPEC)["overall"]["giou"] for name, those in found.items()}
 
 
 def test_they_find_what_is_asked_for(scored: dict[str, float]) -> None:

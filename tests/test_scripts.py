@@ -39,6 +39,7 @@ parser.add_argument("--out", type=pathlib.Path, required=True)
 parser.add_argument("--if-missing", action="store_true", required=True)
 (parser.parse_args().out / "labels").mkdir(parents=True, exist_ok=True)
 """
+CONTROL = ["--control", "shuffled-questions", "--seed", "0"]
 READING = ["--polygons", "first", "--workers", "1", "--skip-bad-records"]  # holds for training and evaluation
 FAKE_TORCH = "class cuda:\n    device_count = staticmethod(lambda: 0)\n"  # the real one takes seconds
 
@@ -90,7 +91,10 @@ def test_train_mini_draws_its_data_trains_evaluates_and_controls(checkout: Path,
     assert calls(checkout) == [
         ["train.py", ["--config", "mini", *data, "--run-dir", "runs/mini", "--epochs", "2", "--note", "two words"]],
         ["eval.py", [*evaluation, "--out", "runs/mini/eval"]],
-        ["eval.py", [*evaluation, "--out", "runs/mini/eval-shuffled", "--shuffle-questions", "0"]],
+        [
+            "eval.py",
+            [*evaluation, "--out", "runs/mini/eval-shuffled", *CONTROL],
+        ],
     ]
     assert (checkout / "data/DRSeg-mini/labels").is_dir()
 
@@ -109,7 +113,9 @@ def test_given_data_and_folder_hold_for_the_evaluation_too(checkout: Path, run: 
     assert run("train.sh", "mini", *given, "--run_dir", "runs/x", *READING).returncode == 0
     for name, arguments in calls(checkout):
         if name == "eval.py":
-            assert arguments[:2] == ["--model", "runs/x/best"] and "runs/x/eval" in arguments[-3] + arguments[-1]
+            assert (
+                arguments[:2] == ["--model", "runs/x/best"] and "runs/x/eval" in arguments[arguments.index("--out") + 1]
+            )
             assert arguments[arguments.index("--data") + 1] == "/some where/else"
             assert " ".join(READING) in " ".join(arguments)
         else:  # argparse takes the last of several

@@ -18,7 +18,7 @@ from model.parts import part_of
 from model.pixdlm import load_model
 from tests.training import CHECKOUT, LOSSES, Ended, Server, command, environment
 from utils.cli.train_options import PRESETS
-from utils.datasets import load_dataset
+from utils.datasets.registry import load_dataset
 from utils.evaluation import predict as evaluation
 
 
@@ -142,7 +142,8 @@ pixels = iter([20, 50, 50, 30])
 
 def evaluate(model, *given, **named):
     assert not model.training
-    return [Prediction(MaskScore(0, 0, next(pixels), 100, 50, 1000, "spatial", 30), 0.5, {}, "")]
+    score = MaskScore(0, 0, next(pixels), 100, 50, 1000, {"reasoning_type": "spatial", "altitude": 30})
+    return [Prediction(score, 0.5, {}, "")]
 
 step = loop.Run.train_step
 

@@ -1,4 +1,7 @@
-"""Controls: what a model scores when the question, or the picture, is another record's."""
+"""Controls: what a model scores when the question, or the picture, is another record's.
+
+A model that scores the same under a control does not use what it takes away.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,46 @@ from utils.datasets.base import Sample
 from utils.evaluation.predict import fixed_batches
 from utils.runtime.errors import UserError
 
+NO_CONTROL, SHUFFLED_QUESTIONS, SWAPPED_IMAGES = CONTROLS = ("none", "shuffled-questions", "swapped-images")
+
+
+def controlled_samples(samples: list[Sample], control: str, seed: int, batch_size: int) -> list[Sample]:
+    """The samples as a control asks them.
+
+    Args:
+        samples: the split.
+        control: one of CONTROLS.
+        seed: of shuffled questions.
+        batch_size: records a batch.
+
+    Raises:
+        UserError: a batch has a single picture, so that there is no other one to show.
+    """
+    if control == SHUFFLED_QUESTIONS:
+        return shuffle_questions(samples, seed)
+    if control == SWAPPED_IMAGES:
+        check_other_pictures(samples, batch_size)
+    return samples
+
+
+@contextlib.contextmanager
+def controlled_model(model: PixDLMForCausalLM, control: str) -> Iterator[None]:
+    """While it lasts, the model sees what a control shows it.
+
+    With swapped images the language model is shown the picture before in the batch, the mask decoder its own.
+    """
+    hook = None
+    if control == SWAPPED_IMAGES:
+        hook = model.projector.register_forward_hook(lambda _module, _inputs, tokens: tokens.roll(1, dims=0))
+    try:
+        yield
+    finally:
+        if hook:
+            hook.remove()
+
 
 def shuffle_questions(samples: list[Sample], seed: int) -> list[Sample]:
-    """The control: every record gets another record's question; pictures and targets stay.
+    """Every record gets another record's question; pictures and targets stay.
 
     A question is exchanged for one with another text wherever the split allows it. What is left of
     the signal is what a model knows without understanding the question.
@@ -34,7 +74,7 @@ def shuffle_questions(samples: list[Sample], seed: int) -> list[Sample]:
 
 
 def check_other_pictures(samples: list[Sample], batch_size: int) -> None:
-    """Whether every batch has another picture to show, which `swapped_image_tokens` needs.
+    """Whether every batch has another picture to show.
 
     Raises:
         UserError: one has a single picture; the smallest batch size at which none has is named.
@@ -46,17 +86,6 @@ def check_other_pictures(samples: list[Sample], batch_size: int) -> None:
     if not fits(batch_size):
         size = next((size for size in range(batch_size, len(samples) + 1) if fits(size)), None)
         cure = f"use --batch-size {size}" if size else "the split has no other"
-        raise UserError(f"--swap-image-tokens: at --batch-size {batch_size} a batch has one picture only; {cure}")
-
-
-@contextlib.contextmanager
-def swapped_image_tokens(model: PixDLMForCausalLM) -> Iterator[None]:
-    """The other control: the language model is shown the picture before in the batch, the mask decoder its own.
-
-    A model that scores the same under it answers by the question's words alone.
-    """
-    hook = model.projector.register_forward_hook(lambda _module, _inputs, tokens: tokens.roll(1, dims=0))
-    try:
-        yield
-    finally:
-        hook.remove()
+        raise UserError(
+            f"--control {SWAPPED_IMAGES}: at --batch-size {batch_size} a batch has one picture only; {cure}"
+        )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-IGNORE_LABEL = 255  # a pixel of the ground truth that is not counted
+from model.masks import IGNORE_LABEL
+from utils.datasets.base import DatasetSpec
+
 UNION_SMOOTHING = 1e-5  # published: I / (U + 1e-5)
 SIZE_CLASSES = ("under 2 %", "2 to 10 %", "over 10 %")  # of the frame
 
@@ -25,8 +27,7 @@ class MaskScore:
         union: pixels in either.
         area: pixels of the target.
         pixels: of the frame.
-        reasoning_type: of the question, or None.
-        altitude: in metres, or None.
+        groups: what it is broken down by (`Sample.groups`).
     """
 
     index: int
@@ -35,8 +36,7 @@ class MaskScore:
     union: int
     area: int
     pixels: int
-    reasoning_type: str | None = None
-    altitude: int | None = None
+    groups: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def iou(self) -> float:
@@ -69,38 +69,56 @@ def mask_counts(prediction: np.ndarray, target: np.ndarray) -> tuple[int, int]:
     return int(np.count_nonzero(foreground & truth)), int(np.count_nonzero(foreground | truth))
 
 
-def summarise(scores: Iterable[MaskScore]) -> dict[str, float | int]:
-    """`count`, `giou` (mean over masks) and `ciou` (sum of intersections over sum of unions).
+def giou(scores: list[MaskScore]) -> float:
+    """The mean IoU over masks, rounded once, so that their order does not show in the last digit."""
+    return math.fsum(score.iou for score in scores) / len(scores) if scores else 0.0
+
+
+def ciou(scores: list[MaskScore]) -> float:
+    """The sum of intersections over the sum of unions, both in whole pixels; 1 where all unions are empty."""
+    union = sum(score.union for score in scores)
+    return (sum(score.intersection for score in scores) / union if union else 1.0) if scores else 0.0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that scores a list of masks, and how tables head it."""
+
+    title: str
+    of: Callable[[list[MaskScore]], float]
+
+
+METRICS = {"giou": Metric("gIoU", giou), "ciou": Metric("cIoU", ciou)}  # a data set's spec says which it has
+
+
+def summarise(scores: Iterable[MaskScore], metrics: Iterable[str] = tuple(METRICS)) -> dict[str, float | int]:
+    """`count` and the metrics that are named, by name; 0 without scores.
 
     Pixels are summed as integers and IoUs by an exactly rounded sum, so neither the order of the
     scores nor who computed them shows in the last digit.
     """
     scores = list(scores)
-    if not scores:
-        return {"count": 0, "giou": 0.0, "ciou": 0.0}
-    union = sum(score.union for score in scores)
-    return {
-        "count": len(scores),
-        "giou": math.fsum(score.iou for score in scores) / len(scores),
-        "ciou": sum(score.intersection for score in scores) / union if union else 1.0,
-    }
+    return {"count": len(scores), **{name: METRICS[name].of(scores) for name in metrics}}
 
 
-def breakdowns(scores: list[MaskScore]) -> dict[str, dict]:
-    """`overall`, and by reasoning type, target size and altitude what is known of them."""
+def breakdowns(scores: list[MaskScore], spec: DatasetSpec) -> dict[str, dict]:
+    """`overall`, `by_target_size`, and `by_NAME` for each group of the data set that a score knows."""
+    groups = {name: _by(scores, lambda score, name=name: score.groups.get(name), spec) for name in spec.group_titles}
     return {
-        "overall": summarise(scores),
-        "by_reasoning_type": _by(scores, lambda score: score.reasoning_type),
-        "by_target_size": _by(scores, lambda score: score.size_class, SIZE_CLASSES.index),
-        "by_altitude": _by(scores, lambda score: score.altitude),
+        "overall": summarise(scores, spec.metrics),
+        "by_target_size": _by(scores, lambda score: score.size_class, spec, SIZE_CLASSES.index),
+        **{f"by_{name}": group for name, group in groups.items()},
     }
 
 
 def _by(
-    scores: list[MaskScore], key: Callable[[MaskScore], Any], order: Callable[[Any], Any] | None = None
+    scores: list[MaskScore],
+    key: Callable[[MaskScore], Any],
+    spec: DatasetSpec,
+    order: Callable[[Any], Any] | None = None,
 ) -> dict[str, dict]:
     """A summary for each value of `key` that occurs; scores for which it is None belong to no group."""
     groups: dict[Any, list[MaskScore]] = {}
     for score in scores:
         groups.setdefault(key(score), []).append(score)
-    return {str(value): summarise(groups[value]) for value in sorted(groups.keys() - {None}, key=order)}
+    return {str(value): summarise(groups[value], spec.metrics) for value in sorted(groups.keys() - {None}, key=order)}

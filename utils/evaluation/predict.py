@@ -1,4 +1,4 @@
-"""Forced evaluation of a split: batches formed once, shared out among the processes, gathered exactly.
+"""Teacher-forced evaluation of a split: batches formed once, shared out among the processes, gathered exactly.
 
 A batch's composition does not depend on the number of processes, nothing is padded with duplicates,
 and only integer pixel counts are summed, so the numbers are the same on one process and on many.
@@ -6,6 +6,7 @@ and only integer pixel counts are summed, so the numbers are the same on one pro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from utils.datasets.loading.collate import Collator
 from utils.datasets.loading.workers import ignore_sigterm_in_worker
 from utils.evaluation.metrics import MaskScore, mask_counts
 from utils.runtime.distributed import gather_lists, rank, world_size
+from utils.runtime.errors import UserError
 from utils.runtime.precision import full_precision
 
 
@@ -37,7 +39,7 @@ class Prediction:
         score: against its target.
         confidence: mean probability over the foreground, 0 where there is none.
         rle: COCO run lengths of the mask, `counts` as text.
-        text: the forced answer.
+        text: the answer that stood in the prompt.
     """
 
     score: MaskScore
@@ -47,7 +49,7 @@ class Prediction:
 
 
 def fixed_batches(samples: list[Sample], size: int) -> list[list[int]]:
-    """Record indices in batches of about `size`; records of one picture are never parted."""
+    """Record indices in batches of about `size`; records of one picture stay together."""
     batches: list[list[int]] = [[]]
     for group in image_groups(samples):
         if batches[-1] and len(batches[-1]) + len(group) > size:
@@ -67,7 +69,7 @@ def evaluate(
     title: str = "evaluating",
     runner: Callable[[Batch], Any] | None = None,
 ) -> list[Prediction] | None:
-    """Predict every target of a split with the answer forced.
+    """Predict every target of a split, teacher-forced.
 
     Args:
         model: in evaluation mode; its device is used.
@@ -84,12 +86,12 @@ def evaluate(
     """
     batches = fixed_batches(samples, batch_size)
     mine = batches[rank() :: world_size()]
-    # Shards are gathered from every process at every forward pass, so all of them run as many; what
-    # only keeps the others company is not scored.
-    company = -(-len(batches) // world_size()) - len(mine) if runner else 0
+    # Shards are gathered from every process at every forward pass, so all of them run as many; dummy
+    # batches are not scored.
+    dummy_batches = -(-len(batches) // world_size()) - len(mine) if runner else 0
     loader = DataLoader(
         samples,
-        batch_sampler=mine + batches[:1] * company,
+        batch_sampler=mine + batches[:1] * dummy_batches,
         collate_fn=Collator(model.config, tokenizer),
         num_workers=workers,
         worker_init_fn=ignore_sigterm_in_worker,
@@ -123,8 +125,22 @@ def score_batch(
                 union=union,
                 area=int(np.count_nonzero(target == 1)),
                 pixels=target.size,
-                reasoning_type=sample.reasoning_type,
-                altitude=sample.altitude,
+                groups=sample.groups,
             )
             predictions.append(Prediction(score, confidence(one), encode_mask(mask), tokenizer.decode(ids)))
     return predictions
+
+
+def check_finite(source: str, samples: list[Sample], predictions: list[Prediction]) -> None:
+    """Refuse masks computed from non-finite numbers, which would count as empty ones.
+
+    Raises:
+        UserError: naming the first such record; `source` is where the weights come from.
+    """
+    names = {sample.index: sample.record_id for sample in samples}
+    broken = [names[one.score.index] for one in predictions if not math.isfinite(one.confidence)]
+    if broken:
+        raise UserError(
+            f"{source}: {len(broken)} of {len(predictions)} masks are not finite, the first that of record "
+            f"{broken[0]!r}; evaluate with --precision fp32, or train anew if that does not help"
+        )

@@ -1,62 +1,82 @@
-"""What eval.py writes: the protocol, and a record for each predicted mask."""
+"""What eval.py writes: metrics.json with the protocol, and predictions.json with a record for each mask."""
 
 from __future__ import annotations
 
-import math
+from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
 import transformers
 
+from model.checkpoints.backbones import Backbones, weight_hashes
 from model.pixdlm import PixDLMForCausalLM
-from utils.cli.eval_options import EvalArgs
-from utils.datasets.base import Sample
+from utils.datasets.base import DatasetSpec, Sample
 from utils.evaluation.predict import Prediction
-from utils.runtime.errors import UserError
+from utils.runtime.files import write_errors_as_user_error, write_json
+from utils.runtime.machine import code_version
+
+# Options of eval.py that the numbers depend on.
+PROTOCOL_OPTIONS = ("dataset", "split", "limit", "skip_bad_records", "polygons", "control", "seed", "batch_size")
 
 
-def protocol(args: EvalArgs, samples: list[Sample], model: PixDLMForCausalLM, dtype: torch.dtype) -> dict:
+def protocol(
+    options: dict[str, Any], spec: DatasetSpec, records: int, model: PixDLMForCausalLM, dtype: torch.dtype
+) -> dict[str, Any]:
     """What the numbers depend on; nothing in it depends on the number of processes, on paths or on time."""
     device = model.device
     return {
         "kind": "forced",
-        "dataset": args.dataset,
-        "split": args.split,
-        "records": len(samples),
-        "limit": args.limit,
-        "skip_bad_records": args.skip_bad_records,
-        "polygons": args.polygons,
-        "shuffle_questions": args.shuffle_questions,
-        "swap_image_tokens": args.swap_image_tokens,
+        **{name: options[name] for name in PROTOCOL_OPTIONS},
+        "records": records,
+        "matching": spec.matching,
+        "unit": "question" if model.config.single_target else spec.unit,
         "neutral_fusion": model.config.neutral_fusion,
-        "batch_size": args.batch_size,
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
-        "threads": args.threads if device.type == "cpu" else None,
+        "threads": options["threads"] if device.type == "cpu" else None,
         "attention": model.language_model.config._attn_implementation,
+        "code": code_version(),
         "opencv": cv2.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
 
 
-def check_finite(args: EvalArgs, samples: list[Sample], predictions: list[Prediction]) -> None:
-    """A mask that is computed from numbers that are none would count as an empty one.
+def write_results(
+    out: Path,
+    scores: dict[str, Any],
+    protocol: dict[str, Any],
+    model: PixDLMForCausalLM,
+    checkpoint: tuple[Path, Backbones],
+    predictions: list[Prediction],
+    samples: dict[int, Sample],
+) -> None:
+    """`metrics.json` and `predictions.json`, each atomically.
+
+    Args:
+        out: the folder.
+        scores: of `utils.evaluation.metrics.breakdowns`.
+        protocol: of `protocol`.
+        model: that predicted.
+        checkpoint: the model folder, and the files for what it does not hold; their sha256 is told.
+        predictions: all of them.
+        samples: by index.
 
     Raises:
-        UserError: naming the first such record.
+        UserError: a file cannot be written.
     """
-    names = {sample.index: sample.record_id for sample in samples}
-    broken = [names[one.score.index] for one in predictions if not math.isfinite(one.confidence)]
-    if broken:
-        raise UserError(
-            f"{args.model}: {len(broken)} of {len(predictions)} masks are not finite, the first that of record "
-            f"{broken[0]!r}; evaluate with --precision fp32, or train anew if that does not help"
-        )
+    weights = weight_hashes(checkpoint[0], model.config, checkpoint[1])
+    named = {"protocol": protocol, "checkpoint": weights, "config": model.config.to_diff_dict()}
+    with write_errors_as_user_error(out / "metrics.json"):
+        write_json(out / "metrics.json", {**scores, **named})
+    with write_errors_as_user_error(out / "predictions.json"):
+        records = [prediction_record(one, samples[one.score.index]) for one in predictions]
+        write_json(out / "predictions.json", records)
 
 
-def record(one: Prediction, sample: Sample) -> dict:
-    """One entry of predictions.json; `text` is the answer that was forced."""
+def prediction_record(one: Prediction, sample: Sample) -> dict[str, Any]:
+    """One entry of predictions.json; `text` is the answer that stood in the prompt."""
     score = one.score
     return {
         "id": sample.record_id,
@@ -64,8 +84,7 @@ def record(one: Prediction, sample: Sample) -> dict:
         "target": score.target,
         "question": sample.question,
         "text": one.text,
-        "reasoning_type": score.reasoning_type,
-        "altitude": score.altitude,
+        "groups": dict(score.groups),
         "iou": score.iou,
         "intersection": score.intersection,
         "union": score.union,

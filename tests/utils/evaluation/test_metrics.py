@@ -9,7 +9,9 @@ import random
 import numpy as np
 import pytest
 
-from utils.evaluation.metrics import IGNORE_LABEL, MaskScore, breakdowns, mask_counts, summarise
+from model.masks import IGNORE_LABEL
+from utils.datasets.drseg import SPEC
+from utils.evaluation.metrics import MaskScore, breakdowns, mask_counts, summarise
 
 
 def score(intersection: int, union: int, index: int = 0, **known) -> MaskScore:
@@ -77,13 +79,13 @@ def test_size_classes(area: int, name: str) -> None:
 
 def test_breakdowns_hold_what_is_known_in_a_fixed_order() -> None:
     scores = [
-        score(1, 1, area=500, reasoning_type="spatial", altitude=100),
-        score(0, 1, area=10, reasoning_type="attribute", altitude=30),
-        score(1, 2, area=50, reasoning_type="spatial", altitude=30),
+        score(1, 1, area=500, groups={"reasoning_type": "spatial", "altitude": 100}),
+        score(0, 1, area=10, groups={"reasoning_type": "attribute", "altitude": 30}),
+        score(1, 2, area=50, groups={"reasoning_type": "spatial", "altitude": 30}),
         score(1, 4, area=10),
     ]
-    found = breakdowns(scores)
-    assert list(found) == ["overall", "by_reasoning_type", "by_target_size", "by_altitude"]
+    found = breakdowns(scores, SPEC)
+    assert list(found) == ["overall", "by_target_size", "by_reasoning_type", "by_altitude"]
     assert found["overall"] == summarise(scores)
     assert found["by_reasoning_type"] == {"attribute": summarise(scores[1:2]), "spatial": summarise(scores[::2])}
     assert found["by_altitude"] == {"30": summarise(scores[1:3]), "100": summarise(scores[:1])}
@@ -91,4 +93,4 @@ def test_breakdowns_hold_what_is_known_in_a_fixed_order() -> None:
     assert list(found["by_altitude"]) == ["30", "100"]  # by number, not by text
     assert list(found["by_target_size"]) == ["under 2 %", "2 to 10 %", "over 10 %"]
     assert [one["count"] for one in found["by_target_size"].values()] == [2, 1, 1]
-    assert breakdowns(scores[3:])["by_altitude"] == {}
+    assert breakdowns(scores[3:], SPEC)["by_altitude"] == {}

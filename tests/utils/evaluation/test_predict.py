@@ -19,10 +19,10 @@ from model.inputs.images import network_mask
 from model.language.tokens import SEG_TOKENS, PixTokenizer
 from model.masks import confidence, encode_mask
 from model.pixdlm import PixDLMForCausalLM
-from utils.datasets import load_dataset
 from utils.datasets.base import Sample
+from utils.datasets.registry import load_dataset
 from utils.evaluation import predict as evaluation
-from utils.evaluation.controls import shuffle_questions, swapped_image_tokens
+from utils.evaluation.controls import SWAPPED_IMAGES, controlled_model, shuffle_questions
 from utils.evaluation.predict import Prediction, evaluate, fixed_batches
 
 
@@ -86,14 +86,14 @@ def test_only_the_language_model_is_shown_another_picture(
     tiny_model: PixDLMForCausalLM, collate: Callable[..., Batch]
 ) -> None:
     batch = collate()
-    pyramid, tokens = tiny_model.see(batch)
-    with swapped_image_tokens(tiny_model):
-        same, others = tiny_model.see(batch)
-    assert all(torch.equal(one, other) for one, other in zip(pyramid, same, strict=True))
-    assert len(tokens) > 1 and torch.equal(others, tokens[[len(tokens) - 1, *range(len(tokens) - 1)]])
-    with pytest.raises(RuntimeError), swapped_image_tokens(tiny_model):
+    own = tiny_model.encode_images(batch)
+    with controlled_model(tiny_model, SWAPPED_IMAGES):
+        swapped = tiny_model.encode_images(batch)
+    assert all(torch.equal(one, other) for one, other in zip(own.pyramid, swapped.pyramid, strict=True))
+    assert len(own) > 1 and torch.equal(swapped.tokens, own.tokens[[len(own) - 1, *range(len(own) - 1)]])
+    with pytest.raises(RuntimeError), controlled_model(tiny_model, SWAPPED_IMAGES):
         raise RuntimeError
-    assert torch.equal(tiny_model.see(batch)[1], tokens)
+    assert torch.equal(tiny_model.encode_images(batch).tokens, own.tokens)
 
 
 def test_confidence_is_the_foregrounds_mean_probability() -> None:
@@ -147,7 +147,7 @@ def test_right_masks_score_near_one_each_against_its_own_target(
         assert (score.area, score.pixels) == (drawn * enlarged, sample.height * sample.width * enlarged)
         assert coco.area(one.rle) == score.union - score.area + score.intersection
         assert score.iou > 0.85 and one.confidence > 0.8
-        assert (score.reasoning_type, score.altitude) == (sample.reasoning_type, sample.altitude)
+        assert score.groups == sample.groups
         assert one.text == " ".join(SEG_TOKENS * len(sample.targets))
 
 

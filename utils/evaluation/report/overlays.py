@@ -1,4 +1,4 @@
-"""Results to read, to process and to look at: tables, JSON, overlays."""
+"""Pictures of predictions beside the ground truth."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model.inputs.images import read_image, write_image
 from model.masks import ANNOTATED, PREDICTED, paint_mask
 from utils.datasets.base import Sample, target_masks
 from utils.evaluation.predict import Prediction
-from utils.runtime.files import atomic_folder
+from utils.runtime.files import atomic_folder, write_errors_as_user_error
 
 PANEL_WIDTHS = (360, 640)  # least and most pixels of a picture beside others
 FONT_SIZE, MARGIN = 15, 6
@@ -96,9 +96,15 @@ def _wrapped(text: str, width: float, length: Any) -> list[str]:
     return lines
 
 
-def draw(folder: Path, count: int, samples: dict[int, Sample], predictions: list[Prediction], merged: bool) -> None:
-    """`count` pictures, spread evenly over the split; those of an earlier evaluation are replaced."""
-    with atomic_folder(folder) as beside:
+def draw_overlays(
+    folder: Path, count: int, samples: dict[int, Sample], predictions: list[Prediction], merged: bool
+) -> None:
+    """`count` pictures, spread evenly over the split; those of an earlier evaluation are replaced.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    with write_errors_as_user_error(folder), atomic_folder(folder) as beside:
         for place in np.linspace(0, len(predictions) - 1, min(count, len(predictions))).round().astype(int):
             one = predictions[place]
             sample = samples[one.score.index]

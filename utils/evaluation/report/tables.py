@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-TITLES = {
-    "overall": "",
-    "by_reasoning_type": "reasoning type",
-    "by_target_size": "target size",
-    "by_altitude": "altitude (m)",
-}
+from utils.datasets.base import DatasetSpec
+from utils.evaluation.metrics import METRICS
 
 
-def table(scores: dict[str, dict]) -> str:
-    """`utils.evaluation.metrics.breakdowns` as aligned text: count, gIoU, cIoU in each row."""
-    lines = [f"{'':<28}{'count':>7}{'gIoU':>9}{'cIoU':>9}"]
-    for key, title in TITLES.items():
-        groups = {"overall": scores[key]} if key == "overall" else scores.get(key, {})
-        if title and groups:
+def table(scores: dict[str, dict], spec: DatasetSpec) -> str:
+    """`utils.evaluation.metrics.breakdowns` as aligned text: count and the data set's metrics in each row."""
+    titles = {"target_size": "target size", **spec.group_titles}
+    lines = [_row("", "count", [METRICS[name].title for name in spec.metrics])]
+    lines.append(_summary_row("overall", scores["overall"], spec))
+    for name, title in titles.items():
+        groups = scores.get(f"by_{name}", {})
+        if groups:
             lines.append(title)
-        for name, one in groups.items():
-            label = f"  {name}" if title else name
-            lines.append(f"{label:<28}{one['count']:>7}{one['giou']:>9.4f}{one['ciou']:>9.4f}")
+        lines += [_summary_row(f"  {value}", one, spec) for value, one in groups.items()]
     return "\n".join(lines)
+
+
+def _summary_row(label: str, summary: dict, spec: DatasetSpec) -> str:
+    return _row(label, summary["count"], [f"{summary[name]:.4f}" for name in spec.metrics])
+
+
+def _row(label: str, count: int | str, cells: list[str]) -> str:
+    return f"{label:<28}{count:>7}" + "".join(f"{cell:>9}" for cell in cells)

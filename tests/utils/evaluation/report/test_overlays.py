@@ -11,6 +11,7 @@ from PIL import Image, ImageFont
 
 from model.inputs.images import read_image, write_image
 from model.masks import ANNOTATED, PREDICTED, paint_mask
+from utils.datasets.drseg import SPEC
 from utils.evaluation.report import overlays as report
 from utils.evaluation.report.overlays import PANEL_WIDTHS, side_by_side
 from utils.evaluation.report.tables import table
@@ -34,12 +35,12 @@ def coloured(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
 def test_the_table_aligns_its_numbers() -> None:
     scores = {"overall": HALF, "by_reasoning_type": {"scene": HALF}, "by_target_size": {"under 2 %": HALF}}
     scores["by_altitude"] = {}  # nothing is known of it
-    lines = table(scores).splitlines()
+    lines = table(scores, SPEC).splitlines()
     assert lines[0].split() == ["count", "gIoU", "cIoU"]
     assert lines[1].split() == ["overall", "4", "0.5000", "0.2500"]
-    assert [line.strip() for line in lines if len(line.split()) == 2] == ["reasoning type", "target size"]
+    assert [line.strip() for line in lines if len(line.split()) == 2] == ["target size", "reasoning type"]
     assert len({len(line) for line in (lines[0], lines[1], lines[3], lines[5])}) == 1
-    assert "altitude" not in table(scores)
+    assert "altitude" not in table(scores, SPEC)
 
 
 def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
