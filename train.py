@@ -15,8 +15,8 @@ from utils.runtime.files import make_output_folder
 from utils.runtime.logs import start_logging
 from utils.runtime.ports import free_port
 from utils.training.engine import launcher_environment
-from utils.training.loop import process_group_timeout, train
 from utils.training.preemption import Stopped
+from utils.training.run import process_group_timeout, train
 
 log = logging.getLogger("train")
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -24,17 +20,14 @@ from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMOutput
 from utils.cli.options import as_dict
 from utils.cli.train_options import TrainArgs
-from utils.datasets import load_dataset
 from utils.datasets.base import Sample
-from utils.datasets.loading.collate import Collator
-from utils.datasets.loading.flips import FlippedSamples, FlipSampler
-from utils.datasets.loading.sampler import TrainSampler, infinite_batches, split_fingerprint
-from utils.datasets.loading.workers import dead_worker_as_user_error, ignore_sigterm_in_worker
+from utils.datasets.registry import dataset_spec
 from utils.evaluation.metrics import breakdowns
-from utils.evaluation.predict import evaluate
+from utils.evaluation.predict import Prediction, check_finite, evaluate
 from utils.evaluation.report.tables import table
 from utils.runtime.distributed import (
     any_rank,
+    broadcast_from_rank0,
     gather_lists,
     mean_over_ranks,
     rank,
@@ -44,83 +37,16 @@ from utils.runtime.errors import UserError
 from utils.runtime.files import append_line, write_errors_as_user_error
 from utils.runtime.logs import peak_memory_gib
 from utils.runtime.precision import DTYPES
-from utils.training.engine import check_precision, engine_config, gathered_state, start_engine
+from utils.training.engine import gathered_state
 from utils.training.preemption import Stopped, StopRequest
 from utils.training.resume import Progress, RunStates
-from utils.training.setup import build_training_model, check_weight_files, enable_gradient_checkpointing, loss_weights
+from utils.training.setup import loss_weights
 from utils.training.watchdog import Watchdog
-from utils.training.zero3 import build_sharded
 
 log = logging.getLogger(__name__)
 
 LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss", "grounding_loss")
 BAD_BATCHES = "bad_batches.jsonl"
-
-
-def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
-    """The data, and a run over them unless it has ended already."""
-    seed_everything(args.seed)
-    check_weight_files(args)
-    reading = {"name": args.dataset, "polygons": args.polygons, "skip_bad_records": args.skip_bad_records}
-    samples = load_dataset(args.data, "train", **reading)
-    validation = load_dataset(args.data, "val", **reading)
-    states = RunStates(run_dir, as_dict(args) | {"training records": split_fingerprint(samples)}, args.keep)
-    states.check_shared()
-    with states.locked():
-        if args.restart:
-            states.clear()
-        if states.finished():
-            log.info("%s has ended already, nothing is left to train; --restart trains it anew", run_dir)
-            return
-        train_on(samples, validation, args, states, run_dir, device)
-
-
-def train_on(
-    samples: list[Sample],
-    validation: list[Sample],
-    args: TrainArgs,
-    states: RunStates,
-    run_dir: Path,
-    device: torch.device,
-) -> None:
-    """Model, engine, epochs; it goes on where the same command stopped."""
-    found = states.newest()
-    dtype, fresh = DTYPES[args.precision], partial(build_training_model, args)
-    check_precision(dtype)
-    model, tokenizer, trained = build_sharded(fresh, dtype, engine_config(args)) if args.zero_stage == 3 else fresh()
-    if args.gradient_checkpointing:
-        enable_gradient_checkpointing(model)
-    sampler = TrainSampler(samples, args.batch_size, args.grad_accumulation, args.seed, rank(), world_size())
-    steps = args.steps_per_epoch or sampler.steps
-    if not sampler.steps:
-        raise UserError(
-            f"{len(samples)} training records fill no step of {args.batch_size} records x {world_size()} processes x "
-            f"{args.grad_accumulation} micro-steps; lower --batch-size or --grad-accumulation"
-        )
-    describe(args, model.config, samples, validation, trained, steps)
-    model.cast(dtype).to(device)
-    if model.use_flash_attention():
-        log.info("the language model attends by flash-attn")
-    engine, schedule = start_engine(model, args, total_steps=steps * args.epochs)
-    loader = DataLoader(
-        FlippedSamples(samples) if args.mirror else samples,
-        batch_sampler=FlipSampler(sampler) if args.mirror else sampler,
-        collate_fn=Collator(model.config, tokenizer, cut=True, mask_side=args.mask_side),
-        num_workers=args.workers,
-        persistent_workers=args.workers > 0,
-        worker_init_fn=ignore_sigterm_in_worker,
-        generator=torch.Generator().manual_seed(args.seed),  # or workers would draw from dropout's
-        pin_memory=device.type == "cuda",
-    )
-    run = Run(args, engine, schedule, tokenizer, run_dir, steps, states)
-    if found:
-        run.resume(found)
-        sampler.skip_to(run.progress.drawn)
-    try:
-        with run.watchdog.watching(), dead_worker_as_user_error():
-            run.fit(infinite_batches(loader, sampler), validation)
-    finally:
-        run.close()
 
 
 class Run:
@@ -140,6 +66,7 @@ class Run:
         self.run_dir, self.steps, self.states = run_dir, steps, states
         self.dtype = DTYPES[args.precision]
         self.weights = loss_weights(args)
+        self.spec = dataset_spec(args.dataset)
         self.progress = Progress()
         self.sums = torch.zeros(len(LOSSES), device=engine.device)
         self.stop, self.watchdog = StopRequest(), Watchdog(args.timeout_minutes * 60)
@@ -244,7 +171,7 @@ class Run:
         return rank() == 0 and limit > 0 and time.perf_counter() - self.saved >= limit
 
     def skip_nonfinite_step(self, step: int, what: str, samples: list[Sample], values: str = "") -> None:
-        """Note in `bad_batches.jsonl` a step at which loss or gradient was no number, and its records.
+        """Note in `bad_batches.jsonl` a step whose loss or gradient is not finite, and its records.
 
         Raises:
             UserError: there were more than --max-bad-steps; it names the records.
@@ -294,7 +221,7 @@ class Run:
         log.info("step %d  %s", step, "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
     def validate(self, epoch: int, samples: list[Sample]) -> None:
-        """Score the validation split; write `last/`, and `best/` when gIoU is the best so far."""
+        """Score the validation split and keep the weights."""
         self.engine.eval()
         predictions = evaluate(
             self.engine.module,
@@ -306,14 +233,26 @@ class Run:
             title=f"validation {epoch + 1}",
             runner=self.predict,
         )
-        scores = breakdowns([one.score for one in predictions]) if predictions is not None else None
+        scores = broadcast_from_rank0(partial(self.scores, samples, predictions) if rank() == 0 else None)
         state = gathered_state(self.engine)
-        if scores is None or state is None:
-            return
+        if state is not None:
+            self.save_scored(epoch, scores, state)
+
+    def scores(self, samples: list[Sample], predictions: list[Prediction]) -> dict[str, dict]:
+        """What the tables show.
+
+        Raises:
+            UserError: a mask is not finite.
+        """
+        check_finite(f"{self.run_dir}, step {self.progress.step}", samples, predictions)
+        return breakdowns([one.score for one in predictions], self.spec)
+
+    def save_scored(self, epoch: int, scores: dict[str, dict], state: dict[str, torch.Tensor]) -> None:
+        """Log scores; write `last/`, and `best/` when gIoU is the best so far."""
         step, giou = self.progress.step, scores["overall"]["giou"]
-        log.info("validation after epoch %d:\n%s", epoch + 1, table(scores))
-        self.writer.add_scalar("val/giou", giou, step)
-        self.writer.add_scalar("val/ciou", scores["overall"]["ciou"], step)
+        log.info("validation after epoch %d:\n%s", epoch + 1, table(scores, self.spec))
+        for name in self.spec.metrics:
+            self.writer.add_scalar(f"val/{name}", scores["overall"][name], step)
         record = {"epoch": epoch + 1, "step": step, "validation": scores, "settings": as_dict(self.args)}
         record["seconds"] = self.seconds()
         folders = ["last", "best"] if giou > self.progress.best else ["last"]
@@ -334,30 +273,7 @@ class Run:
             self.writer.close()
 
 
-def describe(args: TrainArgs, config: Any, samples: list, validation: list, trained: dict, steps: int) -> None:
-    """What this run is: options, architecture, data, and what trains."""
-    log.info("options %s", json.dumps(as_dict(args)))
-    log.info("architecture %s", json.dumps(config.to_diff_dict(), default=str))
-    log.info("%d training and %d validation records from %s", len(samples), len(validation), args.data)
-    parts = ", ".join(f"{part} {count:,}" for part, count in trained.items())
-    log.info("trained parameters: %s; together %s", parts, f"{sum(trained.values()):,}")
-    records = args.batch_size * args.grad_accumulation * world_size()
-    log.info("%d epochs of %d steps, %d records a step", args.epochs, steps, records)
-
-
-def process_group_timeout(args: TrainArgs) -> timedelta:
-    """How long a process waits for the others: longer than one that hangs is left alive to say so."""
-    return timedelta(minutes=args.timeout_minutes + 5) if args.timeout_minutes else timedelta(days=30)
-
-
 def value_of(output: PixDLMOutput, name: str, like: torch.Tensor) -> torch.Tensor:
     """A loss as a scalar without gradient; zero where the run does not compute it."""
     value = getattr(output, name)
     return like.new_zeros(()) if value is None else value.detach().to(like.dtype)
-
-
-def seed_everything(seed: int) -> None:
-    """Every generator that training uses."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)

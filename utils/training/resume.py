@@ -162,7 +162,8 @@ class RunStates:
 
     def check_settings(self, file: Path) -> None:
         """Raises UserError where the options in `file` are others than now."""
-        then, now = json.loads(file.read_text())["settings"], self.settings
+        record = json.loads(file.read_text())
+        then, now = without_retired(record), self.settings
         names = sorted((then.keys() | now.keys()) - RESUME_MAY_CHANGE)
         other = [f"{n} {then.get(n)!r}, now {now.get(n)!r}" for n in names if then.get(n) != now.get(n)]
         if other:
@@ -233,6 +234,21 @@ class RunStates:
                 atomic_write(self.folder / FINISHED, json.dumps({"settings": self.settings}, indent=1).encode())
             self.remove(self.states())
         barrier()
+
+
+def without_retired(record: dict[str, Any]) -> dict[str, Any]:
+    """The options of a state, less those of earlier versions that no longer act.
+
+    The feature cache changed no number. Place hints acted in the first `hint_steps` steps alone: before that a
+    state cannot go on as it began, so they stay and the state is refused.
+    """
+    settings = dict(record["settings"])
+    for name in ("feature_cache", "feature_cache_gb"):
+        settings.pop(name, None)
+    share, steps = settings.pop("hint_share", 0), settings.pop("hint_steps", 0)
+    if share and record.get("progress", {}).get("step", steps) < steps:
+        settings["hint_share"] = share
+    return settings
 
 
 def write_checksums(folder: Path) -> None:

@@ -1,0 +1,145 @@
+"""A training run, from its options to its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from utils.cli.options import as_dict
+from utils.cli.train_options import TrainArgs
+from utils.datasets.base import Sample
+from utils.datasets.loading.collate import Collator
+from utils.datasets.loading.flips import FlippedSamples, FlipSampler
+from utils.datasets.loading.sampler import TrainSampler, infinite_batches, split_fingerprint
+from utils.datasets.loading.workers import dead_worker_as_user_error, ignore_sigterm_in_worker
+from utils.datasets.registry import load_dataset
+from utils.runtime.distributed import (
+    rank,
+    world_size,
+)
+from utils.runtime.errors import UserError
+from utils.runtime.precision import DTYPES
+from utils.training.engine import check_precision, engine_config, start_engine
+from utils.training.loop import Run
+from utils.training.resume import RunStates
+from utils.training.setup import build_training_model, check_weight_files, enable_gradient_checkpointing
+from utils.training.zero3 import build_sharded
+
+log = logging.getLogger(__name__)
+
+
+def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
+    """The data, and a run over them unless it has ended already.
+
+    Raises:
+        UserError: data, weights or options do not fit, or the run fails in a way that the user can mend.
+        Stopped: SIGTERM came; a state has been written.
+    """
+    seed_everything(args.seed)
+    check_weight_files(args)
+    reading = {"name": args.dataset, "polygons": args.polygons, "skip_bad_records": args.skip_bad_records}
+    samples = load_dataset(args.data, "train", **reading)
+    validation = load_dataset(args.data, "val", **reading)
+    states = RunStates(run_dir, as_dict(args) | {"training records": split_fingerprint(samples)}, args.keep)
+    states.check_shared()
+    with states.locked():
+        if args.restart:
+            states.clear()
+        if states.finished():
+            log.info("%s has ended already, nothing is left to train; --restart trains it anew", run_dir)
+            return
+        train_on(samples, validation, args, states, run_dir, device)
+
+
+def train_on(
+    samples: list[Sample],
+    validation: list[Sample],
+    args: TrainArgs,
+    states: RunStates,
+    run_dir: Path,
+    device: torch.device,
+) -> None:
+    """Model, engine, loop; it goes on where the same command stopped."""
+    found = states.newest()
+    dtype, build = DTYPES[args.precision], partial(build_training_model, args)
+    check_precision(dtype)
+    model, tokenizer, trained = build_sharded(build, dtype, engine_config(args)) if args.zero_stage == 3 else build()
+    if args.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+    sampler = TrainSampler(samples, args.batch_size, args.grad_accumulation, args.seed, rank(), world_size())
+    check_steps(args, sampler)
+    steps = args.steps_per_epoch or sampler.steps
+    describe(args, model.config, samples, validation, trained, steps)
+    model.cast(dtype).to(device)
+    if model.use_flash_attention():
+        log.info("the language model attends by flash-attn")
+    engine, schedule = start_engine(model, args, total_steps=steps * args.epochs)
+    loader = training_loader(
+        samples, sampler, args, Collator(model.config, tokenizer, True, True, args.mask_side), device
+    )
+    run = Run(args, engine, schedule, tokenizer, run_dir, steps, states)
+    if found:
+        run.resume(found)
+        sampler.skip_to(run.progress.drawn)
+    try:
+        with run.watchdog.watching(), dead_worker_as_user_error():
+            run.fit(infinite_batches(loader, sampler), validation)
+    finally:
+        run.close()
+
+
+def training_loader(
+    samples: list[Sample], sampler: TrainSampler, args: TrainArgs, collate: Collator, device: torch.device
+) -> DataLoader:
+    """Batches of the sampler, flipped where the options ask for it."""
+    return DataLoader(
+        FlippedSamples(samples) if args.mirror else samples,
+        batch_sampler=FlipSampler(sampler) if args.mirror else sampler,
+        collate_fn=collate,
+        num_workers=args.workers,
+        persistent_workers=args.workers > 0,
+        worker_init_fn=ignore_sigterm_in_worker,
+        generator=torch.Generator().manual_seed(args.seed),  # or workers would draw from dropout's
+        pin_memory=device.type == "cuda",
+    )
+
+
+def check_steps(args: TrainArgs, sampler: TrainSampler) -> None:
+    """Raises UserError where the training records fill no optimiser step."""
+    if not sampler.steps:
+        raise UserError(
+            f"{sampler.records} training records fill no step of {args.batch_size} records x {world_size()} "
+            f"processes x {args.grad_accumulation} micro-steps; lower --batch-size or --grad-accumulation"
+        )
+
+
+def describe(args: TrainArgs, config: Any, samples: list, validation: list, trained: dict, steps: int) -> None:
+    """What this run is: options, architecture, data, and what trains."""
+    log.info("options %s", json.dumps(as_dict(args)))
+    log.info("architecture %s", json.dumps(config.to_diff_dict(), default=str))
+    log.info("%d training and %d validation records from %s", len(samples), len(validation), args.data)
+    parts = ", ".join(f"{part} {count:,}" for part, count in trained.items())
+    log.info("trained parameters: %s; together %s", parts, f"{sum(trained.values()):,}")
+    records = args.batch_size * args.grad_accumulation * world_size()
+    log.info("%d epochs of %d steps, %d records a step", args.epochs, steps, records)
+
+
+def process_group_timeout(args: TrainArgs) -> timedelta:
+    """How long a process waits for the others: longer than one that hangs is left alive to say so."""
+    return timedelta(minutes=args.timeout_minutes + 5) if args.timeout_minutes else timedelta(days=30)
+
+
+def seed_everything(seed: int) -> None:
+    """Every generator that training uses."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
