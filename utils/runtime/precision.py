@@ -8,8 +8,9 @@ import torch
 
 from utils.runtime.errors import UserError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "mixed": torch.float32}
-PRECISIONS = ("fp32", "bf16", "fp16", "mixed")
+INFERENCE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {**INFERENCE_DTYPES, "mixed": torch.float32}  # of weights in training; mixed computes in bf16
+PRECISIONS = tuple(DTYPES)
 
 
 def precision_of(dtype: torch.dtype) -> str:
@@ -23,8 +24,7 @@ def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
     Raises:
         UserError: no such precision.
     """
-    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    types["auto"] = torch.bfloat16 if device.type == "cuda" else torch.float32
+    types = {**INFERENCE_DTYPES, "auto": torch.bfloat16 if device.type == "cuda" else torch.float32}
     if precision not in types:
         raise UserError(f"--precision is {precision!r}; known are {', '.join(types)}")
     return types[precision]
