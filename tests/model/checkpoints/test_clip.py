@@ -123,7 +123,9 @@ def test_a_clip_that_does_not_fit_is_refused(tmp_path: Path, tiny_config: PixDLM
     state = dict(clip.state_dict())
     del state["pre_layrnorm.bias"]
     torch.save({**state, "extra": torch.zeros(1)}, tmp_path / "odd.pt")
-    with pytest.raises(UserError, match=r"odd\.pt \(CLIP vision model\).*\n  surplus: extra\n  missing: pre_layrnorm.bias$"):
+    with pytest.raises(
+        UserError, match=r"odd\.pt \(CLIP vision model\).*\n  surplus: extra\n  missing: pre_layrnorm.bias$"
+    ):
         load_clip(clip, tmp_path / "odd.pt", tiny_config)
     torch.save({"text_model.x": torch.zeros(1)}, tmp_path / "text.pt")
     with pytest.raises(UserError, match=r"text\.pt: no CLIP vision model in it"):
