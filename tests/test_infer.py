@@ -26,11 +26,11 @@ from model.masks import PREDICTED, paint_mask
 from model.pixdlm import PixDLMForCausalLM, load_model
 from model.presets import mini_config
 from model.segmenter import whole_groups
+from tests.training import CHECKOUT
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
 from utils.runtime.errors import run_main
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 QUESTION = "Which car is red?"
 GROUP = " ".join(SEG_TOKENS)
 

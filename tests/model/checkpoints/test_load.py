@@ -27,9 +27,10 @@ from model.language.tokens import PixTokenizer
 from model.lora import lora_settings
 from model.pixdlm import PixDLMForCausalLM
 from model.presets import release_config
+from tests.training import CHECKOUT
 from utils.runtime.errors import UserError
 
-NUMBERS = Path(__file__).resolve().parents[2] / "golden"
+NUMBERS = CHECKOUT / "tests" / "golden"
 RELEASE = {
     "geometry": "centre_crop",
     "pixel_input": "clip_tensor",

@@ -23,9 +23,9 @@ from model.inputs.images import (
     sam_pixels,
 )
 from model.presets import mini_config, native_config, release_config
+from tests.training import CHECKOUT
 from utils.runtime.errors import UserError
 
-TESTS = Path(__file__).resolve().parents[2]
 CANVAS = mini_config().pixel_image_size
 SMALL_FRAMES = [(96, 96), (60, 80), (96, 17), (1, 50), (CANVAS, CANVAS)]  # the canvas's size, or at most half of it
 MIDDLE_FRAMES = [(150, 192), (192, 144), (110, 147), (181, 97)]
@@ -203,7 +203,7 @@ def test_a_cut_off_frame_is_named_where_it_is_decoded_small(large: Path, kept: f
 
 @pytest.mark.parametrize("number", [0, 1])  # a wide frame and a tall one
 def test_release_pixels_are_the_golden_ones(number: int) -> None:
-    config, golden = release_config(), TESTS / "golden"
+    config, golden = release_config(), CHECKOUT / "tests" / "golden"
     pixels = clip_pixels(read_image(golden / "DRSeg" / "CODrone" / "DRtest" / f"golden_{number}.jpg"), config)
     assert (pixels.shape, pixels.dtype) == ((3, 448, 448), torch.float32)
     expected = torch.from_numpy(np.load(golden / "expected.npz")[f"s{number}.pixel_values_16th"])

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.training import CHECKOUT
 from utils.cli import launch
 from utils.runtime.errors import UserError
 
-CHECKOUT = Path(__file__).resolve().parents[3]
 PROBE = """
 import json, os, sys
 names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR", "OMP_NUM_THREADS")

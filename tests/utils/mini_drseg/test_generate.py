@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from model.inputs.images import read_image
+from tests.training import CHECKOUT
 from tests.utils.mini_drseg.drawn import COUNTS, contents
 from utils.datasets.base import Sample
 from utils.datasets.drseg import REASONING_TYPES
@@ -24,8 +25,6 @@ from utils.datasets.registry import load_dataset
 from utils.mini_drseg import generate as mini_drseg
 from utils.mini_drseg.generate import SPLITS, VERSION, dataset_info, generate, is_current
 from utils.runtime.errors import UserError
-
-CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def module(*arguments: str | Path, **named) -> subprocess.CompletedProcess:
