@@ -21,6 +21,7 @@ from model.inputs.images import (
     network_mask,
     read_image,
     sam_pixels,
+    write_image,
 )
 from model.presets import mini_config, native_config, release_config
 from tests.training import CHECKOUT
@@ -346,3 +347,19 @@ def test_frame_logits_passes_gradients_and_takes_no_masks() -> None:
         frame_logits(logits, geometry, config).sum().backward()
         assert logits.grad[:, :8].all()
         assert frame_logits(torch.zeros(0, 12, 12), geometry, config).shape == (0, 30, 40)
+
+
+# Writing
+
+
+def test_pictures_come_back_as_they_were(tmp_path: Path) -> None:
+    picture = np.zeros((4, 6, 3), np.uint8)
+    picture[..., 0] = 200  # red, so that a swap of channels shows
+    write_image(tmp_path / "a.png", picture)
+    assert (read_image(tmp_path / "a.png") == picture).all()
+    mask = np.zeros((4, 6), np.uint8)
+    mask[1:3, 2:5] = 255
+    write_image(tmp_path / "m.png", mask)
+    with Image.open(tmp_path / "m.png") as stored:
+        assert stored.mode == "L" and (np.asarray(stored) == mask).all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "m.png"]

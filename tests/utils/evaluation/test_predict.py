@@ -17,7 +17,6 @@ from pycocotools import mask as coco
 from model.inputs.batch import Batch
 from model.inputs.images import network_mask
 from model.language.tokens import SEG_TOKENS, PixTokenizer
-from model.masks import confidence, encode_mask
 from model.pixdlm import PixDLMForCausalLM
 from utils.datasets.base import Sample
 from utils.datasets.registry import load_dataset
@@ -79,9 +78,6 @@ def test_shuffling_keeps_a_text_only_where_too_many_have_it() -> None:
         assert sum(a.question == b.question for a, b in pairs) == max(0, 2 * most - len(samples))
 
 
-# Masks
-
-
 def test_only_the_language_model_is_shown_another_picture(
     tiny_model: PixDLMForCausalLM, collate: Callable[..., Batch]
 ) -> None:
@@ -94,20 +90,6 @@ def test_only_the_language_model_is_shown_another_picture(
     with pytest.raises(RuntimeError), controlled_model(tiny_model, SWAPPED_IMAGES):
         raise RuntimeError
     assert torch.equal(tiny_model.encode_images(batch).tokens, own.tokens)
-
-
-def test_confidence_is_the_foregrounds_mean_probability() -> None:
-    logits = torch.tensor([[2.0, -5.0], [1.0, 0.0]])
-    expected = (1 / (1 + np.exp(-2)) + 1 / (1 + np.exp(-1))) / 2
-    assert confidence(logits) == pytest.approx(expected, abs=1e-6)
-    assert confidence(-logits.abs()) == 0.0
-
-
-def test_run_lengths_are_json_and_come_back() -> None:
-    mask = np.random.default_rng(0).integers(0, 2, (7, 5)).astype(bool)
-    rle = encode_mask(mask)
-    assert rle["size"] == [7, 5] and isinstance(rle["counts"], str)
-    assert np.array_equal(coco.decode(rle), mask)
 
 
 # Evaluation of a split

@@ -194,7 +194,7 @@ def error_of(loader: DataLoader) -> Exception | None:
     return None
 
 
-# Moving
+# Between processes
 
 
 def test_a_batch_crosses_workers_whole(
@@ -208,27 +208,6 @@ def test_a_batch_crosses_workers_whole(
             assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
         else:
             assert torch.equal(here, there) if isinstance(here, torch.Tensor) else here == there
-
-
-def test_moving_changes_device_of_all_and_type_of_pixels_alone(batch: Batch) -> None:
-    moved = batch.to("meta", torch.bfloat16)
-    assert moved.clip_pixels.dtype == moved.sam_pixels.dtype == torch.bfloat16
-    for field in fields(Batch):
-        value = getattr(moved, field.name)
-        for tensor in value if field.name == "masks" else [value]:
-            if isinstance(tensor, torch.Tensor):
-                assert tensor.device.type == "meta"
-                assert tensor.dtype == torch.bfloat16 or not tensor.is_floating_point()
-    assert batch.clip_pixels.dtype == torch.float32 and batch.clip_pixels.device.type == "cpu"  # left as it was
-    assert moved.samples == batch.samples and moved.geometries == batch.geometries
-
-
-def test_pinning_reaches_every_tensor(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a GPU nothing can be pinned, so a stand-in counts."""
-    pinned: list[torch.Tensor] = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
-    batch.pin_memory()
-    assert len(pinned) == 8 + len(batch.masks)
 
 
 def test_ids_fit_the_models_vocabulary(batch: Batch, config: PixDLMConfig) -> None:

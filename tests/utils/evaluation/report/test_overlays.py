@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import ImageFont
 
-from model.inputs.images import read_image, write_image
-from model.masks import ANNOTATED, PREDICTED, paint_mask
+from model.masks import ANNOTATED, PREDICTED
 from utils.datasets.drseg import SPEC
 from utils.evaluation.report import overlays as report
 from utils.evaluation.report.overlays import PANEL_WIDTHS, side_by_side
@@ -60,30 +59,6 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OSError, match="No space"):
         write_json(file, {"name": "other"})
     assert file.read_bytes() == before and list(file.parent.iterdir()) == [file]
-
-
-def test_pictures_come_back_as_they_were(tmp_path: Path) -> None:
-    picture = np.zeros((4, 6, 3), np.uint8)
-    picture[..., 0] = 200  # red, so that a swap of channels shows
-    write_image(tmp_path / "a.png", picture)
-    assert (read_image(tmp_path / "a.png") == picture).all()
-    mask = mask_of(slice(1, 3), slice(2, 5)) * 255
-    write_image(tmp_path / "m.png", mask)
-    with Image.open(tmp_path / "m.png") as stored:
-        assert stored.mode == "L" and (np.asarray(stored) == mask).all()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "m.png"]
-
-
-def test_paint_tints_inside_outlines_the_border_and_leaves_the_rest() -> None:
-    mask = mask_of(slice(20, 60), slice(30, 90))
-    mask[35:45, 50:70] = 0  # a hole
-    before = FRAME.copy()
-    painted = paint_mask(FRAME, mask, PREDICTED)
-    assert (FRAME == before).all()
-    outline = coloured(painted, PREDICTED)
-    assert outline[20, 30:90].all() and outline[34, 50:70].all()  # around the hole as well
-    assert (painted[27, 60] == [int(0.55 * 100 + 0.45 * c) for c in PREDICTED]).all()
-    assert (painted[:18] == 100).all() and (painted[38:42, 55:65] == 100).all()
 
 
 @pytest.mark.parametrize("shape", [(90, 120), (480, 640), (3000, 4000), (400, 100)])
