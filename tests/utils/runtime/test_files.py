@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training import CHECKOUT, Server
+from tests.training import CHECKOUT
 from utils.runtime.errors import UserError
 from utils.runtime.files import append_line, atomic_folder, exclusive_lock, make_output_folder
 
@@ -60,16 +60,6 @@ def test_who_waits_comes_in_when_the_other_is_out(tmp_path: Path) -> None:
     assert other.communicate(timeout=60)[0] == "out\n"
 
 
-def test_two_that_draw_the_same_set_draw_it_once(server: Server, tmp_path: Path) -> None:
-    code = "import runpy; runpy.run_module('utils.mini_drseg', run_name='__main__')"
-    arguments = ["--out", tmp_path / "set", "--if-missing", "--workers", "1"]
-    arguments += ["--train", "6", "--val", "3", "--test", "3"]
-    ended = server.run_code(code, *map(str, arguments), world=2)
-    assert sum("wrote" in one.stderr for one in ended) == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"set"}
-    assert len(list((tmp_path / "set").rglob("*.jpg"))) == 4
-
-
 def test_after_an_error_the_folder_is_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/old").write_text("kept")
@@ -102,3 +92,56 @@ def test_a_results_folder_that_cannot_be(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"--out {path}: cannot be made a folder"):
             make_output_folder(path)
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        with atomic_folder(tmp_path / "runs" / "last") as beside:
+            (beside / name).write_text(name)
+            assert "second" not in [path.name for path in (tmp_path / "runs").glob("last/*")]
+        assert content(tmp_path / "runs" / "last") == {name: name.encode()}
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["last"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_after_an_error_the_old_folder_is_as_it_was(tmp_path: Path, error: type[BaseException]) -> None:
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "weights").write_text("old")
+    with pytest.raises(error), atomic_folder(tmp_path / "last") as beside:
+        (beside / "weights").write_text("half")
+        raise error
+    assert content(tmp_path / "last") == {"weights": b"old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "weights").write_text("old")
+    rename = Path.rename
+
+    def refusing(path: Path, to: Path) -> Path:
+        if path.name.endswith(".writing"):
+            raise OSError(5, "Input/output error")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", refusing)
+    with pytest.raises(OSError, match="Input/output"), atomic_folder(tmp_path / "last"):
+        pass
+    assert content(tmp_path / "last") == {"weights": b"old"}
+
+
+def test_what_a_killed_process_left_is_not_mixed_in(tmp_path: Path) -> None:
+    for left in (".last.writing", ".last.old"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "stale").write_text("half")
+    (tmp_path / "last").mkdir()
+    with atomic_folder(tmp_path / "last") as beside:
+        (beside / "weights").write_text("new")
+    assert content(tmp_path / "last") == {"weights": b"new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
