@@ -27,8 +27,7 @@ from tests.training import Finished, Server
 from utils.datasets.base import target_masks
 from utils.datasets.registry import load_dataset
 from utils.evaluation.metrics import mask_counts
-from utils.runtime.distributed import pick_device
-from utils.runtime.errors import UserError, run_main
+from utils.runtime.errors import run_main
 
 
 @pytest.fixture(scope="module")
@@ -331,22 +330,3 @@ def test_weights_that_give_no_numbers_are_told(evaluate: Callable, model: Path, 
     status, stdout, stderr = evaluate("--model", broken)
     assert status == 2 and "14 of 14 masks are not finite, the first that of record 'p0'" in stderr and stdout == ""
     assert not list((tmp_path / "out").iterdir())
-
-
-def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[torch.device] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert [pick_device(name) for name in ("auto", "cuda", "cuda:0", "cpu")] == [
-        *map(torch.device, ("cuda:1", "cuda:1", "cuda:0", "cpu"))
-    ]
-    assert len(taken) == 3
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert pick_device("cuda") == torch.device("cuda:1")
-    with pytest.raises(UserError, match="cuda:0 is one GPU, which several processes cannot share"):
-        pick_device("cuda:0")
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(UserError, match="cuda:2 is not there; PyTorch finds 2 GPUs"):
-        pick_device()

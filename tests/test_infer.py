@@ -308,8 +308,3 @@ def test_logits_that_are_no_numbers_are_told(
     status, _, stderr = ask(pictures[0])
     assert status == 2 and f"{pictures[0]}: the mask's logits are not finite" in stderr
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_names_are_distinct_even_from_a_number_that_is_already_one() -> None:
-    paths = [Path(name) for name in ("x.jpg", "x-2.jpg", "b/x.png", "c/x.png", "y.jpg")]
-    assert script.distinct_names(paths) == ["x", "x-2", "x-3", "x-4", "y"]

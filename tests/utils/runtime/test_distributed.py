@@ -93,3 +93,22 @@ def test_every_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_unknown_device_is_named(name: str) -> None:
     with pytest.raises(UserError, match=f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N"):
         pick_device(name)
+
+
+def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert [pick_device(name) for name in ("auto", "cuda", "cuda:0", "cpu")] == [
+        *map(torch.device, ("cuda:1", "cuda:1", "cuda:0", "cpu"))
+    ]
+    assert len(taken) == 3
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert pick_device("cuda") == torch.device("cuda:1")
+    with pytest.raises(UserError, match="cuda:0 is one GPU, which several processes cannot share"):
+        pick_device("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="cuda:2 is not there; PyTorch finds 2 GPUs"):
+        pick_device()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from tests.training import CHECKOUT
 from utils.runtime.errors import UserError
-from utils.runtime.files import append_line, atomic_folder, exclusive_lock, make_output_folder
+from utils.runtime.files import append_line, atomic_folder, exclusive_lock, make_output_folder, write_json
 
 HOLD = """
 import sys
@@ -145,3 +146,22 @@ def test_what_a_killed_process_left_is_not_mixed_in(tmp_path: Path) -> None:
         (beside / "weights").write_text("new")
     assert content(tmp_path / "last") == {"weights": b"new"}
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "new" / "metrics.json"
+    write_json(file, {"name": "Straße", "value": 1})
+    before = file.read_bytes()
+    assert json.loads(before) == {"name": "Straße", "value": 1}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(file, {"giou": float("nan")})
+
+    def full(self: Path, data: bytes) -> None:
+        with self.open("wb") as half:
+            half.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        write_json(file, {"name": "other"})
+    assert file.read_bytes() == before and list(file.parent.iterdir()) == [file]
