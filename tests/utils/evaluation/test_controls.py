@@ -19,7 +19,7 @@ from utils.evaluation.controls import SWAPPED_IMAGES, controlled_model, shuffle_
 
 def asked(*questions: str, pictures: list[int] | None = None) -> list[Sample]:
     return [
-        Sample(Path(f"{(pictures or range(99))[i]}.jpg"), q, None, (), 9, 9, None, None, "drseg", str(i), i)
+        Sample(Path(f"{(pictures or range(99))[i]}.jpg"), q, None, (), 9, 9, "drseg", str(i), i)
         for i, q in enumerate(questions)
     ]
 

@@ -24,7 +24,7 @@ from utils.evaluation.predict import Prediction, evaluate, fixed_batches
 
 def asked(*questions: str, pictures: list[int] | None = None) -> list[Sample]:
     return [
-        Sample(Path(f"{(pictures or range(99))[i]}.jpg"), q, None, (), 9, 9, None, None, "drseg", str(i), i)
+        Sample(Path(f"{(pictures or range(99))[i]}.jpg"), q, None, (), 9, 9, "drseg", str(i), i)
         for i, q in enumerate(questions)
     ]
 
