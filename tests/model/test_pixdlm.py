@@ -16,6 +16,7 @@ from model.inputs.images import frame_logits
 from model.language.conditioning import base_model
 from model.language.tokens import EOS_ID, IMAGE_INDEX, PAD_ID
 from model.losses import LossWeights
+from model.masks import IGNORE_LABEL
 from model.parts import DEFAULT_TRAINED, part_of, set_trainable
 from model.pixdlm import PixDLMForCausalLM
 
@@ -366,3 +367,17 @@ def test_a_batch_without_targets_has_no_masks(tiny_model: PixDLMForCausalLM, col
     """Prompts without an answer have no [SEG] tokens."""
     masks = tiny_model(collate(0, 4, answered=False)).mask_logits
     assert [tuple(mask.shape) for mask in masks] == [(0, 32, 32)] * 2
+
+
+@torch.no_grad()
+def test_ignored_pixels_of_a_batch_reach_the_losses(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:
+    batch, weights = collate(0, 2), LossWeights(bce=1.0, overlap=1.0)
+    for masks in batch.masks:
+        masks[..., 40:] = IGNORE_LABEL
+    output = tiny_model(replace(batch, has_ignored_pixels=True), weights)
+    losses = []
+    for masks, image, truth in zip(output.mask_logits, batch.image_index, batch.masks, strict=True):
+        logits = frame_logits(masks, batch.geometries[image], tiny_model.config)[..., :40]
+        losses.append(torch.nn.functional.binary_cross_entropy_with_logits(logits, truth[..., :40].float()))
+    torch.testing.assert_close(output.mask_bce_loss, sum(losses) / 2)
+    assert output.overlap_loss == 0 and output.mask_dice_loss.isfinite()

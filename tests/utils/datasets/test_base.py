@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from utils.datasets.base import BadRecord, Sample, target_masks
+from model.masks import IGNORE_LABEL
+from utils.datasets.base import BadRecord, Sample, image_groups, target_masks
 from utils.datasets.registry import load_dataset
 
 Make = Callable[..., Any]
@@ -77,3 +78,40 @@ def test_an_rle_is_a_target_too() -> None:
 def test_no_target_is_no_mask() -> None:
     assert target_masks(sample(()), 60, 80).shape == (0, 60, 80)
     assert target_masks(sample(()), 60, 80, merge=True).shape == (0, 60, 80)
+
+
+# Pixels that are not counted
+
+
+def rle_of(rows: slice, columns: slice) -> dict[str, Any]:
+    mask = np.zeros((60, 80), np.uint8)
+    mask[rows, columns] = 1
+    return coco.encode(np.asfortranarray(mask))
+
+
+@pytest.mark.parametrize(
+    "ignore",
+    [((20.0, 0.0, 40.0, 0.0, 40.0, 60.0, 20.0, 60.0),), rle_of(slice(0, 60), slice(20, 40))],
+    ids=["polygon", "rle"],
+)
+@pytest.mark.parametrize("scale", [1, 2])
+def test_an_ignore_region_is_labelled_in_every_mask(ignore: Any, scale: int) -> None:
+    one = replace(sample(((tuple(SQUARE),), (tuple(SECOND),))), ignore=ignore)
+    plain = target_masks(replace(one, ignore=None), 60 * scale, 80 * scale)
+    masks = target_masks(one, 60 * scale, 80 * scale)
+    inside = np.zeros(masks.shape[1:], bool)
+    inside[:, 20 * scale : 40 * scale] = True
+    assert masks.dtype == np.uint8 and (masks[:, inside] == IGNORE_LABEL).all()
+    assert np.array_equal(masks[:, ~inside], plain[:, ~inside])
+    assert [int((mask == 1).sum()) for mask in masks] == [100 * scale**2, 100 * scale**2]
+    (merged,) = target_masks(one, 60 * scale, 80 * scale, merge=True)
+    assert (merged[inside] == IGNORE_LABEL).all() and (merged == 1).sum() == 200 * scale**2
+
+
+def test_without_targets_nothing_is_ignored() -> None:
+    assert target_masks(replace(sample(()), ignore=rle_of(slice(0, 9), slice(0, 9))), 60, 80).shape == (0, 60, 80)
+
+
+def test_samples_of_a_picture_are_grouped_in_the_order_in_which_it_first_comes() -> None:
+    samples = [replace(sample(()), image_path=Path(name)) for name in ("b", "a", "b", "c", "a")]
+    assert image_groups(samples) == [[0, 2], [1, 4], [3]]
