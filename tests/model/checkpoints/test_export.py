@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoints.export import save_published
+from model.checkpoints.export import card, save_published
 from model.checkpoints.layouts import named_shapes, named_tensors
 from model.checkpoints.load import load_pretrained
 from model.language.tokens import PixTokenizer
@@ -29,3 +29,11 @@ def test_written_as_published_and_read(
     shapes = dict(named_shapes(tmp_path / "out", model.config))
     tensors = dict(named_tensors(tmp_path / "out", model.config))
     assert shapes == {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="the card takes every data set's metrics to be DRSeg's")
+def test_a_card_shows_the_metrics_of_the_data_set(tiny_model: PixDLMForCausalLM) -> None:
+    training = {
+        "validation": {"overall": {"count": 3, "ciou": 0.25}, "by_region": {"north": {"count": 1, "ciou": 0.5}}}
+    }
+    assert "| overall | 3 | 0.250 |" in card(tiny_model, training, without_backbones=False)
