@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from model.checkpoints.backbones import Backbones, load_sam2
+from model.checkpoints.backbones import Backbones, load_sam2, weight_hashes
 from model.checkpoints.export import save_own, save_published
+from model.checkpoints.layouts import load_config
 from model.checkpoints.load import load_pretrained
 from model.config import PixDLMConfig
 from model.language.tokens import PixTokenizer
@@ -109,3 +112,39 @@ def test_sam2s_own_file_fills_the_encoder(
     torch.save(state, tmp_path / "flat.pt")
     with pytest.raises(UserError, match=r"flat\.pt: no 'model' in it"):
         load_sam2(encoder, tmp_path / "flat.pt")
+
+
+# What the weights were
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_folders_hashes_are_those_of_its_weight_files(folder: Path, tiny_config: PixDLMConfig) -> None:
+    file = folder / "model.safetensors"
+    first = weight_hashes(folder, tiny_config, Backbones())
+    assert first == {"model.safetensors": sha256(file)}
+    (folder / "training.json").write_text("{}")  # says nothing of what it computes
+    assert weight_hashes(folder, tiny_config, Backbones()) == first
+    state = load_file(file)
+    save_file({**state, "projector.bias": state["projector.bias"] + 1}, file)
+    assert weight_hashes(folder, tiny_config, Backbones()) == {"model.safetensors": sha256(file)} != first
+
+
+def test_a_published_folders_hashes_name_its_backbones_too(tmp_path: Path, published: Path) -> None:
+    places = {"pytorch_model.bin": "pytorch_model.bin", "clip/model.safetensors": "clip/model.safetensors"}
+    places |= {"sam2/sam2.pt": "sam2.pt", "fusion/align_stages.bin": "align_stages.bin"}
+    config = load_config(published)
+    assert weight_hashes(published, config, Backbones()) == {n: sha256(published / p) for n, p in places.items()}
+    for name, option in (("sam2.pt", "sam2"), ("align_stages.bin", "fusion")):
+        other = tmp_path / f"other_{name}"
+        (published / name).rename(other)
+        found = weight_hashes(published, config, Backbones(**{option: other}))
+        assert found[f"{option}/other_{name}"] == sha256(other) and f"{option}/{name}" not in found
+        other.rename(published / name)
+    (published / "align_stages.bin").unlink()
+    assert "fusion" not in str(weight_hashes(published, config, Backbones(fusion="neutral")).keys())
+    (published / "clip").rename(tmp_path / "away")
+    with pytest.raises(UserError, match="holds no CLIP"):
+        weight_hashes(published, config, Backbones(fusion="neutral"))
