@@ -7,7 +7,7 @@ import pytest
 import torch
 from pycocotools import mask as coco
 
-from model.masks import PREDICTED, confidence, encode_mask, paint_mask
+from model.masks import PREDICTED, confidence, encode_mask, mask_box, paint_mask, polygons_rle
 
 FRAME = np.full((90, 120, 3), 100, np.uint8)
 
@@ -47,3 +47,16 @@ def test_paint_tints_inside_outlines_the_border_and_leaves_the_rest() -> None:
     assert outline[20, 30:90].all() and outline[34, 50:70].all()  # around the hole as well
     assert (painted[27, 60] == [int(0.55 * 100 + 0.45 * c) for c in PREDICTED]).all()
     assert (painted[:18] == 100).all() and (painted[38:42, 55:65] == 100).all()
+
+
+def test_a_box_is_left_top_width_and_height_and_none_where_nothing_is() -> None:
+    assert mask_box(encode_mask(mask_of(slice(20, 60), slice(30, 90)))) == [30, 20, 60, 40]
+    assert mask_box(encode_mask(mask_of(slice(0, 0), slice(0, 0)))) is None
+
+
+def test_polygons_are_united_scaled_and_cut_at_the_frame() -> None:
+    square, other = (10.0, 10.0, 30.0, 10.0, 30.0, 20.0, 10.0, 20.0), (20.0, 10.0, 50.0, 10.0, 50.0, 20.0, 20.0, 20.0)
+    mask = coco.decode(polygons_rle((square, other), (40, 40), (80, 120)))
+    expected = np.zeros((80, 120), np.uint8)
+    expected[20:40, 30:120] = 1  # twice as high, three times as wide; the second overhangs
+    assert np.array_equal(mask, expected)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
-from model.inputs.batch import Batch
+from model.inputs.batch import Batch, pad
 
 
 @pytest.fixture
@@ -35,3 +35,15 @@ def test_pinning_reaches_every_tensor(batch: Batch, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
     batch.pin_memory()
     assert len(pinned) == 8 + len(batch.masks)
+
+
+def test_rows_are_padded_to_the_longest() -> None:
+    padded, there = pad([[5], [1, 2, 3], []], -1)
+    assert padded.tolist() == [[5, -1, -1], [1, 2, 3], [-1, -1, -1]]
+    assert there.tolist() == [[True, False, False], [True] * 3, [False] * 3]
+    assert (padded.dtype, there.dtype) == (torch.long, torch.bool)
+
+
+def test_a_batch_without_pixels_of_its_own_moves_too(batch: Batch) -> None:
+    moved = replace(batch, clip_pixels=None, sam_pixels=None).to("cpu", torch.bfloat16)
+    assert moved.clip_pixels is None and moved.sam_pixels is None and len(moved) == len(batch)
