@@ -19,11 +19,11 @@ from utils.cli.eval_options import EvalArgs
 from utils.cli.options import as_dict
 from utils.datasets.base import DatasetSpec, Sample
 from utils.datasets.drseg import SPEC
+from utils.evaluation import results
 from utils.evaluation.metrics import MaskScore
 from utils.evaluation.predict import Prediction
 from utils.evaluation.results import protocol, write_results
 from utils.runtime.errors import UserError
-from utils.runtime.machine import code_version
 
 OPTIONS = as_dict(EvalArgs(model="m", data="d"))
 SCORES = {"overall": {"count": 1, "giou": 0.5}}
@@ -48,15 +48,16 @@ def test_the_protocol_has_the_data_sets_rules(tiny_model: PixDLMForCausalLM) -> 
 
 
 def test_metrics_name_checkpoint_and_code(
-    tmp_path: Path, tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer
+    tmp_path: Path, tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(results, "code_version", lambda: "1234567-dirty")
     found = []
     for name in ("one", "other"):
         save_model(tmp_path / name, tiny_model, tokenizer, tiny_model.state_dict(), {})
         metrics = written(tmp_path / "out", tiny_model, tmp_path / name, Backbones())
         expected = hashlib.sha256((tmp_path / name / "model.safetensors").read_bytes()).hexdigest()
         assert metrics["checkpoint"] == {"model.safetensors": expected}
-        assert metrics["protocol"]["code"] == code_version() and metrics["overall"] == SCORES["overall"]
+        assert metrics["protocol"]["code"] == "1234567-dirty" and metrics["overall"] == SCORES["overall"]
         found.append(metrics["checkpoint"])
         with torch.no_grad():
             tiny_model.projector.bias.add_(1)
