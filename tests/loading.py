@@ -29,12 +29,12 @@ from tqdm import tqdm
 from model.inputs import images
 from model.language.tokens import PixTokenizer
 from model.presets import native_config
+from tests.training import CHECKOUT
 from utils.datasets.loading.collate import Collator
 from utils.datasets.loading.sampler import TrainSampler
 from utils.datasets.registry import load_dataset
 from utils.runtime.errors import run_main
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 HEIGHT, WIDTH = 2160, 3840
 DRAWN = 20  # different pictures; further frames are other names of them, and are decoded for themselves
 TENTHS = 10

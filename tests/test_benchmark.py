@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+from tests.training import CHECKOUT
+
 QUICK = ("--batch", "2", "--repeats", "1", "--new-tokens", "4", "--workers", "1")
 
 

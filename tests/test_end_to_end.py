@@ -20,11 +20,10 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from model.language.tokens import SEG_TOKENS
-from tests.training import OVERRIDES
+from tests.training import CHECKOUT, OVERRIDES
 from utils.datasets.registry import load_dataset
 from utils.mini_drseg.generate import generate
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 COPIED = ("train.sh", "eval.sh", "train.py", "eval.py", "infer.py", "requirements.txt")
 COUNTS = {"train": 24, "val": 6, "test": 6}
 SCORES = ("overall", "by_reasoning_type", "by_target_size", "by_altitude")

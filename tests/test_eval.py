@@ -8,6 +8,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ from model.language.tokens import SEG_TOKENS, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from model.presets import mini_config
 from tests.training import Finished, Server
-from utils.datasets.base import target_masks
-from utils.datasets.registry import load_dataset
+from utils.datasets.base import DatasetSpec, Sample, target_masks
+from utils.datasets.registry import DATASETS, load_dataset
 from utils.evaluation.metrics import mask_counts
-from utils.runtime.distributed import pick_device
-from utils.runtime.errors import UserError, run_main
+from utils.runtime.errors import run_main
+from utils.runtime.machine import code_version
 
 
 @pytest.fixture(scope="module")
@@ -333,20 +334,31 @@ def test_weights_that_give_no_numbers_are_told(evaluate: Callable, model: Path, 
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[torch.device] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert [pick_device(name) for name in ("auto", "cuda", "cuda:0", "cpu")] == [
-        *map(torch.device, ("cuda:1", "cuda:1", "cuda:0", "cpu"))
-    ]
-    assert len(taken) == 3
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert pick_device("cuda") == torch.device("cuda:1")
-    with pytest.raises(UserError, match="cuda:0 is one GPU, which several processes cannot share"):
-        pick_device("cuda:0")
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(UserError, match="cuda:2 is not there; PyTorch finds 2 GPUs"):
-        pick_device()
+def test_a_second_data_set_is_evaluated_by_its_own_rules(
+    evaluate: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Registered here: groups of its own, gIoU alone, and a left half of every frame that is not counted."""
+
+    def load(root: Path, split: str, polygons: str, skip_bad_records: bool) -> list[Sample]:
+        half = ((0.0, 0.0, 40.0, 0.0, 40.0, 60.0, 0.0, 60.0),)
+        return [
+            replace(one, dataset="fields", groups={"crop": ("rye", "maize")[one.index % 2]}, ignore=half)
+            for one in load_dataset(root, split)[:4]
+        ]
+
+    spec = DatasetSpec("fields", ("test",), "", "", load, metrics=("giou",), group_titles={"crop": "crop"})
+    monkeypatch.setitem(DATASETS, "fields", replace(spec, matching="hungarian", unit="question"))
+    status, table, _ = evaluate("--dataset", "fields")
+    assert status == 0
+    metrics, predictions = read(tmp_path / "out/metrics.json"), read(tmp_path / "out/predictions.json")
+    assert [name for name in metrics if name.startswith("by_")] == ["by_target_size", "by_crop"]
+    assert metrics["overall"].keys() == {"count", "giou"} == metrics["by_crop"]["rye"].keys()
+    assert {name: one["count"] for name, one in metrics["by_crop"].items()} == {"maize": 2, "rye": 2}
+    assert table.splitlines()[0].split() == ["count", "gIoU"] and "crop" in table and "altitude" not in table
+    expected = {"dataset": "fields", "matching": "hungarian", "unit": "question", "code": code_version()}
+    assert expected.items() <= metrics["protocol"].items()
+    for one in predictions:  # no more than the right half, whatever was predicted in the left
+        mask = coco.decode(one["segmentation"])
+        assert one["intersection"] <= one["union"] <= 60 * 40 and one["union"] >= mask[:, 40:].sum()
+        assert one["groups"] == {"crop": ("rye", "maize")[one["index"] % 2]}
+    assert any(coco.decode(one["segmentation"])[:, :40].any() for one in predictions)

@@ -26,11 +26,11 @@ from model.masks import PREDICTED, paint_mask
 from model.pixdlm import PixDLMForCausalLM, load_model
 from model.presets import mini_config
 from model.segmenter import whole_groups
+from tests.training import CHECKOUT
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
 from utils.runtime.errors import run_main
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 QUESTION = "Which car is red?"
 GROUP = " ".join(SEG_TOKENS)
 
@@ -308,8 +308,3 @@ def test_logits_that_are_no_numbers_are_told(
     status, _, stderr = ask(pictures[0])
     assert status == 2 and f"{pictures[0]}: the mask's logits are not finite" in stderr
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_names_are_distinct_even_from_a_number_that_is_already_one() -> None:
-    paths = [Path(name) for name in ("x.jpg", "x-2.jpg", "b/x.png", "c/x.png", "y.jpg")]
-    assert script.distinct_names(paths) == ["x", "x-2", "x-3", "x-4", "y"]

@@ -266,8 +266,10 @@ def test_extracted_parts_start_a_training(
     assert model.config.lora == adapted.config.lora
     args.override = [one for one in args.override if not one.startswith("text_config")]
     args.override += ['text_config={"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}']
-    misshapen = r"parts\.safetensors does not fit this configuration:\n  misshapen: .* is \(4, 32\), expected \(4, 64\)"
-    with pytest.raises(UserError, match=misshapen):
+    with pytest.raises(
+        UserError,
+        match=r"parts\.safetensors does not fit this configuration:\n  misshapen: .* is \(4, 32\), expected \(4, 64\)",
+    ):
         build_training_model(args)
 
 

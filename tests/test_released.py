@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -11,6 +10,7 @@ from model.checkpoints.layouts import load_config
 from model.language.tokens import ADDED_TOKENS
 from model.pixdlm import load_model
 from model.presets import mini_config
+from tests.training import CHECKOUT
 from utils.datasets.drseg import SPEC
 from utils.datasets.registry import load_dataset
 from utils.evaluation.controls import shuffle_questions
@@ -18,7 +18,7 @@ from utils.evaluation.metrics import breakdowns
 from utils.evaluation.predict import evaluate
 from utils.mini_drseg.generate import generate
 
-RELEASED = Path(__file__).resolve().parents[1] / "PixDLM/mini"
+RELEASED = CHECKOUT / "PixDLM/mini"
 
 
 @pytest.fixture(scope="module")

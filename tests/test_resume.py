@@ -18,7 +18,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.training import CHECKOUT, Ended, Server, command, environment
 from utils.runtime.files import exclusive_lock
-from utils.training.resume import RunStates
 
 # Everything that draws at random is on; a line every second step, so that states fall between lines.
 OPTIONS = ["--mirror", "True", "--lora-rank", "2", "--lora-dropout", "0.2"]
@@ -212,11 +211,6 @@ def test_a_second_start_of_a_run_is_refused(server: Server, data: Path, tmp_path
         second = server.train(data, tmp_path, *OPTIONS, "--restart")
     assert second.status == 2 and f"{tmp_path}: another process trains there" in second.said
     assert "Traceback" not in second.said and not list((tmp_path / "state").iterdir())
-
-
-def test_an_error_from_inside_a_run_is_no_second_start(tmp_path: Path) -> None:
-    with pytest.raises(BlockingIOError, match="a worker"), RunStates(tmp_path, {}, keep=2).locked():
-        raise BlockingIOError("a worker")
 
 
 def test_a_run_that_has_ended_is_left_alone(server: Server, data: Path, undisturbed: Ended, tmp_path: Path) -> None:

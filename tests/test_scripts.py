@@ -22,7 +22,8 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+from tests.training import CHECKOUT
+
 COPIED = ("train.sh", "eval.sh", "tests/run.sh", "utils/__init__.py", "utils/cli/__init__.py")
 COPIED += tuple(f"utils/runtime/{name}.py" for name in ("__init__", "errors", "ports"))
 COPIED += tuple(f"utils/cli/{name}" for name in ("environment.sh", "arguments.sh", "check_environment.py", "launch.py"))

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,8 +17,6 @@ from model.parts import part_of
 from model.pixdlm import load_model
 from tests.training import CHECKOUT, LOSSES, Ended, Server, command, environment
 from utils.cli.train_options import PRESETS
-from utils.datasets.registry import load_dataset
-from utils.evaluation import predict as evaluation
 
 
 @pytest.fixture(scope="module")
@@ -395,26 +392,3 @@ def test_two_processes_train_as_one(pairs: dict[int, Ended], two_epochs: Ended, 
 def test_one_process_alone_speaks(pairs: dict[int, Ended]) -> None:
     assert pairs[2].said.count("training and 6 validation records from") == 1
     assert "Traceback" not in pairs[2].said + pairs[3].said
-
-
-def test_every_process_runs_as_many_validation_batches(
-    data: Path, base: Ended, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With ZeRO-3 every forward pass gathers weights from all processes."""
-    model, tokenizer = load_model(base.folder / "last")
-    samples = load_dataset(data, "val")  # two pictures of three records
-    passes: list[int] = []
-    found: list[list] = []
-    monkeypatch.setattr(evaluation, "world_size", lambda: 4)
-    monkeypatch.setattr(evaluation, "gather_lists", lambda items: items)
-    for rank in range(4):
-        monkeypatch.setattr(evaluation, "rank", lambda rank=rank: rank)
-        passes.append(0)
-
-        def run(batch: Any) -> Any:
-            passes[-1] += 1
-            return model(batch)
-
-        found.append(evaluation.evaluate(model, tokenizer, samples, 3, runner=run))
-    assert sum(map(len, found)) == len(samples)  # each record is scored once
-    assert len(set(passes)) == 1

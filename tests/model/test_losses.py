@@ -18,6 +18,7 @@ from model.losses import (
     mean_overlap_loss,
     overlap_loss,
 )
+from model.masks import IGNORE_LABEL
 
 LOGITS = torch.tensor([[0.0, math.log(3)], [-math.log(3), 0.0]])  # probabilities 1/2, 3/4, 1/4, 1/2
 TARGET = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
@@ -135,3 +136,68 @@ def test_grounding_by_hand() -> None:
     both = torch.cat([first, second])  # two targets of one question
     assert grounding_loss(logits, [both], 2).item() == pytest.approx((hit + math.log(4)) / 2)
     assert grounding_loss(logits.bfloat16(), [both], 2).dtype == torch.float32
+
+
+# Pixels that are not counted
+
+
+@pytest.fixture
+def cut() -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    """Logits and targets whose two last columns are ignored, and both without these columns."""
+    logits, targets = masks(3, 2, width=6)
+    ignoring = [target.clone() for target in targets]
+    for target in ignoring:
+        target[..., 4:] = IGNORE_LABEL
+    return logits, ignoring, [one[..., :4] for one in logits], [one[..., :4] for one in targets]
+
+
+def test_ignored_pixels_leave_the_losses_of_the_others(cut: tuple[list[Tensor], ...]) -> None:
+    logits, ignoring, cut_logits, cut_targets = cut
+    found, expected = mask_losses(logits, ignoring, ignores=True), mask_losses(cut_logits, cut_targets)
+    torch.testing.assert_close(found, expected)
+    assert all(abs(one - other) > 1e-3 for one, other in zip(found, mask_losses(logits, ignoring), strict=True))
+
+
+def test_bce_is_the_mean_over_counted_pixels_by_hand() -> None:
+    counted = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    expected = (math.log(2) + 2 * math.log(4 / 3)) / 3
+    assert mask_bce(LOGITS, TARGET, counted).item() == pytest.approx(expected)
+    assert mask_bce(LOGITS, TARGET, torch.zeros(2, 2)).item() == 0  # nothing is counted
+
+
+def test_dice_takes_prediction_and_target_as_absent_by_hand() -> None:
+    counted = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    expected = 1 - (2 * 0.5 / 1000 + 1e-6) / (1.25 / 1000 + 1 / 1000 + 1e-6)
+    assert mask_dice(LOGITS, TARGET * counted, counted).item() == pytest.approx(expected)
+
+
+@pytest.mark.xfail(strict=True, reason="the mean is still taken over the ignored pixels too")
+def test_the_overlap_loss_leaves_ignored_pixels_out(cut: tuple[list[Tensor], ...]) -> None:
+    logits, ignoring, cut_logits, cut_targets = cut
+    found = mean_overlap_loss(logits, ignoring, ignores=True)
+    torch.testing.assert_close(found, mean_overlap_loss(cut_logits, cut_targets))
+
+
+def test_ignored_pixels_have_no_gradient(cut: tuple[list[Tensor], ...]) -> None:
+    logits, ignoring = [one.requires_grad_() for one in cut[0]], cut[1]
+    sum([*mask_losses(logits, ignoring, True), mean_overlap_loss(logits, ignoring, True)]).backward()
+    for one in logits:
+        assert one.grad[..., :4].all() and not one.grad[..., 4:].any()
+
+
+def test_grounding_does_not_look_at_ignored_pixels() -> None:
+    target = torch.zeros(4, 4, dtype=torch.uint8)
+    target[0, 0] = target[3, 3] = 1
+    ignoring = target.clone()
+    ignoring[2:, 2:] = IGNORE_LABEL
+    assert cell_shares(target, 2).tolist() == [0.5, 0, 0, 0.5]
+    assert cell_shares(ignoring, 2).tolist() == [1, 0, 0, 0]
+    logits = torch.tensor([[0.0, 3.0, 0.0, 0.0]])
+    expected = math.log(3 + math.e**3)
+    assert grounding_loss(logits, [ignoring[None]], 2).item() == pytest.approx(expected)
+
+
+def test_where_nothing_is_ignored_it_makes_no_difference() -> None:
+    logits, targets = masks(3, 2)
+    torch.testing.assert_close(mask_losses(logits, targets, True), mask_losses(logits, targets, False))
+    torch.testing.assert_close(mean_overlap_loss(logits, targets, True), mean_overlap_loss(logits, targets, False))

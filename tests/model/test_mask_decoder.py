@@ -1,4 +1,4 @@
-"""The mask side: a plain rewriting on maps gives the same masks, and every weight acts where it should."""
+"""model.mask_decoder: a plain rewriting on maps gives the same masks, and every weight acts where it should."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 
 from model.config import PixDLMConfig
-from model.mask_decoder import MaskDecoder, SegProjection, Upsampling, _unfold
+from model.mask_decoder import MaskDecoder, SegProjection, Upsampling, _unfold, keep_variance
+from model.presets import mini_config
 
 CHANNELS, IMAGES = 16, torch.tensor([0, 1, 1])
 PYRAMID, PLAIN = pytest.param(True, id="pyramid"), pytest.param(False, id="one map")
@@ -176,3 +177,39 @@ def test_it_runs_in_half_precision(tiny_config: PixDLMConfig, pyramid: bool) -> 
     found = decoder.bfloat16()([level.bfloat16() for level in levels], images, seg.bfloat16())
     assert found.dtype == torch.bfloat16
     assert (found - expected).abs().mean() < 0.1 * expected.std()
+
+
+# What a fresh one starts as
+
+
+def test_linear_maps_keep_variance_but_queries_and_keys_are_left() -> None:
+    torch.manual_seed(0)
+    module = nn.ModuleDict({"v_proj": nn.Linear(512, 512), "q_proj": nn.Linear(512, 512)})
+    keep_variance(module)
+    std = {name: float(layer.weight.detach().std()) * 512**0.5 for name, layer in module.items()}
+    assert abs(std["v_proj"] - 1) < 0.01 and abs(std["q_proj"] - 3**-0.5) < 0.01
+
+
+def test_the_prompt_decides_a_fair_part_of_a_fresh_mask() -> None:
+    """With PyTorch's own start the share was 0.02 to 0.07, with this one 0.22 to 0.39."""
+    config = mini_config()
+    shares = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        decoder = MaskDecoder(config, 64)
+        sides = (config.pixel_grid, 2 * config.pixel_grid, 4 * config.pixel_grid)
+        pyramid = [torch.randn(1, 64, side, side) for side in sides]
+        seg = 2 * torch.randn(8, 3, config.mask_width)
+        with torch.no_grad():
+            logits = decoder(pyramid, torch.zeros(8, dtype=torch.long), seg)
+        shares.append(float(logits.var(dim=0, correction=0).mean() / logits.square().mean()))
+    assert min(shares) > 0.12, shares
+
+
+def test_a_fresh_prompt_is_about_as_loud_as_a_token() -> None:
+    torch.manual_seed(0)
+    config: PixDLMConfig = mini_config()
+    states = torch.randn(9 * 16, config.text_config.hidden_size)
+    with torch.no_grad():
+        prompt = SegProjection(config)(states)
+    assert 0.5 < float(prompt.square().mean().sqrt()) < 4

@@ -167,3 +167,9 @@ def test_several_layers_make_a_stage(tiny_config: PixDLMConfig) -> None:
         tokens = layer(tokens, None)
     torch.testing.assert_close(recorder.calls[0][1], tokens)
     assert len(recorder.calls) == 4
+
+
+def test_fresh_positions_are_smooth() -> None:
+    table = sine_positions(8, 64).unflatten(0, (8, 8))
+    near = (table[0, 0] - table[0, 1]).norm()
+    assert near < (table[0, 0] - table[0, 7]).norm() and near < (table[0, 0] - table[7, 0]).norm()

@@ -1,9 +1,8 @@
-"""Foreign weights in: strictly, whole, as tensors alone, and CLIP the same from every format."""
+"""model.checkpoints.tensors: foreign weights in, strictly, whole, and as tensors alone."""
 
 from __future__ import annotations
 
 import json
-import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.checkpoints.backbones import load_sam2, load_strict
-from model.checkpoints.tensor_names import from_published_name
-from model.checkpoints.tensors import read_folder, read_tensors
-from model.config import PixDLMConfig
-from model.pixel_path import PixelPath
+from model.checkpoints.backbones import load_strict
+from model.checkpoints.load import load_pretrained
+from model.checkpoints.tensors import StrictFill, TensorFile, read_folder, read_tensors, stream_tensors
+from model.pixdlm import PixDLMForCausalLM
+from tests.model.checkpoints.states import same
 from utils.runtime.errors import UserError
 
 
@@ -30,10 +29,6 @@ class Payload:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return Path.touch, (self.mark,)
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 # Files
@@ -125,6 +120,13 @@ def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
     assert [path.name for path, _ in read_folder(tmp_path)] == ["pytorch_model.bin"]
 
 
+def test_a_shard_outside_its_folder_is_refused(tmp_path: Path, published: Path) -> None:
+    places = {"model.norm.weight": "../../elsewhere.bin"}
+    (published / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(UserError, match="names a shard outside its folder"):
+        load_pretrained(PixDLMForCausalLM, published)
+
+
 # Strictness
 
 
@@ -149,53 +151,31 @@ def test_every_tensor_that_does_not_fit_is_listed() -> None:
     assert same(module.state_dict(), before)
 
 
-# SAM2
+def test_what_was_given_twice_or_in_fewer_rows_is_told_unless_it_is_expected() -> None:
+    own = {"table": torch.zeros(4, 2), "bias": torch.zeros(2)}
+    check = StrictFill(own, "some.pt")
+    assert check.accepts("table", (3, 2), fewer_rows=True) and check.accepts("bias", (2,))
+    check.finish()
+    assert not check.accepts("bias", (2,), " in b.pt")
+    with pytest.raises(UserError, match=r"^some\.pt does not fit this configuration:\n  twice: bias in b\.pt$"):
+        check.finish()
+    check = StrictFill(own, "some.pt")
+    assert not check.accepts("table", (3, 2)) and not check.accepts("bias", (5,), fewer_rows=True)
+    with pytest.raises(
+        UserError, match=r"misshapen: table is \(3, 2\), .*\n  misshapen: bias is \(5,\), expected \(2,\)$"
+    ):
+        check.finish(["table"])
+    check = StrictFill(own, "some.pt")
+    check.accepts("bias", (2,))
+    check.finish(["bias"])  # nothing else is wanted
 
 
-def test_sam2s_own_file_fills_the_encoder(
-    tmp_path: Path, tiny_config: PixDLMConfig, caplog: pytest.LogCaptureFixture
-) -> None:
-    torch.manual_seed(1)
-    source = PixelPath(tiny_config).encoder
-    state = {f"image_encoder.{name}": tensor for name, tensor in source.state_dict().items()}
-    others = {"memory_encoder.x": torch.zeros(2), "sam_mask_decoder.y": torch.zeros(3), "no_mem_embed": torch.zeros(1)}
-    torch.save({"model": {**state, **others}}, tmp_path / "sam2.pt")
-    encoder = PixelPath(tiny_config).encoder
-    with caplog.at_level(logging.INFO):
-        load_sam2(encoder, tmp_path / "sam2.pt")
-    assert same(encoder.state_dict(), source.state_dict())
-    assert f"SAM2: {len(state)} tensors" in caplog.text and "3 of its video part not used" in caplog.text
-
-    name = next(iter(state))
-    torch.save({"model": {k: v for k, v in state.items() if k != name}}, tmp_path / "less.pt")
-    with pytest.raises(UserError, match=rf"less\.pt \(SAM2 image encoder\)(.|\n)*missing: {name[14:]}"):
-        load_sam2(encoder, tmp_path / "less.pt")
-    torch.save(state, tmp_path / "flat.pt")
-    with pytest.raises(UserError, match=r"flat\.pt: no 'model' in it"):
-        load_sam2(encoder, tmp_path / "flat.pt")
-
-
-# Names
-
-
-@pytest.mark.parametrize(
-    ("published", "here"),
-    [
-        ("model.layers.3.self_attn.q_proj.weight", "language_model.model.layers.3.self_attn.q_proj.weight"),
-        ("model.layers.0.mlp.up_proj.weight", "language_model.model.layers.0.mlp.up_proj.weight"),
-        (
-            "model.mask_decoder.transformer.2.layers.1.mlp.lin2.bias",
-            "mask_decoder.transformers.2.layers.1.mlp.layers.1.bias",
-        ),
-        ("model.vision_tower.align_stages.0.fast_proj.bias", "fusion.align.fast_proj.bias"),
-        ("model.text_hidden_fcs.0.2.bias", "seg_projection.mlp.2.bias"),
-        ("model.mask_decoder.level_embed.weight", "mask_decoder.level_embed.weight"),
-    ],
-)
-def test_published_names_become_ours(published: str, here: str) -> None:
-    assert from_published_name(published) == here
-
-
-def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(KeyError, match="model.image_newline"):
-        from_published_name("model.image_newline")
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_a_stream_lets_go_of_what_it_gave(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {str(i): torch.full((256,), float(i)) for i in range(6)}  # of 1 KiB each
+    file = tmp_path / f"a.{suffix}"
+    (save_file if suffix == "safetensors" else torch.save)(state, file)
+    opened, reopen = [], TensorFile.reopen
+    monkeypatch.setattr(TensorFile, "reopen", lambda own: opened.append(own.path) or reopen(own))
+    found = {name: tensor.clone() for _, name, tensor in stream_tensors([file], chunk=1500)}
+    assert same(found, state) and len(opened) == 1 + 3

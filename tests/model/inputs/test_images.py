@@ -21,11 +21,12 @@ from model.inputs.images import (
     network_mask,
     read_image,
     sam_pixels,
+    write_image,
 )
 from model.presets import mini_config, native_config, release_config
+from tests.training import CHECKOUT
 from utils.runtime.errors import UserError
 
-TESTS = Path(__file__).resolve().parents[2]
 CANVAS = mini_config().pixel_image_size
 SMALL_FRAMES = [(96, 96), (60, 80), (96, 17), (1, 50), (CANVAS, CANVAS)]  # the canvas's size, or at most half of it
 MIDDLE_FRAMES = [(150, 192), (192, 144), (110, 147), (181, 97)]
@@ -203,7 +204,7 @@ def test_a_cut_off_frame_is_named_where_it_is_decoded_small(large: Path, kept: f
 
 @pytest.mark.parametrize("number", [0, 1])  # a wide frame and a tall one
 def test_release_pixels_are_the_golden_ones(number: int) -> None:
-    config, golden = release_config(), TESTS / "golden"
+    config, golden = release_config(), CHECKOUT / "tests" / "golden"
     pixels = clip_pixels(read_image(golden / "DRSeg" / "CODrone" / "DRtest" / f"golden_{number}.jpg"), config)
     assert (pixels.shape, pixels.dtype) == ((3, 448, 448), torch.float32)
     expected = torch.from_numpy(np.load(golden / "expected.npz")[f"s{number}.pixel_values_16th"])
@@ -346,3 +347,19 @@ def test_frame_logits_passes_gradients_and_takes_no_masks() -> None:
         frame_logits(logits, geometry, config).sum().backward()
         assert logits.grad[:, :8].all()
         assert frame_logits(torch.zeros(0, 12, 12), geometry, config).shape == (0, 30, 40)
+
+
+# Writing
+
+
+def test_pictures_come_back_as_they_were(tmp_path: Path) -> None:
+    picture = np.zeros((4, 6, 3), np.uint8)
+    picture[..., 0] = 200  # red, so that a swap of channels shows
+    write_image(tmp_path / "a.png", picture)
+    assert (read_image(tmp_path / "a.png") == picture).all()
+    mask = np.zeros((4, 6), np.uint8)
+    mask[1:3, 2:5] = 255
+    write_image(tmp_path / "m.png", mask)
+    with Image.open(tmp_path / "m.png") as stored:
+        assert stored.mode == "L" and (np.asarray(stored) == mask).all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "m.png"]

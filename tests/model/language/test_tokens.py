@@ -17,10 +17,11 @@ from model.language.tokens import (
     VICUNA_SYSTEM,
     PixTokenizer,
 )
+from tests.training import CHECKOUT
 from utils.runtime.errors import UserError
 
 QUESTION = "Which car is red?"
-GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "golden"
+GOLDEN = CHECKOUT.parent / "shared" / "golden"
 
 
 def test_added_tokens_follow_the_vocabulary(tokenizer: PixTokenizer) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.training import CHECKOUT
 from utils.cli.check_environment import broken_imports, unmet, wanted_lines
-
-CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def test_requirements_are_read_without_comments_and_options() -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.training import CHECKOUT
 from utils.cli import launch
 from utils.runtime.errors import UserError
 
-CHECKOUT = Path(__file__).resolve().parents[3]
 PROBE = """
 import json, os, sys
 names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR", "OMP_NUM_THREADS")
@@ -51,12 +50,6 @@ def test_several_processes_get_the_first_gpus_and_a_port_of_their_own() -> None:
     assert json.loads(base64.urlsafe_b64decode(values[0]["--world_info"])) == {"localhost": ["GPU-a", "GPU-b"]}
     assert values[0]["--master_port"] != values[1]["--master_port"]
     assert commands[0][-2:] == ["train.py", "--a"]
-
-
-def test_a_free_port_is_free() -> None:
-    with socket.socket() as taken:
-        taken.bind(("", launch.free_port()))
-        assert launch.free_port() != taken.getsockname()[1]
 
 
 def test_cpu_processes_share_the_cores_and_users_settings_stay() -> None:

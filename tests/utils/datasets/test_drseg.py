@@ -5,31 +5,20 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as coco
 
 from utils.datasets import drseg
-from utils.datasets.base import BadRecord, Sample, image_groups, target_masks
+from utils.datasets.base import BadRecord, image_groups, target_masks
 from utils.datasets.registry import load_dataset
 from utils.runtime.errors import UserError
 
 Make = Callable[..., Any]
 SQUARE = [10, 10, 30, 10, 30, 20, 10, 20]  # 20 x 10 pixels
 SECOND = [50, 30, 60, 30, 60, 40, 50, 40]  # 10 x 10 pixels
-GOLDEN = [  # height, width, polygon, area in golden/expected.json
-    (360, 640, (200, 100, 320, 110, 330, 220, 210, 230), 14400),
-    (512, 384, (60, 300, 140, 290, 150, 380, 120, 420, 70, 400), 9055),
-]
-
-
-def sample(targets: tuple, height: int = 60, width: int = 80) -> Sample:
-    return Sample(Path("a.jpg"), "Which?", None, targets, height, width, "drseg", "a", 0)
 
 
 def segments(*polygons: list) -> list[dict]:
@@ -78,25 +67,7 @@ def test_headers_are_read_once_a_picture(make_drseg: Make, make_record: Make, mo
     assert [path.name for path in opened] == ["a.jpg", "b.jpg"]
 
 
-def test_an_unknown_data_set_is_named() -> None:
-    with pytest.raises(UserError, match="unknown data set 'coco'; known are drseg"):
-        load_dataset("data", "test", name="coco")
-
-
 # Targets
-
-
-@pytest.mark.parametrize(("height", "width", "polygon", "area"), GOLDEN)
-@pytest.mark.parametrize("nested", [True, False])
-def test_masks_have_the_golden_areas(
-    make_drseg: Make, make_record: Make, height: int, width: int, polygon: tuple, area: int, nested: bool
-) -> None:
-    segmentation = [list(polygon)] if nested else list(polygon)
-    record = make_record(height=height, width=width, ann_list=[{"segmentation": segmentation}])
-    (one,) = load_dataset(make_drseg([record]), "test")
-    masks = target_masks(one, height, width)
-    assert (masks.shape, masks.dtype) == ((1, height, width), np.uint8)
-    assert masks.sum() == area
 
 
 def test_polygons_are_united_unless_the_first_is_asked_for(make_drseg: Make, make_record: Make) -> None:
@@ -108,21 +79,6 @@ def test_polygons_are_united_unless_the_first_is_asked_for(make_drseg: Make, mak
     assert target_masks(first, 60, 80).sum() == 20 * 10
     with pytest.raises(UserError, match="'last'; known are union, first"):
         load_dataset(root, "test", polygons="last")
-
-
-def test_targets_stay_apart_and_in_order_unless_merged(make_drseg: Make, make_record: Make) -> None:
-    (one,) = load_dataset(make_drseg([make_record(ann_list=segments(SECOND) + segments(SQUARE))]), "test")
-    masks = target_masks(one, 60, 80)
-    assert [mask.sum() for mask in masks] == [100, 200]
-    assert masks[0, 35, 55] == 1 and masks[1, 15, 15] == 1
-    assert np.array_equal(target_masks(one, 60, 80, merge=True), masks.max(axis=0, keepdims=True))
-
-
-def test_what_overhangs_is_cut_off(make_drseg: Make, make_record: Make) -> None:
-    overhanging = [-10, -10, 10, -10, 10, 5, -10, 5]
-    (one,) = load_dataset(make_drseg([make_record(ann_list=segments(overhanging))]), "test")
-    mask = target_masks(one, 60, 80)[0]
-    assert mask.sum() == 50 and mask[:5, :10].all()
 
 
 def test_polygons_are_scaled_to_a_picture_of_another_size(
@@ -139,29 +95,9 @@ def test_polygons_are_scaled_to_a_picture_of_another_size(
     assert target_masks(samples[2], 30, 40).sum() == 50
 
 
-def test_each_axis_has_its_own_scale() -> None:
-    mask = target_masks(sample(((tuple(SQUARE),),)), 60, 160)[0]
-    assert mask.sum() == 400 and mask[10:20, 20:60].all()
-
-
 def test_proportions_may_differ_by_rounding(make_drseg: Make, make_record: Make) -> None:
     root = make_drseg([make_record(height=720, width=1280)], sizes={"a": (107, 191)})
     assert len(load_dataset(root, "test")) == 1
-
-
-def test_an_rle_is_a_target_too() -> None:
-    mask = np.zeros((60, 80), np.uint8)
-    mask[10:20, 10:30] = 1
-    one = sample((coco.encode(np.asfortranarray(mask)),))
-    assert np.array_equal(target_masks(one, 60, 80)[0], mask)
-    assert np.array_equal(target_masks(one, 120, 160)[0], mask.repeat(2, 0).repeat(2, 1))
-    with pytest.raises(BadRecord, match="record 'a': an RLE of 80x60 pixels in labels of a frame of 80x61"):
-        target_masks(replace(one, height=61), 60, 80)
-
-
-def test_no_target_is_no_mask() -> None:
-    assert target_masks(sample(()), 60, 80).shape == (0, 60, 80)
-    assert target_masks(sample(()), 60, 80, merge=True).shape == (0, 60, 80)
 
 
 # What bad input gets

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.training import CHECKOUT
 from tests.utils.download.archive import check_layout, pack, published_members
 from tests.utils.download.hub import CONTENT, PINNED, Hub, collection, put
 from utils.download import command, prepare_drseg
 from utils.download.sources import Collection, RemoteFile
 from utils.runtime.errors import UserError
 
-CHECKOUT = Path(__file__).resolve().parents[3]
 FETCH_AND_LAY_OUT = """
 import sys
 from pathlib import Path

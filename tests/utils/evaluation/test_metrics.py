@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from model.masks import IGNORE_LABEL
+from utils.datasets.base import DatasetSpec
 from utils.datasets.drseg import SPEC
 from utils.evaluation.metrics import MaskScore, breakdowns, mask_counts, summarise
 
@@ -94,3 +95,13 @@ def test_breakdowns_hold_what_is_known_in_a_fixed_order() -> None:
     assert list(found["by_target_size"]) == ["under 2 %", "2 to 10 %", "over 10 %"]
     assert [one["count"] for one in found["by_target_size"].values()] == [2, 1, 1]
     assert breakdowns(scores[3:], SPEC)["by_altitude"] == {}
+
+
+def test_a_data_set_has_its_own_groups_and_metrics() -> None:
+    spec = DatasetSpec("roofs", ("all",), "", "", list, metrics=("ciou",), group_titles={"region": "region of Spain"})
+    scores = [score(1, 2, groups={"region": "south", "altitude": 30}), score(1, 4, groups={"region": "north"})]
+    found = breakdowns(scores, spec)
+    assert list(found) == ["overall", "by_target_size", "by_region"]
+    assert found["overall"] == {"count": 2, "ciou": 2 / 6}
+    assert found["by_region"] == {"north": {"count": 1, "ciou": 0.25}, "south": {"count": 1, "ciou": 0.5}}
+    assert list(found["by_region"]) == ["north", "south"]

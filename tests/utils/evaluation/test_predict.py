@@ -1,13 +1,11 @@
-"""utils.evaluation.predict: batches that do not depend on processes, the control, and exact scores."""
+"""utils.evaluation.predict: batches that do not depend on processes, and exact scores."""
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,18 +15,16 @@ from pycocotools import mask as coco
 from model.inputs.batch import Batch
 from model.inputs.images import network_mask
 from model.language.tokens import SEG_TOKENS, PixTokenizer
-from model.masks import confidence, encode_mask
 from model.pixdlm import PixDLMForCausalLM
 from utils.datasets.base import Sample
 from utils.datasets.registry import load_dataset
 from utils.evaluation import predict as evaluation
-from utils.evaluation.controls import SWAPPED_IMAGES, controlled_model, shuffle_questions
 from utils.evaluation.predict import Prediction, evaluate, fixed_batches
 
 
 def asked(*questions: str, pictures: list[int] | None = None) -> list[Sample]:
     return [
-        Sample(Path(f"{(pictures or range(99))[i]}.jpg"), q, None, (), 9, 9, None, None, "drseg", str(i), i)
+        Sample(Path(f"{(pictures or range(99))[i]}.jpg"), q, None, (), 9, 9, "drseg", str(i), i)
         for i, q in enumerate(questions)
     ]
 
@@ -49,65 +45,6 @@ def test_a_pictures_records_stay_together_and_every_record_comes_once(size: int)
     largest = max(Counter(pictures).values())
     assert all(0 < len(batch) <= max(size, largest) for batch in batches)
     assert all(len(a) + Counter(pictures)[pictures[b[0]]] > size for a, b in zip(batches, batches[1:], strict=False))
-
-
-# The control
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_shuffling_exchanges_every_question_and_nothing_else(seed: int) -> None:
-    samples = asked(*(f"question {i}?" for i in range(20)))
-    shuffled = shuffle_questions(samples, seed)
-    assert sorted(one.question for one in shuffled) == sorted(one.question for one in samples)
-    for before, after in zip(samples, shuffled, strict=True):
-        assert after.question != before.question
-        assert replace(after, question=before.question) == before
-
-
-def test_shuffling_follows_the_seed() -> None:
-    samples = asked(*(f"question {i}?" for i in range(20)))
-    orders = [[one.question for one in shuffle_questions(samples, seed)] for seed in (0, 0, 1, 2)]
-    assert orders[0] == orders[1] and len({tuple(order) for order in orders}) == 3
-
-
-def test_shuffling_keeps_a_text_only_where_too_many_have_it() -> None:
-    generator = random.Random(0)
-    for seed in range(200):
-        samples = asked(*generator.choices("abcd", weights=[6, 2, 1, 1], k=generator.randint(1, 12)))
-        most = max(Counter(one.question for one in samples).values())
-        pairs = zip(samples, shuffle_questions(samples, seed), strict=True)
-        assert sum(a.question == b.question for a, b in pairs) == max(0, 2 * most - len(samples))
-
-
-# Masks
-
-
-def test_only_the_language_model_is_shown_another_picture(
-    tiny_model: PixDLMForCausalLM, collate: Callable[..., Batch]
-) -> None:
-    batch = collate()
-    own = tiny_model.encode_images(batch)
-    with controlled_model(tiny_model, SWAPPED_IMAGES):
-        swapped = tiny_model.encode_images(batch)
-    assert all(torch.equal(one, other) for one, other in zip(own.pyramid, swapped.pyramid, strict=True))
-    assert len(own) > 1 and torch.equal(swapped.tokens, own.tokens[[len(own) - 1, *range(len(own) - 1)]])
-    with pytest.raises(RuntimeError), controlled_model(tiny_model, SWAPPED_IMAGES):
-        raise RuntimeError
-    assert torch.equal(tiny_model.encode_images(batch).tokens, own.tokens)
-
-
-def test_confidence_is_the_foregrounds_mean_probability() -> None:
-    logits = torch.tensor([[2.0, -5.0], [1.0, 0.0]])
-    expected = (1 / (1 + np.exp(-2)) + 1 / (1 + np.exp(-1))) / 2
-    assert confidence(logits) == pytest.approx(expected, abs=1e-6)
-    assert confidence(-logits.abs()) == 0.0
-
-
-def test_run_lengths_are_json_and_come_back() -> None:
-    mask = np.random.default_rng(0).integers(0, 2, (7, 5)).astype(bool)
-    rle = encode_mask(mask)
-    assert rle["size"] == [7, 5] and isinstance(rle["counts"], str)
-    assert np.array_equal(coco.decode(rle), mask)
 
 
 # Evaluation of a split
@@ -217,3 +154,25 @@ def test_arithmetic_is_exact_while_evaluating_and_as_before_afterwards(
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def test_every_process_runs_as_many_validation_batches(
+    data: Path, tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ZeRO-3 every forward pass gathers weights from all processes."""
+    samples = load_dataset(data, "val")  # two pictures of three records
+    passes: list[int] = []
+    found: list[list] = []
+    monkeypatch.setattr(evaluation, "world_size", lambda: 4)
+    monkeypatch.setattr(evaluation, "gather_lists", lambda items: items)
+    for rank in range(4):
+        monkeypatch.setattr(evaluation, "rank", lambda rank=rank: rank)
+        passes.append(0)
+
+        def run(batch: Any) -> Any:
+            passes[-1] += 1
+            return tiny_model(batch)
+
+        found.append(evaluate(tiny_model, tokenizer, samples, 3, runner=run))
+    assert sum(map(len, found)) == len(samples)  # each record is scored once
+    assert len(set(passes)) == 1

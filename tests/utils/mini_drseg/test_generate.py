@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from model.inputs.images import read_image
+from tests.training import CHECKOUT, Server
 from tests.utils.mini_drseg.drawn import COUNTS, contents
 from utils.datasets.base import Sample
 from utils.datasets.drseg import REASONING_TYPES
@@ -24,8 +25,6 @@ from utils.datasets.registry import load_dataset
 from utils.mini_drseg import generate as mini_drseg
 from utils.mini_drseg.generate import SPLITS, VERSION, dataset_info, generate, is_current
 from utils.runtime.errors import UserError
-
-CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def module(*arguments: str | Path, **named) -> subprocess.CompletedProcess:
@@ -214,3 +213,13 @@ def test_control_c_ends_with_130_and_nothing_remains(tmp_path: Path) -> None:
         process.kill()
     assert process.returncode == 130 and "interrupted" in stderr, stderr
     assert not any(tmp_path.iterdir())
+
+
+def test_two_that_draw_the_same_set_draw_it_once(server: Server, tmp_path: Path) -> None:
+    code = "import runpy; runpy.run_module('utils.mini_drseg', run_name='__main__')"
+    arguments = ["--out", tmp_path / "set", "--if-missing", "--workers", "1"]
+    arguments += ["--train", "6", "--val", "3", "--test", "3"]
+    ended = server.run_code(code, *map(str, arguments), world=2)
+    assert sum("wrote" in one.stderr for one in ended) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"set"}
+    assert len(list((tmp_path / "set").rglob("*.jpg"))) == 4

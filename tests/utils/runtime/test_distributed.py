@@ -7,7 +7,16 @@ import torch
 import torch.distributed as dist
 
 from tests.training import Server
-from utils.runtime.distributed import gather_lists, pick_device, process_group, rank, world_size
+from utils.runtime.distributed import (
+    any_rank,
+    broadcast_from_rank0,
+    gather_lists,
+    mean_over_ranks,
+    pick_device,
+    process_group,
+    rank,
+    world_size,
+)
 from utils.runtime.errors import UserError
 
 TWO = """
@@ -93,3 +102,57 @@ def test_every_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_unknown_device_is_named(name: str) -> None:
     with pytest.raises(UserError, match=f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N"):
         pick_device(name)
+
+
+def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert [pick_device(name) for name in ("auto", "cuda", "cuda:0", "cpu")] == [
+        *map(torch.device, ("cuda:1", "cuda:1", "cuda:0", "cpu"))
+    ]
+    assert len(taken) == 3
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert pick_device("cuda") == torch.device("cuda:1")
+    with pytest.raises(UserError, match="cuda:0 is one GPU, which several processes cannot share"):
+        pick_device("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="cuda:2 is not there; PyTorch finds 2 GPUs"):
+        pick_device()
+
+
+TOGETHER = """
+import torch
+from utils.runtime.distributed import any_rank, barrier, broadcast_from_rank0, mean_over_ranks, process_group, rank
+from utils.runtime.errors import UserError
+
+def mistaken():
+    raise UserError("no such folder")
+
+cpu = torch.device("cpu")
+with process_group(cpu):
+    print(any_rank([False, rank() == 1, torch.tensor(rank() == 0)], cpu))
+    print(mean_over_ranks(torch.tensor([1.0, 3.0 + rank()])).tolist())
+    print(broadcast_from_rank0((lambda: "said by 0") if rank() == 0 else None))
+    barrier()
+    try:
+        broadcast_from_rank0(mistaken if rank() == 0 else None)
+    except UserError as error:
+        print(error)
+"""
+SAID = ["[False, True, True]", "[1.0, 3.5]", "said by 0", "no such folder"]
+
+
+def test_two_processes_agree(server: Server) -> None:
+    assert [one.stdout.splitlines() for one in server.run_code(TOGETHER, world=2)] == [SAID, SAID]
+
+
+def test_a_single_process_agrees_with_itself() -> None:
+    assert any_rank([False, torch.tensor(True)], torch.device("cpu")) == [False, True]
+    assert mean_over_ranks(torch.tensor([2.0])).tolist() == [2.0] and broadcast_from_rank0(lambda: 5) == 5
+    error = UserError("no such folder")
+    with pytest.raises(UserError) as caught:
+        broadcast_from_rank0(lambda: (_ for _ in ()).throw(error))
+    assert caught.value is error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from utils.runtime import errors
-from utils.runtime.errors import OTHERS_WAIT_SECONDS, UserError, run_main
+from utils.runtime.errors import OTHERS_WAIT_SECONDS, UserError, config_errors_as_user_error, first_line, run_main
 
 
 def mistaken() -> None:
@@ -71,3 +71,26 @@ def test_an_error_of_the_code_keeps_its_traceback() -> None:
 
     with pytest.raises(ZeroDivisionError):
         run_main(broken)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("mask_size is 0"), "config.json: mask_size is 0"),
+        (TypeError("one\n  line"), "config.json: one line"),
+        (ValueError(), "config.json: ValueError"),
+        (AssertionError(), "config.json: AssertionError"),
+        (ZeroDivisionError("division by zero"), "config.json: ZeroDivisionError division by zero"),
+        (UserError("as it was"), "as it was"),
+    ],
+    ids=repr,
+)
+def test_what_a_configuration_makes_libraries_raise_is_its_own_fault(error: Exception, message: str) -> None:
+    with pytest.raises(UserError) as caught, config_errors_as_user_error("config.json"):
+        raise error
+    assert str(caught.value) == message
+
+
+def test_the_first_line_of_an_error_stands_for_it() -> None:
+    assert first_line(ValueError(" one \ntwo")) == "one " and first_line(KeyError()) == "KeyError"
+    assert len(first_line(ValueError("x" * 999))) == 300

@@ -65,11 +65,6 @@ def test_stages_are_all_there() -> None:
     assert len(combinations()) == 4 * (1 + 2 + 2 + 3)
 
 
-def test_every_precision_has_its_type() -> None:
-    assert DTYPES.keys() == set(PRECISIONS)
-    assert DTYPES["bf16"] == torch.bfloat16 and DTYPES["mixed"] == torch.float32
-
-
 # Parameters
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from model.config import PixDLMConfig
 from model.inputs.batch import Batch
 from model.language.tokens import BOS_ID, EOS_ID, IGNORE_INDEX, IMAGE_INDEX, PixTokenizer
+from model.masks import IGNORE_LABEL
 from model.presets import mini_config, release_config
 from utils.datasets.base import Sample
 from utils.datasets.loading import collate
@@ -194,7 +195,7 @@ def error_of(loader: DataLoader) -> Exception | None:
     return None
 
 
-# Moving
+# Between processes
 
 
 def test_a_batch_crosses_workers_whole(
@@ -210,28 +211,33 @@ def test_a_batch_crosses_workers_whole(
             assert torch.equal(here, there) if isinstance(here, torch.Tensor) else here == there
 
 
-def test_moving_changes_device_of_all_and_type_of_pixels_alone(batch: Batch) -> None:
-    moved = batch.to("meta", torch.bfloat16)
-    assert moved.clip_pixels.dtype == moved.sam_pixels.dtype == torch.bfloat16
-    for field in fields(Batch):
-        value = getattr(moved, field.name)
-        for tensor in value if field.name == "masks" else [value]:
-            if isinstance(tensor, torch.Tensor):
-                assert tensor.device.type == "meta"
-                assert tensor.dtype == torch.bfloat16 or not tensor.is_floating_point()
-    assert batch.clip_pixels.dtype == torch.float32 and batch.clip_pixels.device.type == "cpu"  # left as it was
-    assert moved.samples == batch.samples and moved.geometries == batch.geometries
-
-
-def test_pinning_reaches_every_tensor(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a GPU nothing can be pinned, so a stand-in counts."""
-    pinned: list[torch.Tensor] = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
-    batch.pin_memory()
-    assert len(pinned) == 8 + len(batch.masks)
-
-
 def test_ids_fit_the_models_vocabulary(batch: Batch, config: PixDLMConfig) -> None:
     real = batch.input_ids[batch.input_ids != IMAGE_INDEX]
     assert real.min() >= 0 and real.max() < config.text_config.vocab_size
     assert (batch.input_ids[:, 0] == BOS_ID).all()
+
+
+# Pixels that are not counted
+
+
+def test_a_batch_knows_whether_pixels_are_ignored(
+    config: PixDLMConfig, tokenizer: PixTokenizer, samples: list[Sample]
+) -> None:
+    left = ((0.0, 0.0, 40.0, 0.0, 40.0, 60.0, 0.0, 60.0),)
+    ignoring = [replace(samples[0], ignore=left), *samples[1:]]
+    batch = Collator(config, tokenizer)(ignoring)
+    assert batch.has_ignored_pixels and not Collator(config, tokenizer)(samples).has_ignored_pixels
+    assert [int((masks == IGNORE_LABEL).sum()) for masks in batch.masks] == [60 * 40, 0, 0]
+    small = Collator(config, tokenizer, mask_side=40)(ignoring)
+    assert small.has_ignored_pixels and (small.masks[0][:, :, :20] == IGNORE_LABEL).all()
+    assert not (small.masks[0][:, :, 20:] == IGNORE_LABEL).any()
+
+
+def test_an_ignored_pixel_does_not_stand_for_a_target_that_would_vanish(
+    config: PixDLMConfig, tokenizer: PixTokenizer, make_drseg: Make, make_record: Make
+) -> None:
+    corner = [{"segmentation": [61, 41, 63, 41, 63, 43, 61, 43]}]
+    (sample,) = load_dataset(make_drseg([make_record("a", ann_list=corner)]), "test")
+    sample = replace(sample, ignore=((0.0, 0.0, 20.0, 0.0, 20.0, 60.0, 0.0, 60.0),))
+    (mask,) = Collator(config, tokenizer, mask_side=16)([sample]).masks
+    assert (mask[0] == 1).nonzero().tolist() == [[41 * 12 // 60, 61 * 16 // 80]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from model.language.tokens import PixTokenizer
+from model.masks import IGNORE_LABEL
 from model.pixdlm import PixDLMForCausalLM
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
@@ -134,3 +136,15 @@ def test_processes_agree_on_the_mirrors() -> None:
     alone = list(FlipSampler(TrainSampler(samples, 6, 1, seed=1)))
     parts = [list(FlipSampler(TrainSampler(samples, 3, 1, 1, rank, 2))) for rank in range(2)]
     assert [a + b for a, b in zip(*parts, strict=True)] == alone
+
+
+@pytest.mark.parametrize("turn", [(False, False), (True, False), (False, True), (True, True)])
+def test_an_ignore_region_turns_with_its_picture(
+    tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer, sample: Sample, turn: tuple[bool, bool]
+) -> None:
+    collator = Collator(tiny_model.config, tokenizer)
+    ignoring = replace(sample, ignore=((0.0, 0.0, 2.0, 0.0, 2.0, 3.0, 0.0, 3.0),))
+    (plain,), (masks,) = collator([ignoring]).masks, collator([flip_sample(ignoring, turn)]).masks
+    assert (plain[0] == IGNORE_LABEL).nonzero().tolist() == [[row, column] for row in range(3) for column in range(2)]
+    along = [axis for turns, axis in zip(turn, (2, 1), strict=True) if turns]
+    assert torch.equal(masks, plain.flip(along))

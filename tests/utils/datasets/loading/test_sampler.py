@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from utils.datasets.base import Sample, image_groups
-from utils.datasets.loading.sampler import TrainSampler
+from utils.datasets.loading.sampler import TrainSampler, infinite_batches, split_fingerprint
 
 
 def split(*questions: int) -> list[Sample]:
@@ -72,3 +73,31 @@ def test_what_fills_no_step_is_left_out(batch_size: int, accumulation: int, worl
         batches = list(sampler)
         assert len(batches) == len(sampler) == steps * accumulation
         assert all(len(batch) == batch_size for batch in batches)
+
+
+def test_batches_go_on_with_another_order_in_every_pass() -> None:
+    sampler = TrainSampler(SAMPLES, batch_size=4, accumulation=1, seed=0)
+    passes = [list(sampler)]
+    sampler.epoch = 1
+    passes.append(list(sampler))
+    sampler.epoch = 0
+    batches = infinite_batches(sampler, sampler)
+    assert [next(batches) for _ in range(8)] == passes[0] + passes[1]
+
+
+@pytest.mark.parametrize("drawn", [0, 3, 4, 5, 9])
+def test_a_run_that_is_taken_up_goes_on_after_the_batches_that_were_drawn(drawn: int) -> None:
+    whole = TrainSampler(SAMPLES, batch_size=4, accumulation=1, seed=0)
+    batches = infinite_batches(whole, whole)
+    expected = [next(batches) for _ in range(12)][drawn:]
+    resumed = TrainSampler(SAMPLES, batch_size=4, accumulation=1, seed=0)
+    resumed.skip_to(drawn)
+    rest = infinite_batches(resumed, resumed)
+    assert [next(rest) for _ in expected] == expected
+
+
+def test_a_split_is_known_by_its_records_and_questions() -> None:
+    own = split_fingerprint(SAMPLES)
+    assert own == split_fingerprint(list(SAMPLES)) and own.startswith("16 (")
+    assert own != split_fingerprint(SAMPLES[::-1])
+    assert own != split_fingerprint([replace(SAMPLES[0], question="Another?"), *SAMPLES[1:]])

@@ -1,23 +1,15 @@
-"""utils.evaluation.report.overlays: the table, files that are whole or not there, pictures that show what they say."""
+"""utils.evaluation.report.overlays: pictures that show what they say."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import ImageFont
 
-from model.inputs.images import read_image, write_image
-from model.masks import ANNOTATED, PREDICTED, paint_mask
-from utils.datasets.drseg import SPEC
+from model.masks import ANNOTATED, PREDICTED
 from utils.evaluation.report import overlays as report
 from utils.evaluation.report.overlays import PANEL_WIDTHS, side_by_side
-from utils.evaluation.report.tables import table
-from utils.runtime.files import write_json
 
-HALF = {"count": 4, "giou": 0.5, "ciou": 0.25}
 FRAME = np.full((90, 120, 3), 100, np.uint8)
 
 
@@ -30,60 +22,6 @@ def mask_of(rows: slice, columns: slice, shape: tuple[int, int] = FRAME.shape[:2
 def coloured(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """bool[H, W]: near the pure colour, as outlines are."""
     return (np.abs(picture.astype(int) - colour) < 30).all(axis=-1)
-
-
-def test_the_table_aligns_its_numbers() -> None:
-    scores = {"overall": HALF, "by_reasoning_type": {"scene": HALF}, "by_target_size": {"under 2 %": HALF}}
-    scores["by_altitude"] = {}  # nothing is known of it
-    lines = table(scores, SPEC).splitlines()
-    assert lines[0].split() == ["count", "gIoU", "cIoU"]
-    assert lines[1].split() == ["overall", "4", "0.5000", "0.2500"]
-    assert [line.strip() for line in lines if len(line.split()) == 2] == ["target size", "reasoning type"]
-    assert len({len(line) for line in (lines[0], lines[1], lines[3], lines[5])}) == 1
-    assert "altitude" not in table(scores, SPEC)
-
-
-def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "new" / "metrics.json"
-    write_json(file, {"name": "Straße", "value": 1})
-    before = file.read_bytes()
-    assert json.loads(before) == {"name": "Straße", "value": 1}
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(file, {"giou": float("nan")})
-
-    def full(self: Path, data: bytes) -> None:
-        with self.open("wb") as half:
-            half.write(data[: len(data) // 2])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
-        write_json(file, {"name": "other"})
-    assert file.read_bytes() == before and list(file.parent.iterdir()) == [file]
-
-
-def test_pictures_come_back_as_they_were(tmp_path: Path) -> None:
-    picture = np.zeros((4, 6, 3), np.uint8)
-    picture[..., 0] = 200  # red, so that a swap of channels shows
-    write_image(tmp_path / "a.png", picture)
-    assert (read_image(tmp_path / "a.png") == picture).all()
-    mask = mask_of(slice(1, 3), slice(2, 5)) * 255
-    write_image(tmp_path / "m.png", mask)
-    with Image.open(tmp_path / "m.png") as stored:
-        assert stored.mode == "L" and (np.asarray(stored) == mask).all()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "m.png"]
-
-
-def test_paint_tints_inside_outlines_the_border_and_leaves_the_rest() -> None:
-    mask = mask_of(slice(20, 60), slice(30, 90))
-    mask[35:45, 50:70] = 0  # a hole
-    before = FRAME.copy()
-    painted = paint_mask(FRAME, mask, PREDICTED)
-    assert (FRAME == before).all()
-    outline = coloured(painted, PREDICTED)
-    assert outline[20, 30:90].all() and outline[34, 50:70].all()  # around the hole as well
-    assert (painted[27, 60] == [int(0.55 * 100 + 0.45 * c) for c in PREDICTED]).all()
-    assert (painted[:18] == 100).all() and (painted[38:42, 55:65] == 100).all()
 
 
 @pytest.mark.parametrize("shape", [(90, 120), (480, 640), (3000, 4000), (400, 100)])

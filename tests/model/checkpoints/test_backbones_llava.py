@@ -1,4 +1,4 @@
-"""Pretrained Llama out of LLaVA's shards: whole, strictly, beside added tokens and adapters."""
+"""model.checkpoints.backbones, Llama out of LLaVA's shards: strictly, beside added tokens and adapters."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from model.checkpoints.backbones import load_llava
 from model.config import PixDLMConfig
 from model.language.tokens import ADDED_TOKENS
 from model.lora import add_lora, lora_settings
+from tests.model.checkpoints.states import same
 from utils.runtime.errors import UserError
 
 EXTRA = {
@@ -24,10 +25,6 @@ EXTRA = {
     "model.vision_tower.vision_tower.vision_model.post_layernorm.weight": torch.zeros(4),
     "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(8),
 }
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def llama(config: PixDLMConfig, added: int = len(ADDED_TOKENS)) -> LlamaForCausalLM:

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from tests.golden import Quantity, check, golden_tensor, read
+from tests.training import CHECKOUT
 
-TESTS = Path(__file__).resolve().parents[1]
+TESTS = CHECKOUT / "tests"
 NUMBERS = TESTS / "golden"
-TOKENIZER = TESTS.parents[1] / "shared" / "golden" / "tokenizer.model"  # not copied into the repository
+TOKENIZER = CHECKOUT.parent / "shared" / "golden" / "tokenizer.model"  # not copied into the repository
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Pretrained CLIP: the same features from every format, and positions resized by the configuration's rule."""
+"""model.checkpoints.backbones, pretrained CLIP: the same features from every format, positions by the rule."""
 
 from __future__ import annotations
 
@@ -15,13 +15,10 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionModel
 from model.checkpoints.backbones import load_clip
 from model.config import PixDLMConfig
 from model.semantic_path import resize_positions
+from tests.model.checkpoints.states import same
 from utils.runtime.errors import UserError
 
 TABLE = "embeddings.position_embedding.weight"
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def renamed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -123,8 +120,9 @@ def test_a_clip_that_does_not_fit_is_refused(tmp_path: Path, tiny_config: PixDLM
     state = dict(clip.state_dict())
     del state["pre_layrnorm.bias"]
     torch.save({**state, "extra": torch.zeros(1)}, tmp_path / "odd.pt")
-    listed = r"odd\.pt \(CLIP vision model\).*\n  surplus: extra\n  missing: pre_layrnorm.bias$"
-    with pytest.raises(UserError, match=listed):
+    with pytest.raises(
+        UserError, match=r"odd\.pt \(CLIP vision model\).*\n  surplus: extra\n  missing: pre_layrnorm.bias$"
+    ):
         load_clip(clip, tmp_path / "odd.pt", tiny_config)
     torch.save({"text_model.x": torch.zeros(1)}, tmp_path / "text.pt")
     with pytest.raises(UserError, match=r"text\.pt: no CLIP vision model in it"):

@@ -1,0 +1,105 @@
+"""utils.training.resume: what a run takes up again, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from utils.cli.options import as_dict
+from utils.cli.train_options import parse_train
+from utils.runtime.errors import UserError
+from utils.training.resume import (
+    FINISHED,
+    RunStates,
+    find_damage,
+    random_states,
+    set_random_states,
+    without_retired,
+    write_checksums,
+)
+
+
+def test_an_error_from_inside_a_run_is_no_second_start(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError, match="a worker"), RunStates(tmp_path, {}, keep=2).locked():
+        raise BlockingIOError("a worker")
+
+
+# States of earlier versions
+
+RETIRED = {"feature_cache": "runs/cache", "feature_cache_gb": 8.0, "hint_share": 0.6, "hint_steps": 125}  # of 5be6f68
+
+
+def record(step: int, **changes: object) -> dict[str, Any]:
+    """`progress.json` as 5be6f68 wrote it for `mini`."""
+    options = {**as_dict(parse_train(["--config", "mini"])), **RETIRED, **changes}
+    return {"progress": {"step": step}, "settings": {**options, "processes": 1}}
+
+
+def check(tmp_path: Path, written: dict[str, Any]) -> None:
+    """Take up a state of `mini` with these contents."""
+    file = tmp_path / "progress.json"
+    file.write_text(json.dumps(written))
+    RunStates(tmp_path, as_dict(parse_train(["--config", "mini"])), keep=2).check_settings(file)
+
+
+@pytest.mark.parametrize("step", [125, 126, 4000])
+def test_a_state_whose_hints_are_over_is_taken_up(tmp_path: Path, step: int) -> None:
+    check(tmp_path, record(step))
+    assert not RETIRED.keys() & without_retired(record(step)).keys()
+
+
+@pytest.mark.parametrize("step", [0, 1, 124])
+def test_a_state_within_its_hints_is_refused(tmp_path: Path, step: int) -> None:
+    with pytest.raises(UserError, match=r"is a run with other options \(hint_share 0\.6, now None\); give the same"):
+        check(tmp_path, record(step))
+
+
+def test_a_state_that_never_had_hints_is_taken_up(tmp_path: Path) -> None:
+    check(tmp_path, record(0, hint_share=0.0, hint_steps=0))
+    check(tmp_path, record(0, hint_steps=0))  # no step had any
+
+
+def test_a_run_that_ended_with_hints_is_known_as_ended(tmp_path: Path) -> None:
+    states = RunStates(tmp_path, as_dict(parse_train(["--config", "mini"])), keep=2)
+    states.folder.mkdir()
+    (states.folder / FINISHED).write_text(json.dumps({"settings": record(0)["settings"]}))
+    assert states.finished()
+
+
+def test_other_options_are_held_against_each_other_all_the_same(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"\(lr 0\.5, now 0\.0011\)"):
+        check(tmp_path, record(200, lr=0.5))
+    check(tmp_path, record(200, workers=7, run_dir="elsewhere", keep=9))  # which change no weight
+
+
+# Files
+
+
+def test_what_is_wrong_with_a_state_is_found(tmp_path: Path) -> None:
+    assert find_damage(tmp_path).startswith("checksums.json: ")
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).write_text(name)
+    write_checksums(tmp_path)
+    assert find_damage(tmp_path) == ""
+    (tmp_path / "a.pt").write_text("A.pt")
+    assert find_damage(tmp_path) == "a.pt has changed"
+    (tmp_path / "b.pt").unlink()
+    assert find_damage(tmp_path) == "no b.pt"
+
+
+def test_every_generator_goes_on_where_it_was() -> None:
+    def draw() -> list[float]:
+        return [random.gauss(0, 1), float(np.random.standard_normal()), float(torch.randn(())), random.random()]
+
+    draw()  # so that both kinds of normal values have one in store
+    before = random_states()
+    first = draw()
+    assert draw() != first
+    set_random_states(before)
+    assert draw() == first
