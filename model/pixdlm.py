@@ -35,7 +35,7 @@ from model.lora import add_lora
 from model.losses import LossWeights, grounding_loss, mask_losses, mean_overlap_loss
 from model.mask_decoder import MaskDecoder, SegProjection
 from model.pixel_path import PixelPath
-from model.semantic_path import SemanticPath, image_tokens
+from model.semantic_path import SemanticPath, resize_tokens
 
 
 @dataclass
@@ -158,7 +158,7 @@ class PixDLMForCausalLM(PreTrainedModel):
         """Both visual paths and their fusion, once a picture however many questions it has."""
         pyramid = self.pixel_path(batch.clip_pixels if batch.sam_pixels is None else batch.sam_pixels)
         fused = self.semantic_path(batch.clip_pixels, pyramid[0], self.fusion)
-        tokens = self.projector(image_tokens(fused, self.config.image_grid))
+        tokens = self.projector(resize_tokens(fused, self.config.image_grid))
         return ImageFeatures(pyramid, tokens, batch.geometries)
 
     def embed_prompts(self, batch: Batch, tokens: Tensor) -> tuple[Tensor, int]:

@@ -65,7 +65,7 @@ def sine_positions(grid: int, width: int) -> Tensor:
     return F.pad(table, (0, width - table.shape[1]))
 
 
-def image_tokens(tokens: Tensor, grid: int) -> Tensor:
+def resize_tokens(tokens: Tensor, grid: int) -> Tensor:
     """Resize a square of tokens to `grid` x `grid`, bilinearly: float[B, G*G, C] -> float[B, grid*grid, C]"""
     features = to_map(tokens)
     if features.shape[-1] == grid:

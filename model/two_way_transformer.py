@@ -30,10 +30,10 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, inner)
         self.out_proj = nn.Linear(inner, width)
         if downsample > 1:
-            self.start_alike()
+            self.tie_query_key_init()
 
     @torch.no_grad()
-    def start_alike(self) -> None:
+    def tie_query_key_init(self) -> None:
         """Let queries and keys of a fresh cross-attention start from one projection, doubled.
 
         Tokens and map share a position code, so what lies at the same place then attends to each
@@ -42,7 +42,7 @@ class Attention(nn.Module):
         self.q_proj.weight.mul_(2)
         self.k_proj.weight.copy_(self.q_proj.weight)
 
-    def by_head(self, x: Tensor, dim: int) -> Tensor:
+    def split_heads(self, x: Tensor, dim: int) -> Tensor:
         """A dimension of h times something parted in two, such as A = h * d of projected tokens or of a layer."""
         return x.unflatten(dim, (self.heads, -1))
 
@@ -54,7 +54,7 @@ class Attention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Tokens to tokens, unprojected: float[M, Lq, C], float[M, Lk, C], float[M, Lk, C] -> float[M, Lq, C]"""
         projected = (self.q_proj(q), self.k_proj(k), self.v_proj(v))
-        heads = (self.by_head(one, -1).transpose(1, 2) for one in projected)
+        heads = (self.split_heads(one, -1).transpose(1, 2) for one in projected)
         return self.out_proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
 
     def scores(self, projected: Tensor, layer: nn.Linear, features: Tensor, positions: Tensor) -> Tensor:
@@ -69,11 +69,11 @@ class Attention(nn.Module):
         Returns:
             float[M, h, T, N]
         """
-        tokens = self.by_head(projected, -1) * self.scale
-        brought = torch.einsum("mthd,hdc->mhtc", tokens, self.by_head(layer.weight, 0)).flatten(1, 2)
-        bias = torch.einsum("mthd,hd->mht", tokens, self.by_head(layer.bias, 0)).flatten(1)
+        tokens = self.split_heads(projected, -1) * self.scale
+        brought = torch.einsum("mthd,hdc->mhtc", tokens, self.split_heads(layer.weight, 0)).flatten(1, 2)
+        bias = torch.einsum("mthd,hd->mht", tokens, self.split_heads(layer.bias, 0)).flatten(1)
         placed = brought @ positions.T + bias[..., None]
-        return self.by_head(torch.baddbmm(placed, brought, features.transpose(1, 2)), 1)
+        return self.split_heads(torch.baddbmm(placed, brought, features.transpose(1, 2)), 1)
 
     def read_map(self, tokens: Tensor, features: Tensor, positions: Tensor) -> Tensor:
         """Tokens to map: q W_k' meets the map as it is, and W_v follows on what was read.
@@ -87,8 +87,8 @@ class Attention(nn.Module):
             float[M, T, C], what is added to the tokens
         """
         shares = softmax(self.scores(self.q_proj(tokens), self.k_proj, features, positions), dim=-1).flatten(1, 2)
-        read = self.by_head(shares @ features, 1)
-        values = torch.einsum("mhtc,hdc->mthd", read, self.by_head(self.v_proj.weight, 0)).flatten(2)
+        read = self.split_heads(shares @ features, 1)
+        values = torch.einsum("mhtc,hdc->mthd", read, self.split_heads(self.v_proj.weight, 0)).flatten(2)
         return self.out_proj(values + self.v_proj.bias)
 
     def write_map(self, features: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -104,8 +104,8 @@ class Attention(nn.Module):
             float[M, N, C], the map with what it read added
         """
         shares = softmax(self.scores(self.k_proj(keys), self.q_proj, features, positions), dim=2).flatten(1, 2)
-        output = self.by_head(self.out_proj.weight, 1)
-        written = torch.einsum("mthd,chd->mhtc", self.by_head(self.v_proj(values), -1), output).flatten(1, 2)
+        output = self.split_heads(self.out_proj.weight, 1)
+        written = torch.einsum("mthd,chd->mhtc", self.split_heads(self.v_proj(values), -1), output).flatten(1, 2)
         written = written + self.out_proj.bias / self.heads  # a head's shares add up to 1, so that this arrives whole
         if autocasts(features.device.type):  # which would round the map as well
             return features + torch.bmm(shares.transpose(1, 2), written)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from model.config import PixDLMConfig
-from model.mask_decoder import MaskDecoder, SegProjection, keep_variance
+from model.mask_decoder import MaskDecoder, SegProjection, rescale_to_lecun_init
 from model.presets import mini_config
 from model.semantic_path import sine_positions
 
@@ -14,7 +14,7 @@ from model.semantic_path import sine_positions
 def test_linear_maps_keep_variance_but_queries_and_keys_are_left() -> None:
     torch.manual_seed(0)
     module = nn.ModuleDict({"v_proj": nn.Linear(512, 512), "q_proj": nn.Linear(512, 512)})
-    keep_variance(module)
+    rescale_to_lecun_init(module)
     std = {name: float(layer.weight.detach().std()) * 512**0.5 for name, layer in module.items()}
     assert abs(std["v_proj"] - 1) < 0.01 and abs(std["q_proj"] - 3**-0.5) < 0.01
 

@@ -10,7 +10,7 @@ from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 
 from model.config import PixDLMConfig
-from model.mask_decoder import MaskDecoder, SegProjection, Upsampling, _unfold
+from model.mask_decoder import MaskDecoder, SegProjection, Upsampling, _pixel_shuffle
 
 CHANNELS, IMAGES = 16, torch.tensor([0, 1, 1])
 PYRAMID, PLAIN = pytest.param(True, id="pyramid"), pytest.param(False, id="one map")
@@ -164,7 +164,7 @@ def test_upsampling_is_a_transposed_convolution_a_norm_and_gelu() -> None:
     convolution.load_state_dict(up[0].state_dict())
     norm.load_state_dict(up[1].state_dict())
     features = torch.randn(2, 6, 3, 5)
-    found = _unfold(up(features.flatten(2).transpose(1, 2)), (3, 5))
+    found = _pixel_shuffle(up(features.flatten(2).transpose(1, 2)), (3, 5))
     torch.testing.assert_close(found, F.gelu(norm(convolution(features))))
 
 
