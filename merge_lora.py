@@ -35,8 +35,8 @@ def main() -> None:
     if args.without_backbones:
         check_backbones_are_stock(checkpoint, training)
     dtype = inference_dtype(args.precision, torch.device("cpu"))
-    watch = partial(tqdm, desc="reading", unit="tensor", leave=False)
-    model = load_pretrained(PixDLMForCausalLM, checkpoint, dtype, args.backbones, watch, config)
+    progress = partial(tqdm, desc="reading", unit="tensor", leave=False)
+    model = load_pretrained(PixDLMForCausalLM, checkpoint, dtype, args.backbones, progress, config)
     try:
         merged = merge_lora(model.language_model)
     except ValueError as error:

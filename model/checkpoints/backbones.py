@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model.checkpoints.layouts import HUB_ID, folder_files, local_folder, named_shapes, tensor_shapes
+from model.checkpoints.layouts import HUB_ID, folder_files, local_folder, renamed_shapes, tensor_shapes
 from model.checkpoints.tensor_names import (
     LLAVA_UNUSED,
     ROTARY_DERIVED,
-    _vision_of_transformers,
     from_open_clip,
     from_published_name,
+    from_transformers_clip,
 )
-from model.checkpoints.tensors import StrictFill, TensorFile, read_folder, read_tensors, weight_files
+from model.checkpoints.tensors import StrictLoad, TensorFile, read_folder, read_tensors, weight_files
 from model.config import PixDLMConfig
 from model.fusion import Fusion
 from model.lora import LORA_MARK
@@ -53,7 +53,7 @@ class Backbones:
     fusion: str | Path | None = None
 
 
-def with_backbones(
+def add_backbones(
     tensors: Iterable[tuple[str, Tensor]],
     folder: Path,
     config: PixDLMConfig,
@@ -76,10 +76,10 @@ def with_backbones(
         parts.add(name.partition(".")[0])
         yield name, tensor
     if "semantic_path" not in parts:
-        clip = find(backbones.clip, folder, CLIP_PLACES, "CLIP", "clip")
+        clip = find_backbone(backbones.clip, folder, CLIP_PLACES, "CLIP", "clip")
         yield from ((f"semantic_path.clip.{name}", tensor) for name, tensor in clip_tensors(clip, config).items())
     if "pixel_path" not in parts:
-        sam2 = find(backbones.sam2, folder, SAM2_PLACES, "SAM2", "sam2")
+        sam2 = find_backbone(backbones.sam2, folder, SAM2_PLACES, "SAM2", "sam2")
         yield from ((f"pixel_path.encoder.{name}", tensor) for name, tensor in sam2_tensors(sam2).items())
     if published and "fusion" not in parts:
         yield from fusion_tensors(folder, config, backbones, channels)
@@ -94,12 +94,12 @@ def weight_hashes(folder: Path, config: PixDLMConfig, backbones: Backbones) -> d
         backbones: files that were named for what it does not hold.
     """
     files = {path.name: path for path in folder_files(folder)}
-    parts = {name.partition(".")[0] for name, _ in named_shapes(folder, config)}
+    parts = {name.partition(".")[0] for name, _ in renamed_shapes(folder, config)}
     if "semantic_path" not in parts:
-        clip = find(backbones.clip, folder, CLIP_PLACES, "CLIP", "clip")
+        clip = find_backbone(backbones.clip, folder, CLIP_PLACES, "CLIP", "clip")
         files |= {f"clip/{path.name}": path for path in (weight_files(clip) if clip.is_dir() else [clip])}
     if "pixel_path" not in parts:
-        sam2 = find(backbones.sam2, folder, SAM2_PLACES, "SAM2", "sam2")
+        sam2 = find_backbone(backbones.sam2, folder, SAM2_PLACES, "SAM2", "sam2")
         files[f"sam2/{sam2.name}"] = sam2
     fusion = Path(backbones.fusion or folder / FUSION_FILE)
     if "fusion" not in parts and fusion.is_file():
@@ -107,7 +107,7 @@ def weight_hashes(folder: Path, config: PixDLMConfig, backbones: Backbones) -> d
     return {name: file_hash(path) for name, path in sorted(files.items())}
 
 
-def find(named: str | Path | None, folder: Path, places: tuple[str, ...], what: str, option: str) -> Path:
+def find_backbone(named: str | Path | None, folder: Path, places: tuple[str, ...], what: str, option: str) -> Path:
     """The file or folder of a backbone: the one that was named, or where it is looked for.
 
     Raises:
@@ -174,7 +174,7 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> Non
     Raises:
         UserError: tensors are missing, surplus or misshapen; all of them are listed.
     """
-    check = StrictFill(module.state_dict(), source)
+    check = StrictLoad(module.state_dict(), source)
     fitting = {name: tensor for name, tensor in state.items() if check.accepts(name, tensor.shape)}
     check.finish()
     module.load_state_dict(fitting, strict=True)
@@ -210,7 +210,7 @@ def clip_tensors(path: Path | str, config: PixDLMConfig) -> dict[str, Tensor]:
     files = read_folder(path) if path.is_dir() else [(path, read_tensors(path))]
     state = {name: tensor for _, part in files for name, tensor in part.items()}
     open_clip = "visual.class_embedding" in state or "module.visual.class_embedding" in state
-    state = from_open_clip(state) if open_clip else _vision_of_transformers(state)
+    state = from_open_clip(state) if open_clip else from_transformers_clip(state)
     table = "embeddings.position_embedding.weight"
     if table not in state:
         raise UserError(f"{path}: no CLIP vision model in it (no {table})")
@@ -231,7 +231,7 @@ def load_llava(language_model: nn.Module, folder: Path) -> None:
     """
     # peft keeps the matrix under an adapter as `base_layer`
     own = {name.replace(".base_layer.", "."): tensor for name, tensor in language_model.state_dict().items()}
-    check, unused = StrictFill(own, folder), 0
+    check, unused = StrictLoad(own, folder), 0
     for path, shard in read_folder(folder):
         for name, tensor in shard.items():
             if name.startswith(LLAVA_UNUSED) or ROTARY_DERIVED.search(name):

@@ -57,7 +57,7 @@ def zero_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     if not any(step.glob(OPTIM_STATES)):
         raise UserError(f"{step}: no {OPTIM_STATES} in it; the checkpoint is unfinished, use an earlier one")
     frozen = first["module"]
-    state = merged(step)
+    state = consolidated_state(step)
     for name in list(state):
         yield name, state.pop(name).contiguous()
         frozen.pop(name, None)
@@ -90,7 +90,7 @@ def model_file(step: Path) -> dict[str, Any]:
     return states
 
 
-def merged(step: Path) -> dict[str, Tensor]:
+def consolidated_state(step: Path) -> dict[str, Tensor]:
     """DeepSpeed's own putting together, with its files read as tensors and known settings alone.
 
     Raises:

@@ -191,14 +191,14 @@ def is_published(folder: Path) -> bool:
     return any(name.startswith(("model.", "lm_head.", "base_model.")) for name in tensor_shapes(folder))
 
 
-def named_shapes(folder: Path, config: PixDLMConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The shapes of what `named_tensors` reads, by the same names."""
+def renamed_shapes(folder: Path, config: PixDLMConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The shapes of what `renamed_tensors` reads, by the same names."""
     for name, shape in tensor_shapes(folder).items():
         if not ROTARY_DERIVED.search(name):
             yield to_own_name(name, config), shape
 
 
-def named_tensors(folder: Path, config: PixDLMConfig) -> Iterator[tuple[str, Tensor]]:
+def renamed_tensors(folder: Path, config: PixDLMConfig) -> Iterator[tuple[str, Tensor]]:
     """The folder's tensors under our names; what is derived is passed over, a name that no rule knows stays."""
     skipped = 0
     zero = is_zero_folder(folder)

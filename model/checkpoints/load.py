@@ -18,18 +18,18 @@ from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from model.checkpoints.backbones import NEUTRAL_KEY, Backbones, uses_neutral_fusion, with_backbones
+from model.checkpoints.backbones import NEUTRAL_KEY, Backbones, add_backbones, uses_neutral_fusion
 from model.checkpoints.layouts import (
     TRAINING_FILE,
     find_beside_weights,
     is_published,
     load_config,
     local_folder,
-    named_tensors,
+    renamed_tensors,
     replace_config,
 )
 from model.checkpoints.tensor_names import to_own_name
-from model.checkpoints.tensors import StrictFill, TensorFile
+from model.checkpoints.tensors import StrictLoad, TensorFile
 from model.config import PixDLMConfig
 from model.language.tokens import TOKENIZER_FILE, PixTokenizer
 from model.parts import part_of
@@ -51,7 +51,7 @@ def load_pretrained(
     folder: Path | str,
     dtype: torch.dtype = torch.float32,
     backbones: Backbones = Backbones(),  # noqa: B008 (frozen)
-    watch: Callable[[Tensors], Tensors] = iter,
+    progress: Callable[[Tensors], Tensors] = iter,
     config: PixDLMConfig | None = None,
 ) -> Model:
     """The model of a folder, on the CPU, in evaluation mode.
@@ -62,7 +62,7 @@ def load_pretrained(
             shards; or a DeepSpeed checkpoint.
         dtype: of the weights; buffers keep theirs.
         backbones: files that a published folder does not hold.
-        watch: sees the tensors as they are read, such as a progress bar.
+        progress: wraps the tensors as they are read, e.g. in a tqdm bar.
         config: of the folder, where it was read already.
 
     Raises:
@@ -78,8 +78,10 @@ def load_pretrained(
     with config_errors_as_user_error(f"{folder}: no model can be built like its configuration says"):
         with init_empty_weights(include_buffers=False):
             model = model_class(config)
-    named = watch(named_tensors(folder, config))
-    fill(model, with_backbones(named, folder, config, backbones, model.pixel_path.channels, published), dtype, folder)
+    named = progress(renamed_tensors(folder, config))
+    fill_parameters(
+        model, add_backbones(named, folder, config, backbones, model.pixel_path.channels, published), dtype, folder
+    )
     return model.eval()
 
 
@@ -103,13 +105,13 @@ def load_with_options(model_class: type[Model], folder: str | Path, options: dic
     return load_pretrained(model_class, folder, dtype, backbones)
 
 
-def fill(model: PreTrainedModel, tensors: Tensors, dtype: torch.dtype, source: Path) -> None:
+def fill_parameters(model: PreTrainedModel, tensors: Tensors, dtype: torch.dtype, source: Path) -> None:
     """Put tensors into a model whose parameters are on the meta device, one after the other, strictly.
 
     Raises:
         UserError: listing all that are missing, surplus, doubled or misshapen.
     """
-    check = StrictFill(model.state_dict(keep_vars=True), source)
+    check = StrictLoad(model.state_dict(keep_vars=True), source)
     for name, tensor in tensors:
         if not check.accepts(name, tensor.shape):
             continue
@@ -140,7 +142,7 @@ def load_parts(model: PreTrainedModel, path: Path) -> set[str]:
     file = TensorFile(path)
     if not len(file):
         raise UserError(f"{path}: holds no tensor; name a file that extract.py wrote")
-    check = StrictFill(model.state_dict(), path)
+    check = StrictLoad(model.state_dict(), path)
     for theirs in file:
         name = to_own_name(theirs, model.config)
         if check.accepts(name, file.shape(theirs)):

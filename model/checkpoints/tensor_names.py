@@ -101,7 +101,7 @@ def _replace_in_decoder(name: str, pairs: Iterable[tuple[str, str]]) -> str:
     return name
 
 
-def _vision_of_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def from_transformers_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without the text model, and without the `vision_model.` that transformers 5 dropped."""
     prefix = "vision_model."
     prefixed = any(name.startswith(prefix) for name in state)

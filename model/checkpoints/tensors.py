@@ -76,7 +76,7 @@ class TensorFile(Mapping[str, Tensor]):
         return len(self.names)
 
 
-class StrictFill:
+class StrictLoad:
     """Holds tensors against those of a model, and tells in one message all that do not fit.
 
     Args:

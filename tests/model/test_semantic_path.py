@@ -10,7 +10,7 @@ from transformers import CLIPVisionModel
 
 from model.config import PixDLMConfig
 from model.fusion import Fusion
-from model.semantic_path import SemanticPath, resize_tokens, resize_positions, sine_positions
+from model.semantic_path import SemanticPath, resize_positions, resize_tokens, sine_positions
 
 
 def table(grid: int, width: int = 4) -> Tensor:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 import model as package
 from model.checkpoints.backbones import Backbones
 from model.checkpoints.export import published_fields, save_own, save_published
-from model.checkpoints.layouts import load_config, named_shapes, named_tensors
+from model.checkpoints.layouts import load_config, renamed_shapes, renamed_tensors
 from model.checkpoints.load import load_pretrained
 from model.checkpoints.save import save_model
 from model.checkpoints.tensor_names import PUBLISHED_TRAINING, from_published_name, to_published_name
@@ -99,8 +99,8 @@ def test_written_as_published_and_read(
     read = load_pretrained(PixDLMForCausalLM, tmp_path / "out")
     assert equal(read, model) and not read.training
     assert read.config.to_dict() | {"dtype": 0} == model.config.to_dict() | {"dtype": 0}
-    shapes = dict(named_shapes(tmp_path / "out", model.config))
-    tensors = dict(named_tensors(tmp_path / "out", model.config))
+    shapes = dict(renamed_shapes(tmp_path / "out", model.config))
+    tensors = dict(renamed_tensors(tmp_path / "out", model.config))
     assert shapes == {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
