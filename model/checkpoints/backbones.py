@@ -17,6 +17,7 @@ from model.checkpoints.tensor_names import (
     from_open_clip,
     from_published_name,
     from_transformers_clip,
+    select_prefix,
 )
 from model.checkpoints.tensors import StrictLoad, TensorFile, read_folder, read_tensors, weight_files
 from model.config import PixDLMConfig
@@ -190,8 +191,7 @@ def sam2_tensors(path: Path | str) -> dict[str, Tensor]:
     state = read_tensors(path).get("model")
     if not isinstance(state, dict):
         raise UserError(f"{path}: no 'model' in it; expected SAM2's own .pt, such as sam2.1_hiera_large.pt")
-    prefix = "image_encoder."
-    part = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+    part = select_prefix(state, "image_encoder.")
     log.info("SAM2: %d tensors from %s; %d of its video part not used", len(part), path, len(state) - len(part))
     return part
 

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from model.checkpoints.backbones import FUSION_FILE
 from model.checkpoints.layouts import ARCHITECTURE_KEY, CONFIG_FILE, PUBLISHED_CLASS
 from model.checkpoints.save import write_training, write_weights
-from model.checkpoints.tensor_names import PUBLISHED_TRAINING, to_published_name
+from model.checkpoints.tensor_names import PUBLISHED_TRAINING, select_prefix, to_published_name
 from model.config import PixDLMConfig
 from model.language.tokens import BOS_ID, EOS_ID, PAD_ID, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
@@ -84,11 +84,11 @@ def save_published(out: Path, model: PixDLMForCausalLM, tokenizer: PixTokenizer,
     with write_errors_as_user_error(out), atomic_folder(out) as beside:
         torch.save(merged, beside / "pytorch_model.bin")
         torch.save(published_fusion(state), beside / FUSION_FILE)
-        clip = {f"vision_model.{n}": t.contiguous() for n, t in under(state, "semantic_path.clip.").items()}
+        clip = {f"vision_model.{n}": t.contiguous() for n, t in select_prefix(state, "semantic_path.clip.").items()}
         (beside / "clip").mkdir()
         save_file(clip, beside / "clip" / "model.safetensors", metadata={"format": "pt"})
         config.vision_config.save_pretrained(beside / "clip")
-        sam2 = {f"image_encoder.{n}": t for n, t in under(state, "pixel_path.encoder.").items()}
+        sam2 = {f"image_encoder.{n}": t for n, t in select_prefix(state, "pixel_path.encoder.").items()}
         torch.save({"model": sam2}, beside / "sam2.pt")
         (beside / CONFIG_FILE).write_text(json.dumps(published_fields(config), indent=2, default=str) + "\n")
         save_companion_files(beside, config, tokenizer, training, card(model, training, False))
@@ -102,11 +102,6 @@ def published_fields(config: PixDLMConfig) -> dict[str, Any]:
     clip = {"mm_hidden_size": config.vision_config.hidden_size, "mm_use_im_start_end": True}
     rope = {"rope_theta": config.text_config.rope_parameters["rope_theta"], "rope_scaling": None}
     return {**llama, **rope, **clip, **named, ARCHITECTURE_KEY: config.to_dict()}
-
-
-def under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below `prefix`, without it."""
-    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def published_fusion(state: dict[str, Tensor]) -> dict[str, Tensor]:

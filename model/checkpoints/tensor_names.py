@@ -101,12 +101,16 @@ def _replace_in_decoder(name: str, pairs: Iterable[tuple[str, str]]) -> str:
     return name
 
 
+def select_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose name starts with `prefix`, under the rest of their name."""
+    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
 def from_transformers_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the text model, and without the `vision_model.` that transformers 5 dropped."""
-    prefix = "vision_model."
-    prefixed = any(name.startswith(prefix) for name in state)
-    own = {n[len(prefix) :]: t for n, t in state.items() if n.startswith(prefix)} if prefixed else state
-    return {name: tensor for name, tensor in own.items() if not CLIP_DERIVED.search(name)}
+    """The vision tower of a transformers CLIP checkpoint, without the prefix `vision_model.` that transformers 5
+    dropped."""
+    vision = select_prefix(state, "vision_model.") or state
+    return {name: tensor for name, tensor in vision.items() if not CLIP_DERIVED.search(name)}
 
 
 def from_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
