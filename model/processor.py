@@ -29,12 +29,12 @@ class PixDLMProcessor(PushToHubMixin):
     Args:
         config: of the model; tells geometry, sizes and the longest sequence.
         tokenizer: of the model.
-        cut: cut prompts to `max_sequence`, as training does; else only the language model sets a limit.
+        truncate: cut prompts to `max_sequence`, as training does; else only the language model sets a limit.
     """
 
-    def __init__(self, config: PixDLMConfig, tokenizer: PixTokenizer, cut: bool = False) -> None:
+    def __init__(self, config: PixDLMConfig, tokenizer: PixTokenizer, truncate: bool = False) -> None:
         self.config, self.tokenizer = config, tokenizer
-        longest = config.max_sequence if cut else config.text_config.max_position_embeddings
+        longest = config.max_sequence if truncate else config.text_config.max_position_embeddings
         self.max_prompt_tokens = longest - (config.image_tokens - 1)  # the placeholder makes way for the image tokens
 
     @classmethod

@@ -52,7 +52,7 @@ class Cost:
     added: int = 0
 
 
-class Run:
+class TimedRun:
     """One run of a part, made at once. `costs` are of the whole under "", and of every section."""
 
     def __init__(self, part: Part, device: torch.device, counter: FlopCounterMode | None = None) -> None:
@@ -100,9 +100,9 @@ class Run:
 def measure(part: Part, device: torch.device, repeats: int, product_flops: float) -> list[dict[str, Any]]:
     """The rows of a part and of its sections, for JSON, of so many timed runs after one in which operations are
     counted; `product_flops` are the operations a second that the machine reaches."""
-    counted = Run(part, device, flop_counter()).costs
+    counted = TimedRun(part, device, flop_counter()).costs
     gc.collect()
-    runs = [Run(part, device).costs for _ in range(repeats)]
+    runs = [TimedRun(part, device).costs for _ in range(repeats)]
     return [row(part, name, counted[name].flops, [run[name] for run in runs], product_flops) for name in counted]
 
 
@@ -128,7 +128,7 @@ def product_speed(device: torch.device, dtype: torch.dtype) -> float:
     side = PRODUCT_SIDES[device.type]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = Part("product", lambda section: a @ b, 1)
-    return 2 * side**3 / min(Run(product, device).costs[""].seconds for _ in range(PRODUCT_RUNS))
+    return 2 * side**3 / min(TimedRun(product, device).costs[""].seconds for _ in range(PRODUCT_RUNS))
 
 
 def reset_peak_memory(device: torch.device) -> int:

@@ -1,6 +1,6 @@
 """The parts that are measured: loading, the forward pass, evaluation, generation, a training step.
 
-Nothing of the model is written again here. Sections are marked in the model's own methods while they are
+Nothing of the model is written again here. Sections are mark_sections in the model's own methods while they are
 measured, so that what is timed is what runs elsewhere.
 """
 
@@ -27,7 +27,7 @@ from utils.cli.benchmark_options import PARTS
 from utils.cli.train_options import TrainArgs
 from utils.evaluation.predict import score_batch
 from utils.runtime.ports import free_port
-from utils.runtime.precision import full_precision, precision_of
+from utils.runtime.precision import full_precision, precision_name
 from utils.training.engine import launcher_environment, parameter_groups, start_engine
 from utils.training.setup import enable_gradient_checkpointing, loss_weights, parts_to_train
 
@@ -46,7 +46,7 @@ ENDLESS = 10**6  # steps of the schedule, whose end no measurement reaches
 
 
 @contextmanager
-def marked(model: nn.Module, sections: dict[str, tuple[str, ...]], section: Section) -> Iterator[None]:
+def mark_sections(model: nn.Module, sections: dict[str, tuple[str, ...]], section: Section) -> Iterator[None]:
     """While it lasts, calls of the methods and modules named are sections."""
     with ExitStack() as undo:
         for name, place in ((name, place) for name, places in sections.items() for place in places):
@@ -84,7 +84,7 @@ def forward(setup: Setup) -> Iterator[Part]:
 
     @torch.no_grad()
     def work(section: Section) -> None:
-        with marked(setup.model, FORWARD, section):
+        with mark_sections(setup.model, FORWARD, section):
             setup.model(batch, weights)
 
     yield Part("forward", work, len(batch))
@@ -114,7 +114,7 @@ def generation(setup: Setup) -> Iterator[Part]:
         batch = setup.batch(size, answered=False).to(setup.device, setup.dtype)
 
         def work(section: Section, batch: Batch = batch) -> None:
-            with marked(setup.model, GENERATION, section):
+            with mark_sections(setup.model, GENERATION, section):
                 setup.model.generate_answers(batch, max_new_tokens=length)
 
         yield Part(name, work, size)
@@ -174,7 +174,7 @@ def start_engine_of(setup: Setup) -> Any:
     if setup.args.engine == "torch":
         return TorchEngine(model, train)
     launcher_environment(setup.device, free_port())
-    alone = replace(train, batch_size=setup.args.batch, grad_accumulation=1, precision=precision_of(setup.dtype))
+    alone = replace(train, batch_size=setup.args.batch, grad_accumulation=1, precision=precision_name(setup.dtype))
     return start_engine(model, alone, ENDLESS)[0]
 
 
@@ -191,4 +191,4 @@ def prepare(model: PixDLMForCausalLM, train: TrainArgs) -> None:
         enable_gradient_checkpointing(model)
 
 
-MAKERS = dict(zip(PARTS, (loading, forward, evaluation, generation, training), strict=True))
+PART_MAKERS = dict(zip(PARTS, (loading, forward, evaluation, generation, training), strict=True))

@@ -20,7 +20,6 @@ from utils.benchmark.parts import prepare
 from utils.benchmark.results import aligned
 from utils.benchmark.setup import set_up, train_args
 from utils.cli.benchmark_options import BenchmarkArgs
-from utils.cli.options import as_dict
 from utils.download.sources import DRSEG_RECORDS
 from utils.runtime.files import write_json
 from utils.runtime.precision import DTYPES
@@ -138,7 +137,7 @@ def make_plan(args: BenchmarkArgs, folder: Path) -> dict[str, Any]:
         sent = bytes_sent_per_step(stage, gpus, sizes, train.grad_accumulation)
         rows.append({"stage": stage, "gpus": gpus, "memory": {**memory, **totals}, "bytes_sent_per_step": sent})
     return {
-        "settings": {**as_dict(args), "precision": precision, "grad_accumulation": train.grad_accumulation},
+        "settings": {**asdict(args), "precision": precision, "grad_accumulation": train.grad_accumulation},
         "tokenizer": str(setup.tokenizer.path),
         "parameters": asdict(sizes),
         "sample": sample._asdict(),
@@ -147,7 +146,7 @@ def make_plan(args: BenchmarkArgs, folder: Path) -> dict[str, Any]:
     }
 
 
-def planned(args: BenchmarkArgs) -> str:
+def plan_report(args: BenchmarkArgs) -> str:
     """The plan as tables; with --out it is written too."""
     with TemporaryDirectory(prefix="benchmark-") as folder:
         plan = make_plan(args, Path(folder))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from utils.benchmark.measure import measure, product_speed
-from utils.benchmark.parts import MAKERS
+from utils.benchmark.parts import PART_MAKERS
 from utils.benchmark.results import read_results, table
 from utils.benchmark.setup import Setup, set_up
 from utils.cli.benchmark_options import PARTS, BenchmarkArgs
@@ -23,7 +23,7 @@ from utils.runtime.precision import inference_dtype
 log = logging.getLogger("benchmark")
 
 
-def measured(args: BenchmarkArgs) -> str:
+def benchmark_report(args: BenchmarkArgs) -> str:
     """Everything that was asked for, as text; with --out it is written too.
 
     Raises:
@@ -36,7 +36,7 @@ def measured(args: BenchmarkArgs) -> str:
         setup = set_up(args, device, inference_dtype(args.precision, device), Path(folder))
         results = {"settings": settings_of(setup), "machine": machine(device), "parts": []}
         product_flops = results["settings"]["matrix_product_flops_per_second"]
-        for part in chain.from_iterable(MAKERS[name](setup) for name in PARTS if name in args.parts):
+        for part in chain.from_iterable(PART_MAKERS[name](setup) for name in PARTS if name in args.parts):
             log.info("measuring %s", part.name)
             results["parts"] += measure(part, device, args.repeats, product_flops)
             if args.out:  # anew after each part, as a large model takes hours

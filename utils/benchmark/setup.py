@@ -61,7 +61,7 @@ class Setup:
     def collator(self, training: bool = False, answered: bool = True) -> Collator:
         """Makes batches as evaluation or as training does, with or without the answers."""
         mask_side = self.train.mask_side if training else None
-        return Collator(self.config, self.tokenizer, answered=answered, cut=training, mask_side=mask_side)
+        return Collator(self.config, self.tokenizer, answered=answered, truncate=training, mask_side=mask_side)
 
     def batch(self, size: int, **options: bool) -> Batch:
         """The first `size` samples on the CPU; options are `collator`'s."""

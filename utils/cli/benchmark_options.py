@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.presets import NAMED_CONFIGS
-from utils.cli.options import at_least, one_of, option, parse
+from utils.cli.options import check_at_least, check_one_of, option, parse
 from utils.runtime.errors import UserError
 
 PARTS = ("data", "forward", "eval", "generate", "train")  # in the order of a run; training changes the model
@@ -45,13 +45,13 @@ def parse_benchmark(argv: list[str] | None = None) -> BenchmarkArgs:
         UserError: an option has a value that cannot be.
     """
     args = parse(BenchmarkArgs, argv)
-    one_of(args, "config", tuple(NAMED_CONFIGS))
-    one_of(args, "precision", ("auto", "fp32", "bf16"))
-    one_of(args, "engine", ("auto", "deepspeed", "torch"))
+    check_one_of(args, "config", tuple(NAMED_CONFIGS))
+    check_one_of(args, "precision", ("auto", "fp32", "bf16"))
+    check_one_of(args, "engine", ("auto", "deepspeed", "torch"))
     if unknown := [part for part in args.parts if part not in PARTS]:
         raise UserError(f"--parts {' '.join(unknown)}: known are {', '.join(PARTS)}")
-    at_least(args, 1, "batch", "repeats", "new_tokens")
-    at_least(args, 0, "workers")
+    check_at_least(args, 1, "batch", "repeats", "new_tokens")
+    check_at_least(args, 0, "workers")
     if min(args.gpus) < 1:
         raise UserError(f"--gpus is {' '.join(map(str, args.gpus))}; each must be at least 1")
     if not (args.peak_tflops > 0 and 0 < args.mfu <= 1):

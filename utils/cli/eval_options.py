@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.cli.options import BackboneArgs, at_least, one_of, option, parse
+from utils.cli.options import BackboneArgs, check_at_least, check_one_of, option, parse
 from utils.evaluation.controls import CONTROLS
 from utils.runtime.errors import UserError
 
@@ -43,11 +43,11 @@ def parse_eval(argv: list[str] | None = None) -> EvalArgs:
     for name in ("model", "data"):
         if not getattr(args, name):
             raise UserError(f"--{name} is not given; name a folder, e.g. --model PixDLM/mini --data data/DRSeg-mini")
-    one_of(args, "control", CONTROLS)
-    at_least(args, 1, "batch_size", "threads")
-    at_least(args, 0, "workers", "overlays", "seed")
+    check_one_of(args, "control", CONTROLS)
+    check_at_least(args, 1, "batch_size", "threads")
+    check_at_least(args, 0, "workers", "overlays", "seed")
     if args.limit is not None:
-        at_least(args, 1, "limit")
+        check_at_least(args, 1, "limit")
     if args.offload and not args.shard:
         raise UserError("--offload needs --shard, which shards the weights")
     if args.shard and ":" in args.device:

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli.options import BackboneArgs, T, at_least, option, parser_of
+from utils.cli.options import BackboneArgs, T, check_at_least, option, parser_of
 from utils.runtime.errors import UserError
 
 
@@ -41,5 +41,5 @@ def parse_infer(argv: list[str] | None = None) -> tuple[InferArgs, list[Path]]:
     args, pictures = parse_with_pictures(InferArgs, argv)
     if not args.ask.strip():
         raise UserError('--ask is empty; give the question, e.g. --ask "Which vehicle blocks the crossing?"')
-    at_least(args, 1, "max_new_tokens")
+    check_at_least(args, 1, "max_new_tokens")
     return args, pictures

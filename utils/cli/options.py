@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from transformers import HfArgumentParser
@@ -34,22 +34,17 @@ def parse(kind: type[T], argv: list[str] | None = None, presets: dict[str, Any] 
     return kind(**vars(parser.parse_args(sys.argv[1:] if argv is None else argv)))
 
 
-def at_least(args: Any, least: float, *names: str) -> None:
+def check_at_least(args: Any, least: float, *names: str) -> None:
     """Raises UserError where one of the options is less than `least`."""
     for name in names:
         if not getattr(args, name) >= least:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least {least}")
 
 
-def one_of(args: Any, name: str, known: tuple[str, ...]) -> None:
+def check_one_of(args: Any, name: str, known: tuple[str, ...]) -> None:
     """Raises UserError where the option is none of the known values."""
     if getattr(args, name) not in known:
         raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)!r}; known are {', '.join(known)}")
-
-
-def as_dict(args: Any) -> dict[str, Any]:
-    """The options by name, for logs and checkpoints."""
-    return {f.name: getattr(args, f.name) for f in fields(args)}
 
 
 @dataclass(kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.presets import TRAINED_CONFIGS
-from utils.cli.options import T, at_least, one_of, option, parse, parser_of
+from utils.cli.options import T, check_at_least, check_one_of, option, parse, parser_of
 from utils.runtime.errors import UserError
 from utils.runtime.precision import PRECISIONS
 
@@ -141,20 +141,20 @@ def check_train(args: TrainArgs) -> None:
     """
     if args.config not in TRAINED_CONFIGS:
         raise UserError(f"unknown configuration {args.config!r}; known are {', '.join(TRAINED_CONFIGS)}")
-    at_least(args, 1, "epochs", "batch_size", "grad_accumulation", "eval_batch_size", "log_every", "validate_every")
-    at_least(args, 0, "seed", "warmup_steps", "lora_rank", "workers", "weight_decay", "lr", "clip_norm")
-    at_least(args, 0, "ce_weight", "bce_weight", "dice_weight", "overlap_weight", "grounding_weight")
+    check_at_least(args, 1, "epochs", "batch_size", "grad_accumulation", "eval_batch_size")
+    check_at_least(args, 1, "log_every", "validate_every", "keep")
+    check_at_least(args, 0, "seed", "warmup_steps", "lora_rank", "workers", "weight_decay", "lr", "clip_norm")
+    check_at_least(args, 0, "ce_weight", "bce_weight", "dice_weight", "overlap_weight", "grounding_weight")
     if args.steps_per_epoch is not None:
-        at_least(args, 1, "steps_per_epoch")
+        check_at_least(args, 1, "steps_per_epoch")
     if args.mask_side is not None:
-        at_least(args, 16, "mask_side")
-    at_least(args, 0, "save_minutes", "save_steps", "max_bad_steps", "timeout_minutes")
-    at_least(args, 1, "keep")
+        check_at_least(args, 16, "mask_side")
+    check_at_least(args, 0, "save_minutes", "save_steps", "max_bad_steps", "timeout_minutes")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 0 and less than 1")
-    one_of(args, "precision", PRECISIONS)
-    one_of(args, "offload", OFFLOADS)
+    check_one_of(args, "precision", PRECISIONS)
+    check_one_of(args, "offload", OFFLOADS)
     if args.train_only and args.train_parts:
         raise UserError("--train-only names all that trains; leave --train-parts out")
     if args.zero_stage not in (0, 1, 2, 3):

@@ -145,7 +145,7 @@ class _Reader:
                 dataset=NAME,
                 record_id=str(record["id"]),
                 index=first_index + i,
-                groups=known_groups(reasoning_type=kind, altitude=record.get("altitude")),
+                groups=without_none(reasoning_type=kind, altitude=record.get("altitude")),
             )
             for i, (question, answer, kind) in enumerate(checked_questions(where, record))
         ]
@@ -201,12 +201,12 @@ def check_fields(where: str, record: Any) -> None:
         if field not in record:
             raise BadRecord(f"{where} lacks the field {field!r}")
         if type(record[field]) not in kinds:  # isinstance would let true pass for 1
-            raise BadRecord(f"{where}: {field} is {shown(record[field])}, expected {expected}")
+            raise BadRecord(f"{where}: {field} is {shortened(record[field])}, expected {expected}")
     if record["height"] < 1 or record["width"] < 1:
         raise BadRecord(f"{where}: its frame is {record['width']}x{record['height']} pixels")
     altitude = record.get("altitude")
     if altitude is not None and type(altitude) is not int:
-        raise BadRecord(f"{where}: altitude is {shown(altitude)}, expected whole metres")
+        raise BadRecord(f"{where}: altitude is {shortened(altitude)}, expected whole metres")
 
 
 def checked_questions(where: str, record: dict[str, Any]) -> list[tuple[str, str | None, str | None]]:
@@ -224,22 +224,22 @@ def checked_questions(where: str, record: dict[str, Any]) -> list[tuple[str, str
     rows = list(zip(questions, record["answers"], record["reasoning_types"], strict=True))
     for i, (question, answer, kind) in enumerate(rows):
         if not isinstance(question, str) or not question.strip():
-            raise BadRecord(f"{where}: question {i} is {shown(question)}, expected a text")
+            raise BadRecord(f"{where}: question {i} is {shortened(question)}, expected a text")
         if answer is not None and not isinstance(answer, str):
-            raise BadRecord(f"{where}: answer {i} is {shown(answer)}, expected a text or null")
+            raise BadRecord(f"{where}: answer {i} is {shortened(answer)}, expected a text or null")
         if kind is not None and kind not in REASONING_TYPES:
             raise BadRecord(
-                f"{where}: reasoning type {i} is {shown(kind)}; known are {', '.join(REASONING_TYPES)} and null"
+                f"{where}: reasoning type {i} is {shortened(kind)}; known are {', '.join(REASONING_TYPES)} and null"
             )
     return [(question.strip(), answer, kind) for question, answer, kind in rows]
 
 
-def known_groups(**values: Any) -> dict[str, Any]:
+def without_none(**values: Any) -> dict[str, Any]:
     """The groups whose value is known."""
     return {name: value for name, value in values.items() if value is not None}
 
 
-def shown(value: Any) -> str:
+def shortened(value: Any) -> str:
     """A value in a message, shortened."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -274,7 +274,7 @@ def checked_polygon(where: str, values: Any, frame: tuple[int, int]) -> Polygon:
         BadRecord: fewer than 3 points, no numbers, wholly outside the frame, or without area.
     """
     if not isinstance(values, list) or len(values) % 2 or not all(type(v) in (int, float) for v in values):
-        raise BadRecord(f"{where} is {shown(values)}, expected a list of numbers x, y, x, y, …")
+        raise BadRecord(f"{where} is {shortened(values)}, expected a list of numbers x, y, x, y, …")
     if not all(math.isfinite(v) and abs(v) <= FARTHEST for v in values):
         raise BadRecord(f"{where} has a coordinate that is no pixel's")
     if len(values) < 6:

@@ -85,7 +85,7 @@ class Metric:
     """A number that scores a list of masks, and how tables head it."""
 
     title: str
-    of: Callable[[list[MaskScore]], float]
+    compute: Callable[[list[MaskScore]], float]
 
 
 METRICS = {"giou": Metric("gIoU", giou), "ciou": Metric("cIoU", ciou)}  # a data set's spec says which it has
@@ -98,7 +98,7 @@ def summarise(scores: Iterable[MaskScore], metrics: Iterable[str] = tuple(METRIC
     scores nor who computed them shows in the last digit.
     """
     scores = list(scores)
-    return {"count": len(scores), **{name: METRICS[name].of(scores) for name in metrics}}
+    return {"count": len(scores), **{name: METRICS[name].compute(scores) for name in metrics}}
 
 
 def breakdowns(scores: list[MaskScore], spec: DatasetSpec) -> dict[str, dict]:

@@ -27,7 +27,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: installed(name) for name in PACKAGES},
+        "versions": {name: package_version(name) for name in PACKAGES},
         "code_version": code_version(),
     }
 
@@ -41,7 +41,7 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def installed(package: str) -> str | None:
+def package_version(package: str) -> str | None:
     """Its version, None where it is not installed."""
     try:
         return version(package)

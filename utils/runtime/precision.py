@@ -12,7 +12,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, 
 PRECISIONS = ("fp32", "bf16", "fp16", "mixed")
 
 
-def precision_of(dtype: torch.dtype) -> str:
+def precision_name(dtype: torch.dtype) -> str:
     """What --precision calls weights and arithmetic of this type."""
     return next(name for name, one in DTYPES.items() if one == dtype)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from utils.cli.train_options import TrainArgs
 from utils.runtime.distributed import world_size
 from utils.runtime.errors import UserError
-from utils.runtime.precision import precision_of
+from utils.runtime.precision import precision_name
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def check_precision(dtype: torch.dtype) -> None:
         torch.bfloat16: get_accelerator().is_bf16_supported(),
     }
     if not known.get(dtype, True):
-        name = precision_of(dtype)
+        name = precision_name(dtype)
         raise UserError(f"--precision {name}: DeepSpeed cannot run in it on this machine; use fp32, or another machine")
 
 

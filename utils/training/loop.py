@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from model.checkpoints.save import save_model
 from model.inputs.batch import Batch
 from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMOutput
-from utils.cli.options import as_dict
 from utils.cli.train_options import TrainArgs
 from utils.datasets.base import Sample
 from utils.datasets.registry import dataset_spec
@@ -253,7 +253,7 @@ class Run:
         log.info("validation after epoch %d:\n%s", epoch + 1, table(scores, self.spec))
         for name in self.spec.metrics:
             self.writer.add_scalar(f"val/{name}", scores["overall"][name], step)
-        record = {"epoch": epoch + 1, "step": step, "validation": scores, "settings": as_dict(self.args)}
+        record = {"epoch": epoch + 1, "step": step, "validation": scores, "settings": asdict(self.args)}
         record["seconds"] = self.seconds()
         folders = ["last", "best"] if giou > self.progress.best else ["last"]
         self.progress.best = max(self.progress.best, giou)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from utils.cli.options import as_dict
 from utils.cli.train_options import TrainArgs
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
@@ -49,7 +49,7 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     reading = {"name": args.dataset, "polygons": args.polygons, "skip_bad_records": args.skip_bad_records}
     samples = load_dataset(args.data, "train", **reading)
     validation = load_dataset(args.data, "val", **reading)
-    states = RunStates(run_dir, as_dict(args) | {"training records": split_fingerprint(samples)}, args.keep)
+    states = RunStates(run_dir, asdict(args) | {"training records": split_fingerprint(samples)}, args.keep)
     states.check_shared()
     with states.locked():
         if args.restart:
@@ -78,7 +78,7 @@ def train_on(
     sampler = TrainSampler(samples, args.batch_size, args.grad_accumulation, args.seed, rank(), world_size())
     check_steps(args, sampler)
     steps = args.steps_per_epoch or sampler.steps
-    describe(args, model.config, samples, validation, trained, steps)
+    log_summary(args, model.config, samples, validation, trained, steps)
     model.cast(dtype).to(device)
     if model.use_flash_attention():
         log.info("the language model attends by flash-attn")
@@ -122,9 +122,9 @@ def check_steps(args: TrainArgs, sampler: TrainSampler) -> None:
         )
 
 
-def describe(args: TrainArgs, config: Any, samples: list, validation: list, trained: dict, steps: int) -> None:
+def log_summary(args: TrainArgs, config: Any, samples: list, validation: list, trained: dict, steps: int) -> None:
     """What this run is: options, architecture, data, and what trains."""
-    log.info("options %s", json.dumps(as_dict(args)))
+    log.info("options %s", json.dumps(asdict(args)))
     log.info("architecture %s", json.dumps(config.to_diff_dict(), default=str))
     log.info("%d training and %d validation records from %s", len(samples), len(validation), args.data)
     parts = ", ".join(f"{part} {count:,}" for part, count in trained.items())

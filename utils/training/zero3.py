@@ -62,7 +62,7 @@ def build_sharded(start: Callable[[], Started], dtype: torch.dtype, config: dict
 
     def tell() -> ModelSkeleton:
         built.append(start())
-        return skeleton_of(*built[0])
+        return make_skeleton(*built[0])
 
     skeleton = broadcast_from_rank0(tell if rank() == 0 else None)
     model, tokenizer, trained = built[0] if built else build_on_meta(skeleton)
@@ -96,7 +96,7 @@ def load_sharded(
     return model, tokenizer, start_inference(model, config)
 
 
-def skeleton_of(model: PixDLMForCausalLM, tokenizer: PixTokenizer, trained: dict[str, int]) -> ModelSkeleton:
+def make_skeleton(model: PixDLMForCausalLM, tokenizer: PixTokenizer, trained: dict[str, int]) -> ModelSkeleton:
     """Enough to build the same model elsewhere."""
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return ModelSkeleton(model.config, dict(model.named_buffers()), names, tokenizer.path, trained)

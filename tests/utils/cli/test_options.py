@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,6 @@ import torch
 from model.presets import NAMED_CONFIGS
 from utils.cli.eval_options import EvalArgs, parse_eval
 from utils.cli.infer_options import parse_infer
-from utils.cli.options import as_dict
 from utils.cli.train_options import PRESETS, TrainArgs, parse_train
 from utils.runtime.errors import UserError
 from utils.runtime.precision import inference_dtype
@@ -35,8 +34,8 @@ def test_presets_are_of_known_configurations_and_options() -> None:
 
 def test_a_configuration_brings_its_defaults_and_an_option_beats_them() -> None:
     args = parse_train(["--epochs", "3", "--config", "mini", "--zero-stage", "2"])
-    expected = as_dict(TrainArgs()) | PRESETS["mini"] | {"config": "mini", "epochs": 3, "zero_stage": 2}
-    assert as_dict(args) == expected
+    expected = asdict(TrainArgs()) | PRESETS["mini"] | {"config": "mini", "epochs": 3, "zero_stage": 2}
+    assert asdict(args) == expected
     assert args.from_scratch and args.data == "data/DRSeg-mini"
 
 

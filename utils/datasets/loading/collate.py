@@ -18,7 +18,7 @@ from model.inputs.images import Frame, Geometry, frame_of
 from model.language.tokens import PixTokenizer
 from model.processor import PixDLMProcessor
 from utils.datasets.base import Flip, Sample, target_masks
-from utils.datasets.loading.flips import flip
+from utils.datasets.loading.flips import flip_array
 from utils.runtime.errors import UserError
 
 
@@ -40,7 +40,7 @@ class Collator:
         config: of the model.
         tokenizer: of the model.
         answered: prompts with the answer (training, teacher-forced evaluation) or ending where it begins.
-        cut: cut prompts to `max_sequence`, as training does; else only the language model sets a limit.
+        truncate: cut prompts to `max_sequence`, as training does; else only the language model sets a limit.
         mask_side: draw targets in frames of at most so many pixels on the longer side, for training; None
             keeps the frame's size, which evaluation needs and which is expensive for large frames.
     """
@@ -50,10 +50,10 @@ class Collator:
         config: PixDLMConfig,
         tokenizer: PixTokenizer,
         answered: bool = True,
-        cut: bool = False,
+        truncate: bool = False,
         mask_side: int | None = None,
     ) -> None:
-        self.processor = PixDLMProcessor(config, tokenizer, cut)
+        self.processor = PixDLMProcessor(config, tokenizer, truncate)
         self.config, self.answered, self.mask_side = config, answered, mask_side
 
     def __call__(self, samples: list[Sample]) -> Batch:
@@ -87,10 +87,10 @@ class Collator:
         """How many masks answer a sample; the union as one where the model answers with one."""
         return min(len(sample.targets), 1) if self.config.single_target else len(sample.targets)
 
-    def frame(self, path: Path, turn: Flip) -> Frame:
+    def frame(self, path: Path, flip: Flip) -> Frame:
         """A picture as the networks read it, flipped as its samples say."""
         frame = frame_of(path, self.config)
-        return replace(frame, pixels=flip(frame.pixels, turn, axes=(1, 0)))
+        return replace(frame, pixels=flip_array(frame.pixels, flip, axes=(1, 0)))
 
     def masks(self, sample: Sample, geometry: Geometry) -> Tensor:
         """uint8[K, H, W] of 0, 1 and IGNORE_LABEL.
@@ -107,4 +107,4 @@ class Collator:
             for k in vanished:
                 rows, columns = (whole[k] == 1).nonzero()
                 masks[k, rows * height // frame[0], columns * width // frame[1]] = 1
-        return torch.from_numpy(flip(masks, sample.flip, axes=(2, 1)))
+        return torch.from_numpy(flip_array(masks, sample.flip, axes=(2, 1)))

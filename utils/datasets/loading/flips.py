@@ -41,19 +41,19 @@ def swap_direction_words(text: str, pairs: tuple[tuple[str, str], ...]) -> str:
     return re.sub(pattern, swap, text, flags=re.IGNORECASE)
 
 
-def flip_sample(sample: Sample, turn: Flip) -> Sample:
+def flip_sample(sample: Sample, flip: Flip) -> Sample:
     """The sample as it is asked of its flipped picture; the pixels are flipped when they are read."""
     question, answer = sample.question, sample.answer
-    for turns, pairs in zip(turn, (HORIZONTAL_WORDS, VERTICAL_WORDS), strict=True):
-        if turns:
+    for flipped, pairs in zip(flip, (HORIZONTAL_WORDS, VERTICAL_WORDS), strict=True):
+        if flipped:
             question = swap_direction_words(question, pairs)
             answer = None if answer is None else swap_direction_words(answer, pairs)
-    return replace(sample, question=question, answer=answer, flip=turn)
+    return replace(sample, question=question, answer=answer, flip=flip)
 
 
-def flip(pixels: np.ndarray, turn: Flip, axes: tuple[int, int]) -> np.ndarray:
-    """An array flipped left to right along axes[0] and top to bottom along axes[1], where `turn` says so."""
-    along = [axis for turns, axis in zip(turn, axes, strict=True) if turns]
+def flip_array(pixels: np.ndarray, flip: Flip, axes: tuple[int, int]) -> np.ndarray:
+    """An array flipped left to right along axes[0] and top to bottom along axes[1], where `flip` says so."""
+    along = [axis for flipped, axis in zip(flip, axes, strict=True) if flipped]
     return np.ascontiguousarray(np.flip(pixels, along)) if along else pixels
 
 
@@ -67,8 +67,8 @@ class FlippedSamples:
         return len(self.samples)
 
     def __getitem__(self, pick: Pick) -> Sample:
-        index, turn = pick
-        return flip_sample(self.samples[index], turn)
+        index, flip = pick
+        return flip_sample(self.samples[index], flip)
 
 
 class FlipSampler:
@@ -84,6 +84,6 @@ class FlipSampler:
     def __iter__(self) -> Iterator[list[Pick]]:
         generator = self.sampler.epoch_generator()
         drawn = torch.randint(2, (len(self.sampler.groups), 2), generator=generator).bool().tolist()
-        turns = {i: tuple(turn) for turn, group in zip(drawn, self.sampler.groups, strict=True) for i in group}
+        flips = {i: tuple(flip) for flip, group in zip(drawn, self.sampler.groups, strict=True) for i in group}
         for batch in self.sampler:
-            yield [(index, turns[index]) for index in batch]
+            yield [(index, flips[index]) for index in batch]
