@@ -1,24 +1,25 @@
-"""Number types by name, and arithmetic that keeps its digits."""
+"""Dtypes by name, and full float32 precision."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 
 from utils.runtime.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "mixed": torch.float32}
-PRECISIONS = ("fp32", "bf16", "fp16", "mixed")
+PRECISIONS = tuple(DTYPES)
 
 
 def precision_name(dtype: torch.dtype) -> str:
-    """What --precision calls weights and arithmetic of this type."""
+    """The name of a dtype, as --precision takes it."""
     return next(name for name, one in DTYPES.items() if one == dtype)
 
 
 def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type that weights and pixels take.
+    """The dtype of weights and pixels for inference.
 
     Raises:
         UserError: no such precision.
@@ -31,8 +32,8 @@ def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 @contextlib.contextmanager
-def full_precision():
-    """Keep PyTorch from trading digits for speed while numbers are made that will be compared."""
+def full_precision() -> Iterator[None]:
+    """Turn TF32 off in the block, so that results are comparable."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
