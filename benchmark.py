@@ -2,7 +2,7 @@
 
 Prints a table of data loading, the forward pass by its parts, teacher-forced evaluation, generation and a
 training step; `--compare OLD.json` adds ratios to an earlier run, `--plan` prints instead what training on
-GPUs takes. Weights are random: no time depends on them. `--help` lists the options.
+GPUs takes. Weights are random, as no time depends on their values. `--help` lists the options.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def main() -> None:
     out = make_output_folder(args.out)
     device = pick_device(args.device)
     dtype = inference_dtype(args.precision, device)
-    # Sums in a matrix product are cut up by the number of threads, which a launcher sets by the number
-    # of processes; left to it, the last digits would follow.
+    # The order of summation in a matrix product depends on the number of threads, which a launcher derives
+    # from the number of processes; a fixed number keeps the last digits the same.
     torch.set_num_threads(args.threads)
     with process_group(device):
         spec = dataset_spec(args.dataset)

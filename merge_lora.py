@@ -28,7 +28,7 @@ log = logging.getLogger("merge")
 def main() -> None:
     args, checkpoint, out = parse_merge()
     start_logging()
-    # What is small is read first: what is wrong with it is told before gigabytes are read.
+    # Small files first, so that their errors are reported before gigabytes are read.
     check_target(out, checkpoint, args.overwrite)
     tokenizer, config = load_tokenizer(checkpoint)
     training = read_training(checkpoint)

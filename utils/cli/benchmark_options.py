@@ -18,7 +18,7 @@ class BenchmarkArgs:
     config: str = option("mini", "mini, golden (release at tiny dimensions), release or native; weights are random.")
     device: str = option("auto", "auto, cpu, cuda or cuda:N; OMP_NUM_THREADS sets a CPU's threads.")
     precision: str = option("auto", "auto (bf16 on a GPU, fp32 on a CPU; a plan: as train.py), fp32 or bf16.")
-    batch: int = option(4, "Samples a batch.")
+    batch: int = option(4, "Samples per batch.")
     parts: list[str] = option(list(PARTS), f"Parts to measure, of {', '.join(PARTS)}.")
     repeats: int = option(5, "Timed runs of each part, after one in which operations are counted.")
 
@@ -26,7 +26,7 @@ class BenchmarkArgs:
     split: str = option("test", "Split of --data.")
     tokenizer: str | None = option(None, "Tokenizer; default: that of the configuration where it is, else mini's.")
     workers: int = option(2, "Processes of the DataLoader that is measured.")
-    new_tokens: int = option(32, "Tokens that a generated answer has.")
+    new_tokens: int = option(32, "Tokens in a generated answer.")
     engine: str = option("auto", "The training step's: deepspeed, torch, or auto (deepspeed where it is installed).")
 
     plan: bool = option(False, "Measure nothing; print memory, communication and time of training on GPUs.")

@@ -21,7 +21,7 @@ class MergeArgs(BackboneArgs):
     format: str = option(
         "pixdlm", "pixdlm (safetensors, loads with no other file) or published (its layout and names)."
     )
-    precision: str = option("bf16", "bf16, fp16 or fp32: what is saved.")
+    precision: str = option("bf16", "Dtype of the saved weights: bf16, fp16 or fp32.")
     without_backbones: bool = option(False, "Leave CLIP and SAM2 out, as published.")
     overwrite: bool = option(False, "Replace the target where it exists.")
 
@@ -36,7 +36,7 @@ class ExtractArgs:
 
 
 def expand_flags(parser: HfArgumentParser, argv: list[str]) -> list[str]:
-    """Flags with their value, so that the name of a file may follow one: `--overwrite` -> `--overwrite=True`."""
+    """Give flags an explicit value, so that a file name may follow: `--overwrite` -> `--overwrite=True`."""
     flags = {text for action in parser._actions if action.const is True for text in action.option_strings}
     followed = zip(argv, [*argv[1:], ""], strict=True)
     values = {"true", "false", "yes", "no", "1", "0"}

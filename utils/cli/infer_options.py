@@ -11,7 +11,7 @@ from utils.runtime.errors import UserError
 
 
 def parse_with_pictures(kind: type[T], argv: list[str] | None = None) -> tuple[T, list[Path]]:
-    """Options and, among them, the pictures that were named."""
+    """Parse options with pictures between them."""
     parser = parser_of(kind)
     parser.add_argument("pictures", nargs="+", type=Path, help="Photographs to ask about.")
     # intermixed: pictures may stand before, between and after the options
@@ -27,7 +27,7 @@ class InferArgs(BackboneArgs):
     ask: str = option("", "The question.")
     model: str = option("PixDLM/mini", "Model folder.")
     out: str = option("runs/infer", "Where masks, overlays and answers.jsonl go.")
-    max_new_tokens: int = option(64, "The answer is cut after so many tokens.")
+    max_new_tokens: int = option(64, "Longest answer in tokens; longer ones are truncated.")
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = option("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
 
