@@ -5,7 +5,7 @@
 
 A record is `{id, height, width, ann_list: [{segmentation}], questions, answers, reasoning_types}` with
 an optional `altitude` in metres; a segmentation is one polygon `[x, y, …]` or a list of them. Answers
-and reasoning types stand in the order of the questions; null is none.
+and reasoning types are in the order of the questions; null means none.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ REQUIRED: dict[str, tuple[tuple[type, ...], str]] = {
     "reasoning_types": ((list,), "a list, null where the type is not known"),
 }
 PROPORTION_TOLERANCE = 0.01  # rounding when pictures are resized, no more
-FARTHEST = 1e6  # a coordinate beyond is no pixel of any photograph, and pycocotools would draw all the way
+MAX_COORDINATE = 1e6  # pixels; beyond any photograph, and pycocotools would draw all the way there
 
 
 def load_drseg(root: Path, split: str, polygons: str = "union", skip_bad_records: bool = False) -> list[Sample]:
@@ -110,9 +110,9 @@ def read_records(file: Path) -> list[Any]:
 
 
 class _Reader:
-    """Turns records of one file into samples; looks at every picture's header once.
+    """Turns records of one file into samples; reads every picture's header once.
 
-    With `decode` at the whole picture: one that is cut off is then a bad record, and not an error later.
+    With `decode` pictures are decoded: a truncated one is then a bad record, not an error during training.
     """
 
     def __init__(self, root: Path, split: str, file: Path, polygons: str, decode: bool) -> None:
@@ -163,11 +163,11 @@ class _Reader:
             self.sizes[path] = picture_size(where, path, self.decode)
         (height, width), (frame_height, frame_width) = self.sizes[path], frame
         if not same_proportions((height, width), frame):
-            turned = same_proportions((width, height), frame)
+            rotated = same_proportions((width, height), frame)
             raise BadRecord(
                 f"{where}: {path} is {width}x{height} pixels, but the labels were drawn on "
                 f"{frame_width}x{frame_height}; the proportions contradict each other"
-                + (" (its pixels may need the turn that its orientation tag asks for)" if turned else "")
+                + (" (it may have to be rotated as its orientation tag says)" if rotated else "")
             )
         return height, width
 
@@ -189,7 +189,7 @@ class _Reader:
 
 
 def check_fields(where: str, record: Any) -> None:
-    """Whether a record has what every record has.
+    """Check that a record has all fields, of the right types.
 
     Raises:
         BadRecord: it is no object, or a field is missing or of the wrong kind.
@@ -235,12 +235,12 @@ def checked_questions(where: str, record: dict[str, Any]) -> list[tuple[str, str
 
 
 def without_none(**values: Any) -> dict[str, Any]:
-    """The groups whose value is known."""
+    """The groups that have a value."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def shortened(value: Any) -> str:
-    """A value in a message, shortened."""
+    """The repr of a value for a message, at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -251,7 +251,7 @@ def same_proportions(first: tuple[int, int], second: tuple[int, int]) -> bool:
 
 
 def picture_size(where: str, path: Path, decode: bool = False) -> tuple[int, int]:
-    """(height, width) of the pixels as they are stored, from the picture's header; all of it is decoded on demand.
+    """(height, width) of the pixels as they are stored, from the picture's header; `decode` decodes it too.
 
     Raises:
         BadRecord: the picture is missing, no picture, or too large to decode.
@@ -275,7 +275,7 @@ def checked_polygon(where: str, values: Any, frame: tuple[int, int]) -> Polygon:
     """
     if not isinstance(values, list) or len(values) % 2 or not all(type(v) in (int, float) for v in values):
         raise BadRecord(f"{where} is {shortened(values)}, expected a list of numbers x, y, x, y, …")
-    if not all(math.isfinite(v) and abs(v) <= FARTHEST for v in values):
+    if not all(math.isfinite(v) and abs(v) <= MAX_COORDINATE for v in values):
         raise BadRecord(f"{where} has a coordinate that is no pixel's")
     if len(values) < 6:
         raise BadRecord(f"{where} has {len(values) // 2} points; a polygon needs 3")

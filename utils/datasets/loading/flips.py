@@ -1,7 +1,7 @@
-"""Training pictures flipped at random, with the words for directions in their questions swapped.
+"""Random flips of training pictures, with direction words in their questions swapped.
 
-Referring expressions are commonly augmented so. It is off unless asked for: in a data set whose pictures
-have writing or a fixed north, or whose questions use these words in other senses, it does harm.
+A common augmentation for referring expressions, off by default: it does harm where pictures contain writing or
+have a fixed north, or where questions use these words in other senses.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def swap_direction_words(text: str, pairs: tuple[tuple[str, str], ...]) -> str:
 
 
 def flip_sample(sample: Sample, flip: Flip) -> Sample:
-    """The sample as it is asked of its flipped picture; the pixels are flipped when they are read."""
+    """The sample with its texts adapted to the flip; pixels are flipped when they are read."""
     question, answer = sample.question, sample.answer
     for flipped, pairs in zip(flip, (HORIZONTAL_WORDS, VERTICAL_WORDS), strict=True):
         if flipped:
@@ -58,7 +58,7 @@ def flip_array(pixels: np.ndarray, flip: Flip, axes: tuple[int, int]) -> np.ndar
 
 
 class FlippedSamples:
-    """A split whose items are picked by index and flip."""
+    """A split indexed by (record index, flip)."""
 
     def __init__(self, samples: list[Sample]) -> None:
         self.samples = samples
@@ -72,8 +72,8 @@ class FlippedSamples:
 
 
 class FlipSampler:
-    """The batches of a `TrainSampler` with a flip for each picture: drawn from seed and epoch, the same on
-    every process, one for all of a picture's records, so that it is still encoded once."""
+    """The batches of a `TrainSampler` with a random flip for each picture, drawn from seed and epoch: the same on
+    every rank, and for all records of a picture, which is still encoded once."""
 
     def __init__(self, sampler: TrainSampler) -> None:
         self.sampler = sampler
