@@ -201,6 +201,6 @@ def as_list(value: Any, kinds: Any, what: str) -> list[Any]:
 def distinct_images(images: list[ImageInput]) -> tuple[list[ImageInput], list[int]]:
     """Each picture once, in the order of first appearance, and the index of every entry's picture."""
     keys = [image if isinstance(image, (str, Path)) else id(image) for image in images]
-    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    indices = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     first = dict(zip(reversed(keys), reversed(images), strict=True))
-    return [first[key] for key in places], [places[key] for key in keys]
+    return [first[key] for key in indices], [indices[key] for key in keys]

@@ -1,4 +1,4 @@
-"""A run of benchmark.py: parts measured one after the other, the JSON kept up to date, a text at the end."""
+"""A run of benchmark.py: measures the parts one by one, updates the JSON after each, and returns the table."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ log = logging.getLogger("benchmark")
 
 
 def benchmark_report(args: BenchmarkArgs) -> str:
-    """Everything that was asked for, as text; with --out it is written too.
+    """Measure the parts of --parts; returns the table, and writes --out.
 
     Raises:
-        UserError: what an option names is not there.
+        UserError: a file that an option names does not exist.
     """
     old = read_results(Path(args.compare)) if args.compare else {"settings": {}, "parts": []}
     device = pick_device(args.device)
@@ -39,7 +39,7 @@ def benchmark_report(args: BenchmarkArgs) -> str:
         for part in chain.from_iterable(PART_MAKERS[name](setup) for name in PARTS if name in args.parts):
             log.info("measuring %s", part.name)
             results["parts"] += measure(part, device, args.repeats, product_flops)
-            if args.out:  # anew after each part, as a large model takes hours
+            if args.out:  # after each part, as a large model takes hours
                 write_json(Path(args.out), results)
     before, lines = old["settings"], [f"on {results['machine']['gpu'] or results['machine']['cpu']}"]
     for name, value in results["settings"].items():
@@ -49,7 +49,7 @@ def benchmark_report(args: BenchmarkArgs) -> str:
 
 
 def settings_of(setup: Setup) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Everything that the measurements depend on, but the machine."""
     args, batch = setup.args, setup.batch(setup.args.batch)
     lengths = batch.attention_mask.sum(dim=1).tolist()
     return {

@@ -1,4 +1,4 @@
-"""What infer.py writes about a picture."""
+"""The results of infer.py for a picture."""
 
 from __future__ import annotations
 
