@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from model.pixdlm import load_model
 from utils.cli.eval_options import parse_eval
-from utils.cli.options import as_dict
 from utils.datasets.registry import dataset_spec, load_dataset
 from utils.evaluation.controls import controlled_model, controlled_samples
 from utils.evaluation.metrics import breakdowns
@@ -38,8 +38,8 @@ def main() -> None:
     out = make_output_folder(args.out)
     device = pick_device(args.device)
     dtype = inference_dtype(args.precision, device)
-    # Sums in a matrix product are cut up by the number of threads, which a launcher sets by the number
-    # of processes; left to it, the last digits would follow.
+    # The order of summation in a matrix product depends on the number of threads, which a launcher derives
+    # from the number of processes; a fixed number keeps the last digits the same.
     torch.set_num_threads(args.threads)
     with process_group(device):
         spec = dataset_spec(args.dataset)
@@ -68,7 +68,7 @@ def main() -> None:
         if model.config.neutral_fusion:
             print("neutral fusion: CLIP alone reaches the language model, so this is not the published model")
         by_index = {sample.index: sample for sample in samples}
-        rules = protocol(as_dict(args), spec, len(samples), model, dtype)
+        rules = protocol(asdict(args), spec, len(samples), model, dtype)
         write_results(out, scores, rules, model, (Path(args.model), args.backbones), predictions, by_index)
         if args.overlays:
             draw_overlays(out / "overlays", args.overlays, by_index, predictions, model.config.single_target)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.checkpoints.backbones import NEUTRAL_KEY
 from model.checkpoints.export import check_target, published_fusion
-from model.checkpoints.layouts import load_config, named_shapes, named_tensors
+from model.checkpoints.layouts import load_config, renamed_shapes, renamed_tensors
 from model.checkpoints.load import LORA_KEY
 from model.config import PixDLMConfig
 from model.parts import check_parts, part_of
@@ -47,7 +47,7 @@ def main() -> None:
     if neutral and args.format == "published":
         raise UserError(f"{checkpoint}: its fusion is the neutral one, which holds nothing to pass on as published")
     check_target(out, checkpoint, args.overwrite)
-    named = named_tensors(checkpoint, config)
+    named = renamed_tensors(checkpoint, config)
     tensors = {name: t.clone().contiguous() for name, t in named if part_of_tensor(name, checkpoint) in wanted}
     absent = wanted - {part_of(name) for name in tensors}
     if absent:
@@ -59,18 +59,18 @@ def main() -> None:
 
 
 def list_parts(checkpoint: Path, config: PixDLMConfig) -> None:
-    """One line a part: tensors and numbers in it."""
+    """Print a line for each part: its tensors and parameters."""
     counts: dict[str, tuple[int, int]] = {}
-    for name, shape in named_shapes(checkpoint, config):
+    for name, shape in renamed_shapes(checkpoint, config):
         part = part_of_tensor(name, checkpoint)
-        tensors, numbers = counts.get(part, (0, 0))
-        counts[part] = tensors + 1, numbers + math.prod(shape)
-    for part, (tensors, numbers) in counts.items():
-        print(f"{part:<16} {tensors:>5} tensors {numbers:>16,} numbers")
+        tensors, parameters = counts.get(part, (0, 0))
+        counts[part] = tensors + 1, parameters + math.prod(shape)
+    for part, (tensors, parameters) in counts.items():
+        print(f"{part:<16} {tensors:>5} tensors {parameters:>16,} parameters")
 
 
 def part_of_tensor(name: str, checkpoint: Path) -> str:
-    """Raises UserError where no part has such a name."""
+    """The part of a tensor. Raises UserError where it belongs to none."""
     try:
         return part_of(name)
     except ValueError as error:
@@ -78,7 +78,7 @@ def part_of_tensor(name: str, checkpoint: Path) -> str:
 
 
 def write(out: Path, tensors: dict[str, Tensor], kind: str, metadata: dict[str, str]) -> None:
-    """The file whole or not at all; adapters carry their settings along, a neutral fusion its mark."""
+    """Write the file atomically; its metadata holds the adapters' settings and whether the fusion is neutral."""
     with write_errors_as_user_error(out), atomic_file(out) as beside:
         if kind == "published":
             torch.save(published_fusion(tensors), beside)

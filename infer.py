@@ -16,7 +16,7 @@ from model.inputs.images import Picture, write_image
 from model.masks import PREDICTED, paint_mask
 from model.segmenter import PixDLM
 from utils.cli.infer_options import parse_infer
-from utils.inference.results import describe, distinct_names
+from utils.inference.results import answer_record, distinct_names
 from utils.runtime.errors import run_main
 from utils.runtime.files import append_line, make_output_folder, write_errors_as_user_error
 from utils.runtime.logs import start_logging
@@ -38,7 +38,7 @@ def main() -> None:
             log.warning("%s: no [SEG] group in the answer, so nothing is marked; it answered %r", path, answer.text)
         elif not union.any():
             log.warning("%s: the mask is empty", path)
-        entry = {**describe(path, args.ask, answer), "mask": f"{name}.mask.png"}
+        entry = {**answer_record(path, args.ask, answer), "mask": f"{name}.mask.png"}
         if pixdlm.model.config.neutral_fusion:
             entry["neutral_fusion"] = True  # not the published model
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False)

@@ -28,15 +28,15 @@ log = logging.getLogger("merge")
 def main() -> None:
     args, checkpoint, out = parse_merge()
     start_logging()
-    # What is small is read first: what is wrong with it is told before gigabytes are read.
+    # Small files first, so that their errors are reported before gigabytes are read.
     check_target(out, checkpoint, args.overwrite)
     tokenizer, config = load_tokenizer(checkpoint)
     training = read_training(checkpoint)
     if args.without_backbones:
         check_backbones_are_stock(checkpoint, training)
     dtype = inference_dtype(args.precision, torch.device("cpu"))
-    watch = partial(tqdm, desc="reading", unit="tensor", leave=False)
-    model = load_pretrained(PixDLMForCausalLM, checkpoint, dtype, args.backbones, watch, config)
+    progress = partial(tqdm, desc="reading", unit="tensor", leave=False)
+    model = load_pretrained(PixDLMForCausalLM, checkpoint, dtype, args.backbones, progress, config)
     try:
         merged = merge_lora(model.language_model)
     except ValueError as error:

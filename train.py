@@ -1,7 +1,7 @@
 """Train PixDLM. `bash train.sh [release|native|mini]` runs this by DeepSpeed; `--help` lists the options.
 
 A run writes under --run-dir: `last/` and `best/` (folders that eval.py --model takes), TensorBoard
-files, `train.log`, and, until it has ended, `state/`: the same command goes on from there.
+files, `train.log`, and, until it has ended, `state/`, from which the same command resumes.
 """
 
 from __future__ import annotations

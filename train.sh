@@ -29,19 +29,19 @@ data=$(value_of data "$@") || data=$(default_data "$name")
 run=$(value_of run-dir "$@") || run=runs/$name
 if [ "$data" = "$mini_data" ]; then draw_mini_data
 elif [ -d "$data/labels" ] && [ ! -f "$data/labels/DRSeg_test.json" ]; then
-    # said now, not after days of training
+    # checked now, not after days of training
     die "$data/labels/DRSeg_test.json: no such split, and this ends with its evaluation; add it, or run train.py alone"
 fi
 
 launch ${HOSTFILE:+--hostfile "$HOSTFILE"} train.py --config "$name" --data "$data" --run-dir "$run" "$@"
 
-# What says how the data are read holds for the evaluation too.
+# Options of data loading apply to the evaluation too.
 reading=()
 for option in dataset polygons workers; do
     if value=$(value_of "$option" "$@"); then reading+=("--$option" "$value"); fi
 done
 if has_flag skip-bad-records "$@"; then reading+=(--skip-bad-records); fi
-# A model that was too large for a process to train alone is too large to evaluate alone.
+# A model that was sharded for training is sharded for evaluation too.
 if [ "$(value_of zero-stage "$@")" = 3 ]; then reading+=(--shard); fi
 if [ "$(value_of offload "$@")" = all ]; then reading+=(--offload); fi
 
@@ -49,5 +49,5 @@ evaluate() {
     launch eval.py --model "$run/best" --data "$data" --split test ${reading[@]+"${reading[@]}"} "$@"
 }
 evaluate --out "$run/eval"
-say "The control: the same checkpoint, each question put to another record's picture."
+say "The control: the same checkpoint, with the questions shuffled between records."
 evaluate --out "$run/eval-shuffled" --control shuffled-questions --seed 0

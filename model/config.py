@@ -44,7 +44,7 @@ class PixDLMConfig(PretrainedConfig):
 
     Args:
         text_config: the Llama (a LlamaConfig or its dictionary).
-        vision_config: the CLIP vision model, `image_size` being what it is run at (448 as published).
+        vision_config: the CLIP vision model, with the `image_size` that it runs at (448 as published).
         pixel_encoder: a name known to the `sam2` package ("hiera_t", "hiera_s", "hiera_b+", "hiera_l")
             or a dictionary with `trunk` and `neck` arguments of its Hiera and FpnNeck classes.
         pixel_image_size: side in pixels of the square that the pixel path sees.
@@ -53,8 +53,8 @@ class PixDLMConfig(PretrainedConfig):
         geometry: "centre_crop" loses the sides of a wide frame and stretches the mask back
             (published), "letterbox" keeps the whole frame and maps masks back exactly.
         clip_positions: "published_shift" or "class_first"; see `semantic_path.resize_positions`.
-        mask_padded_questions: whether padded question tokens are masked in the text conditioning.
-        trainable_fusion: whether the fusion may train.
+        mask_padded_questions: whether padding is masked in the text conditioning.
+        trainable_fusion: whether the fusion trains by default.
         trainable_token_weights: whether the weights of [SEG] tokens and of scales are parameters.
         single_target: one target an answer (several targets of a record become their union).
         image_grid: side of the grid of image tokens that the language model reads.
@@ -63,11 +63,12 @@ class PixDLMConfig(PretrainedConfig):
         mask_mlp_width: width of its feed-forward layers.
         mask_embed_width: channels of the finest map and of the mask embedding that is multiplied with it.
         pixel_embed_width: channels between `pixel_embed` and `neck` (Llama's width as published).
-        mask_size: side in pixels of the square of mask logits that the decoder gives.
+        mask_size: side in pixels of the square of mask logits.
         system_prompt: the sentence that opens every conversation.
-        max_sequence: a training sequence, image tokens included, is cut there.
+        max_sequence: longer training sequences, image tokens included, are truncated.
         lora: None, or {"r", "alpha", "dropout", "targets"} of adapters present in the weights.
-        neutral_fusion: the fusion's weights do nothing, for want of published ones; a mark for results.
+        neutral_fusion: the fusion passes CLIP's tokens on unchanged, as its weights were not published; results are
+            marked.
 
     Raises:
         ValueError: a field has a value that is not known or does not fit another one.
@@ -143,7 +144,7 @@ class PixDLMConfig(PretrainedConfig):
 
     @property
     def image_tokens(self) -> int:
-        """How many tokens stand for the image."""
+        """Number of image tokens in a prompt."""
         return self.image_grid**2
 
     def _check(self) -> None:

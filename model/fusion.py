@@ -13,11 +13,11 @@ from model.config import PixDLMConfig
 
 
 class Stitch(nn.Module):
-    """Stitches pixel features into CLIP tokens, weighed by one learned gate an image.
+    """Adds pixel features to CLIP tokens, weighted by one learned gate per picture.
 
     `F + g * S`, where F is the semantic side with a depthwise 7x7 residual, S the projected pixel
     side and g = tanh of a small MLP over both means (model/checkpoints/README.md, "Dual-path encoder"). Both
-    projections start at zero, so that a fresh stitch changes nothing.
+    projections start at zero, so that a new stitch changes nothing.
     """
 
     def __init__(self, width: int, pixel_channels: int) -> None:
@@ -30,7 +30,7 @@ class Stitch(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The neutral stitch: both projections zero."""
+        """Set both projections to zero: the neutral stitch, which changes nothing."""
         for projection in (self.slow_proj, self.fast_proj):
             nn.init.zeros_(projection.weight)
             nn.init.zeros_(projection.bias)
@@ -55,7 +55,7 @@ class Align(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The neutral alignment: identity of the CLIP side, nothing of the pixel side."""
+        """Set the CLIP side to the identity and the pixel side to zero: the neutral alignment."""
         nn.init.eye_(self.fast_proj.weight)
         nn.init.zeros_(self.fast_proj.bias)
         nn.init.zeros_(self.slow_proj.weight)
@@ -77,7 +77,7 @@ class Fusion(nn.Module):
         self.align = Align(width, pixel_channels)
 
     def forward(self, stage: int, tokens: Tensor, pixel: Tensor) -> Tensor:
-        """What follows stage `stage` (0 to 3): float[B, G*G, C], float[B, S, any, any] -> float[B, G*G, C]"""
+        """Apply the fusion after stage `stage` (0 to 3): float[B, G*G, C], float[B, S, any, any] -> float[B, G*G, C]"""
         fuse = self.stitches[stage] if stage < len(self.stitches) else self.align
         return fuse(tokens, pixel)
 

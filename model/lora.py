@@ -1,4 +1,4 @@
-"""LoRA on the language model, by peft; and which parts of a model train."""
+"""LoRA adapters on the language model, by peft."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import nn
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
-LORA_MARK = "lora_"  # in the name of every tensor of an adapter
+LORA_MARK = "lora_"  # part of every adapter tensor's name
 
 
 def lora_settings(rank: int, alpha: float, dropout: float, targets: list[str]) -> dict[str, Any]:
-    """What `PixDLMConfig.lora` holds."""
+    """The dictionary that `PixDLMConfig.lora` takes."""
     return {"r": rank, "alpha": alpha, "dropout": dropout, "targets": sorted(targets)}
 
 
@@ -40,10 +40,10 @@ def add_lora(language_model: LlamaForCausalLM, settings: dict[str, Any]) -> None
 
 
 def merge_lora(model: nn.Module) -> int:
-    """Merge every adapter into the matrix under it, by peft, and take the adapter away; in place.
+    """Merge every adapter into its base matrix, by peft, and remove the adapter; in place.
 
     Returns:
-        how many matrices changed
+        number of merged matrices
 
     Raises:
         ValueError: merged weights are not finite.

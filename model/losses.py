@@ -20,13 +20,13 @@ PIXELS = (-2, -1)  # the dimensions of a mask
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each loss counts in the sum; defaults as published."""
+    """Weight of each loss in the sum; defaults as published."""
 
     ce: float = 1.0
     bce: float = 2.0
     dice: float = 0.5
     overlap: float = 0.0  # written but never used in the published code
-    grounding: float = 0.0  # ours, for a start from scratch
+    grounding: float = 0.0  # ours, for training from scratch
 
 
 def mask_bce(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
@@ -35,7 +35,7 @@ def mask_bce(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> T
     Args:
         logits: of the masks.
         target: 0 or 1.
-        counted: float[…, H, W], 0 at pixels that are left out, 1 elsewhere; None counts all.
+        counted: float[…, H, W], 0 at ignored pixels, 1 elsewhere; None counts all.
     """
     losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     if counted is None:
@@ -57,10 +57,10 @@ def mask_losses(logits: list[Tensor], targets: list[Tensor], ignores: bool = Fal
     Args:
         logits: per question float[K, H, W], in the frame's geometry, as large as the targets.
         targets: per question uint8[K, H, W] of 0, 1 and, with `ignores`, IGNORE_LABEL.
-        ignores: leave pixels of IGNORE_LABEL out.
+        ignores: whether IGNORE_LABEL may occur.
 
     Raises:
-        ValueError: a question's numbers of logits and of targets differ, or there is no mask at all.
+        ValueError: logits and targets differ in shape, or there is no mask at all.
     """
     by_size: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
     for prediction, target in zip(logits, targets, strict=True):
@@ -79,7 +79,7 @@ def mask_losses(logits: list[Tensor], targets: list[Tensor], ignores: bool = Fal
 
 
 def split_ignored(target: Tensor, ignores: bool) -> tuple[Tensor, Tensor | None]:
-    """A target of 0, 1 and IGNORE_LABEL as float of 0 and 1, and where it counts; None where all of it does."""
+    """A target as float of 0 and 1, and a float mask of the pixels that count (None: all of them)."""
     if not ignores:
         return target.float(), None
     return (target == 1).float(), (target != IGNORE_LABEL).float()
@@ -91,7 +91,7 @@ def overlap_loss(logits: Tensor, targets: Tensor, ignores: bool = False) -> Tens
     Args:
         logits: float[K, H, W] of one question.
         targets: uint8[K, H, W] or float.
-        ignores: leave pixels of IGNORE_LABEL out.
+        ignores: whether IGNORE_LABEL may occur.
 
     Returns:
         float[], the weighted BCE averaged over pixels and summed over the question's masks
@@ -112,12 +112,12 @@ def mean_overlap_loss(logits: list[Tensor], targets: list[Tensor], ignores: bool
 def grounding_loss(logits: Tensor, targets: list[Tensor], grid: int) -> Tensor:
     """Cross entropy between the image tokens that a [SEG] group resembles and those that its target covers.
 
-    Not of the publication, which starts from a language model that LLaVA taught to see. One that starts
-    from nothing learns to name a target by the question's words alone: `mini`, trained so, gave the same
-    masks when its image tokens were those of another picture.
+    Ours: the published model starts from LLaVA, whose language model already reads images. Trained from scratch,
+    a model learns to answer from the question alone: `mini`, trained without this loss, gave the same masks when
+    its image tokens were those of another picture.
 
     Args:
-        logits: float[M, grid * grid], likeness of each mask's [SEG] states to the image tokens, row by row.
+        logits: float[M, grid * grid], similarity of each mask's [SEG] states to the image tokens, row by row.
         targets: per question uint8[K, H, W], M in all, with some foreground each; the letterboxed
             frame lies at the top left of the square.
         grid: image tokens along a side.

@@ -21,7 +21,7 @@ from model.two_way_transformer import TwoWayTransformer
 
 MASK_TOKENS = 4  # Segment Anything's; only token 0 becomes a mask
 MASK_INPUT_CHANNELS = 16  # of the prompt encoder's dense branch, present in published weights
-TOKEN_SCALE = 0.5  # of fresh tokens, so that the prompt is the loudest among them
+TOKEN_SCALE = 0.5  # of the initial tokens, so that the prompt outweighs them
 
 
 class SegProjection(nn.Module):
@@ -31,9 +31,9 @@ class SegProjection(nn.Module):
         super().__init__()
         width = config.text_config.hidden_size
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.mask_width))
-        keep_variance(self.mlp)
-        # Published: every token counts 1/9, plain numbers that were never trained or saved. A fresh
-        # decoder hardly hears so quiet a prompt beside its own tokens, so trained weights start at 1.
+        rescale_to_lecun_init(self.mlp)
+        # Published: constant weights of 1/9, never trained or saved. In a new decoder its own tokens
+        # outweigh so small a prompt, so trained weights start at 1.
         self.token_weights = (
             nn.Parameter(torch.ones(SCALES, TOKENS_PER_SCALE)) if config.trainable_token_weights else None
         )
@@ -66,7 +66,7 @@ class PixelNeck(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Three levels, each a two-way transformer of its own, each guided by the mask before it.
+    """Three levels, each with its own two-way transformer, each guided by the previous level's mask.
 
     `iou_head` and mask tokens 1 to 3 come with published weights; no mask depends on them.
     """
@@ -96,20 +96,19 @@ class MaskDecoder(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """A start in which the question is heard.
+        """Initialise so that the masks depend on the question from the first step on.
 
-        With PyTorch's weights (variance 1/(3 * inputs)) every layer takes away a third of the signal,
-        and tokens drawn from N(0, 1) speak over the prompt: of the variance of a fresh mask token the
-        question made 0.1 %, and `mini` gave the same mask to every question for 18,000 samples.
-        Measured with the place of the target as the prompt, after 200 steps: gIoU 0.06 with
-        PyTorch's start, 0.42 with this one.
+        With PyTorch's initialisation (variance 1/(3 * fan_in)) every layer cuts the signal's variance to a
+        third, and tokens from N(0, 1) outweigh the prompt: the question made 0.1 % of a mask token's variance,
+        and `mini` gave the same mask to every question for 18,000 samples. Measured with the target's
+        position as the prompt, after 200 steps: gIoU 0.06 with PyTorch's initialisation, 0.42 with this one.
         """
-        keep_variance(self)
+        rescale_to_lecun_init(self)
         for tokens in (self.iou_token, self.mask_tokens, self.level_embed, self.prompt_encoder.no_mask_embed):
             tokens.weight.mul_(TOKEN_SCALE)
 
     def forward(self, pyramid: list[Tensor], image_index: Tensor, seg: Tensor) -> Tensor:
-        """Mask logits, the mean of the three levels (weighed where the weights are trained).
+        """Mask logits, the mean of the three levels (weighted where the weights are trained).
 
         Args:
             pyramid: SAM2's levels, coarsest first: float[B, S, P/16, P/16], … /8, … /4.
@@ -135,7 +134,7 @@ class MaskDecoder(nn.Module):
         return torch.einsum("smhw,s->mhw", resized, self.scale_weights)
 
     def level_features(self, pyramid: list[Tensor]) -> list[tuple[Tensor, tuple[int, int]]]:
-        """The map that each level starts from, shared by all masks of a picture.
+        """Each level's input map, shared by all masks of a picture.
 
         With `pixel_pyramid` SAM2's own three levels; else the coarsest one, enlarged by the shared
         upsampling for levels 1 and 2 (published: the check for the pyramid never matched).
@@ -148,7 +147,7 @@ class MaskDecoder(nn.Module):
         neck = self.pixel_neck(pyramid[0])
         size = tuple(neck.shape[-2:])
         coarse = to_tokens(neck)
-        fine = (to_tokens(_unfold(self.level_upsampling(coarse), size)), (2 * size[0], 2 * size[1]))
+        fine = (to_tokens(_pixel_shuffle(self.level_upsampling(coarse), size)), (2 * size[0], 2 * size[1]))
         return [(coarse, size), fine, fine]
 
     def decode_level(self, level: int, features: Tensor, size: tuple[int, int], seg: Tensor) -> Tensor:
@@ -159,7 +158,7 @@ class MaskDecoder(nn.Module):
         tokens, features = self.transformers[level](features, positions, tokens)
         mask_token = self.hypernetworks[0](tokens[:, 1])
         quarters = torch.einsum("mc,mnqc->mnq", mask_token, self.upscaling(features))
-        return _unfold(quarters[..., None], size)[:, 0]
+        return _pixel_shuffle(quarters[..., None], size)[:, 0]
 
     def position_code(self, level: int, size: tuple[int, int]) -> Tensor:
         """float[H*W, C]: at level 0 the prompt encoder's code, made at half the size and resized
@@ -173,8 +172,8 @@ class MaskDecoder(nn.Module):
 class Upsampling(nn.Sequential):
     """Transposed convolution 2x2 of stride 2, LayerNorm2d, GELU, on a map kept as a token list.
 
-    Such a convolution is one linear map from a position to its four quarters, so nothing has to be
-    moved in memory until the quarters are put in their places (`_unfold`).
+    Such a convolution is one linear map from a position to its 2x2 output pixels ("quarters"), so memory is
+    rearranged only once, at the end (`_pixel_shuffle`).
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -189,16 +188,16 @@ class Upsampling(nn.Sequential):
 
 
 @torch.no_grad()
-def keep_variance(module: nn.Module) -> None:
-    """Give fresh linear maps the variance 1/inputs in place of PyTorch's third of it; not queries and
-    keys, which have a start of their own (`two_way_transformer.Attention.start_alike`)."""
+def rescale_to_lecun_init(module: nn.Module) -> None:
+    """Scale new linear maps from PyTorch's variance 1/(3 * fan_in) to LeCun's 1/fan_in; query and key
+    projections are left to `two_way_transformer.Attention.tie_query_key_init`."""
     for name, layer in module.named_modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and not name.endswith(("q_proj", "k_proj")):
             layer.weight.mul_(3**0.5)
 
 
-def _unfold(quarters: Tensor, size: tuple[int, int]) -> Tensor:
-    """Put quarters in their places: float[M, H*W, 4, C] -> float[M, C, 2H, 2W]"""
+def _pixel_shuffle(quarters: Tensor, size: tuple[int, int]) -> Tensor:
+    """Arrange every position's 2x2 pixels on the map: float[M, H*W, 4, C] -> float[M, C, 2H, 2W]"""
     grid = quarters.unflatten(2, (2, 2)).unflatten(1, size)  # M, H, W, 2, 2, C
     return grid.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from model.lora import LORA_MARK
 
-# Named parts -> prefixes of their parameters; what train.py's options and log speak of.
+# Part, as train.py's options and log name it -> prefixes of its parameters.
 PARTS = {
     "clip": ("semantic_path.",),
     "sam2": ("pixel_path.",),
@@ -36,17 +36,17 @@ def part_of(name: str) -> str:
 
 
 def check_parts(parts: set[str]) -> None:
-    """Raises ValueError where one of the parts is none; the known ones are listed."""
+    """Raise ValueError where a part is unknown; the known ones are listed."""
     unknown = parts - {*PARTS, "lora"}
     if unknown:
         raise ValueError(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join([*PARTS, 'lora'])}")
 
 
 def set_trainable(model: nn.Module, parts: set[str], adapters: bool = True) -> dict[str, int]:
-    """Let exactly `parts` train, and the adapters unless told otherwise.
+    """Let exactly `parts` train, and with `adapters` those too.
 
     Returns:
-        trained parameters by part
+        number of trained parameters by part
 
     Raises:
         ValueError: an unknown part; the known ones are listed.

@@ -35,12 +35,12 @@ from model.lora import add_lora
 from model.losses import LossWeights, grounding_loss, mask_losses, mean_overlap_loss
 from model.mask_decoder import MaskDecoder, SegProjection
 from model.pixel_path import PixelPath
-from model.semantic_path import SemanticPath, image_tokens
+from model.semantic_path import SemanticPath, resize_tokens
 
 
 @dataclass
 class PixDLMOutput(ModelOutput):
-    """What a forward pass gives; losses are weighted, and None where no weights were passed.
+    """Output of a forward pass; losses are weighted, and None where no weights were passed.
 
     mask_logits holds per question float[K, m, m], in the network's geometry; `model.inputs.images.frame_logits`
     maps them to the frame.
@@ -57,7 +57,7 @@ class PixDLMOutput(ModelOutput):
 
 @dataclass
 class ImageFeatures:
-    """What both visual paths make of pictures; made once, whatever the number of questions about them.
+    """Features of both visual paths, computed once a picture and shared by all questions about it.
 
     Args:
         pyramid: SAM2's levels, coarsest first: float[I, S, P/16, P/16], … /8, … /4.
@@ -99,7 +99,7 @@ class PixDLMForCausalLM(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> Self:
-        """The model of a folder of any kind, or of a repository on the hub; see `model.checkpoints.load`.
+        """Load a model from a folder of any kind, or from the hub; see `model.checkpoints.load`.
 
         Args:
             folder: this project's own, the published one, a training checkpoint; else a hub id.
@@ -113,14 +113,14 @@ class PixDLMForCausalLM(PreTrainedModel):
         return load_with_options(cls, folder, kwargs)
 
     def cast(self, dtype: torch.dtype) -> PixDLMForCausalLM:
-        """Weights to `dtype`, in place. Buffers stay: RoPE's frequencies and the position codes' would be
-        rounded by up to 0.2 %, which is half a radian at the end of a prompt."""
+        """Cast the weights to `dtype`, in place. Buffers stay float32: bf16 would round RoPE's frequencies and the
+        position codes' by up to 0.2 %, which is half a radian at the end of a prompt."""
         for parameter in self.parameters():
             parameter.data = parameter.data.to(dtype)
         return self
 
     def use_flash_attention(self) -> bool:
-        """Let the language model attend by flash-attn where that is installed and fits; says whether it does."""
+        """Switch the language model to flash-attn where that is installed and fits; returns whether it did."""
         weight = self.projector.weight
         fits = weight.is_cuda and weight.dtype in (torch.bfloat16, torch.float16) and is_flash_attn_2_available()
         if fits:
@@ -128,7 +128,7 @@ class PixDLMForCausalLM(PreTrainedModel):
         return fits
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Leave every part as its own class initialised it; CLIP and Llama have rules of their own."""
+        """Do nothing: every part has been initialised by its own class."""
 
     def forward(
         self, batch: Batch, loss_weights: LossWeights | None = None, features: ImageFeatures | None = None
@@ -138,7 +138,7 @@ class PixDLMForCausalLM(PreTrainedModel):
         Args:
             batch: see `model.inputs.batch.Batch`; its prompts hold the answer.
             loss_weights: compute the losses with these weights; None for masks alone.
-            features: what `encode_images` gave for these pictures, where it was called already.
+            features: of these pictures, where `encode_images` was called already.
         """
         features = features or self.encode_images(batch)
         embeddings, image_start = self.embed_prompts(batch, features.tokens)
@@ -155,10 +155,10 @@ class PixDLMForCausalLM(PreTrainedModel):
         return output
 
     def encode_images(self, batch: Batch) -> ImageFeatures:
-        """Both visual paths and their fusion, once a picture however many questions it has."""
+        """Both visual paths and their fusion, once a picture."""
         pyramid = self.pixel_path(batch.clip_pixels if batch.sam_pixels is None else batch.sam_pixels)
         fused = self.semantic_path(batch.clip_pixels, pyramid[0], self.fusion)
-        tokens = self.projector(image_tokens(fused, self.config.image_grid))
+        tokens = self.projector(resize_tokens(fused, self.config.image_grid))
         return ImageFeatures(pyramid, tokens, batch.geometries)
 
     def embed_prompts(self, batch: Batch, tokens: Tensor) -> tuple[Tensor, int]:
@@ -169,7 +169,7 @@ class PixDLMForCausalLM(PreTrainedModel):
         return insert_image(self.language_model, batch.input_ids, conditioned)
 
     def seg_states(self, ids: Tensor, hidden: Tensor, image_start: int) -> tuple[Tensor, Tensor]:
-        """The states that predict each [SEG] token.
+        """The hidden states that predict each [SEG] token.
 
         Returns:
             long[M], the question of each mask, and float[M * 9, D]
@@ -188,7 +188,7 @@ class PixDLMForCausalLM(PreTrainedModel):
 
     @staticmethod
     def seg_image_similarity(states: Tensor, image: Tensor) -> Tensor:
-        """Of each [SEG] group's mean state to the image tokens' states, scaled as attention is:
+        """Dot products of each [SEG] group's mean state with the image tokens' states, scaled as in attention:
         float[M * 9, D], float[M, N, D] -> float[M, N]"""
         groups = states.unflatten(0, (-1, SCALES * TOKENS_PER_SCALE)).mean(dim=1)
         return torch.einsum("md,mnd->mn", groups, image) / image.shape[-1] ** 0.5
@@ -196,7 +196,7 @@ class PixDLMForCausalLM(PreTrainedModel):
     def add_losses(
         self, output: PixDLMOutput, batch: Batch, hidden: Tensor, image_start: int, weights: LossWeights
     ) -> None:
-        """Fill in the weighted losses; masks are compared in the frame's geometry, as large as the targets are."""
+        """Fill in the weighted losses; masks are compared in the frame's geometry, at the size of the targets."""
         logits = [
             frame_logits(one, batch.geometries[image], self.config, tuple(masks.shape[-2:]))
             for one, image, masks in zip(output.mask_logits, batch.image_index.tolist(), batch.masks, strict=True)
@@ -212,7 +212,7 @@ class PixDLMForCausalLM(PreTrainedModel):
             output.loss = output.loss + output.overlap_loss
 
     def add_grounding(self, output: PixDLMOutput, batch: Batch, similarity: Tensor, weight: float) -> None:
-        """Fill in the grounding loss of similarities to the image tokens, float[M, N]; it counts in the sum."""
+        """Fill in the grounding loss of similarities to the image tokens, float[M, N], and add it to the sum."""
         output.grounding_loss = weight * grounding_loss(similarity, batch.masks, self.config.image_grid)
         output.loss = output.loss + output.grounding_loss
 
@@ -220,12 +220,12 @@ class PixDLMForCausalLM(PreTrainedModel):
     def generate_answers(
         self, batch: Batch, max_new_tokens: int = 64, features: ImageFeatures | None = None
     ) -> list[list[int]]:
-        """Let the language model write its answers, greedily.
+        """Generate the answers, by greedy decoding.
 
         Args:
             batch: its prompts end where the answer begins.
-            max_new_tokens: an answer that is longer is cut there.
-            features: what `encode_images` gave for these pictures, where it was called already.
+            max_new_tokens: longer answers are truncated.
+            features: of these pictures, where `encode_images` was called already.
 
         Returns:
             new token ids of every question, without padding and without `</s>`
@@ -233,7 +233,7 @@ class PixDLMForCausalLM(PreTrainedModel):
         features = features or self.encode_images(batch)
         embeddings, _ = self.embed_prompts(batch, features.tokens)
         lengths = batch.attention_mask.sum(dim=1) + self.config.image_tokens - 1
-        # generate() continues at the right end, so the padding has to move to the left.
+        # generate() appends on the right, so the padding has to move to the left.
         padding = embeddings.shape[1] - lengths
         columns = torch.arange(embeddings.shape[1], device=embeddings.device)
         order = (columns - padding[:, None]) % embeddings.shape[1]
@@ -255,7 +255,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     backbones: Backbones = Backbones(),  # noqa: B008 (frozen)
 ) -> tuple[PixDLMForCausalLM, PixTokenizer]:
-    """Model and tokenizer of a folder, strictly: every tensor accounted for, in evaluation mode.
+    """Load model and tokenizer of a folder, strictly: every tensor is accounted for. In evaluation mode.
 
     Args:
         folder: of any kind that `model.checkpoints.load.load_pretrained` reads.

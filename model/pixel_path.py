@@ -43,11 +43,11 @@ class _NoPositions(nn.Module):
 
 def build_encoder(settings: dict[str, dict[str, Any]]) -> ImageEncoder:
     """SAM2's image encoder from `trunk` (Hiera) and `neck` (FpnNeck) arguments."""
-    wanted = torch.empty(()).device
-    with torch.device("cpu"):  # Hiera reads its drop-path rates off a tensor, which the meta device refuses
+    device = torch.empty(()).device
+    with torch.device("cpu"):  # Hiera computes its drop-path rates with .item(), which the meta device refuses
         trunk = Hiera(**settings["trunk"])
-    if wanted.type != "cpu":  # else its weights may be on the meta device for another reason, and stay there
-        trunk.to(wanted)
+    if device.type != "cpu":  # on "cpu" nothing moves: init_empty_weights may have put the weights on meta
+        trunk.to(device)
     neck_settings = {
         "d_model": 256,
         "backbone_channel_list": trunk.channel_list,
@@ -78,7 +78,7 @@ class PixelPath(nn.Module):
         """SAM2's features, coarsest first.
 
         Args:
-            pixels: float[B, 3, any, any]; another size than P is enlarged to it (published: CLIP's tensor).
+            pixels: float[B, 3, any, any]; resized to P where it differs (published: CLIP's tensor).
 
         Returns:
             float[B, C, P/16, P/16], float[B, C, P/8, P/8], float[B, C, P/4, P/4]
@@ -89,4 +89,4 @@ class PixelPath(nn.Module):
                 size = (self.size, self.size)
                 pixels = F.interpolate(pixels.float(), size, mode="bilinear", align_corners=True).to(pixels.dtype)
             features = self.encoder(pixels)["backbone_fpn"]
-        return [level.to(pixels.dtype) for level in features[::-1]]  # SAM2 adds its levels up in float32
+        return [level.to(pixels.dtype) for level in features[::-1]]  # SAM2's neck sums its levels in float32

@@ -34,7 +34,7 @@ def _clip_large(image_size: int = 448) -> CLIPVisionConfig:
 
 
 def release_config() -> PixDLMConfig:
-    """What published weights compute, number for number."""
+    """The published model: with its weights, the same numbers."""
     return PixDLMConfig(
         text_config=_vicuna_7b(),
         vision_config=_clip_large(),
@@ -51,7 +51,7 @@ def release_config() -> PixDLMConfig:
 
 
 def native_config() -> PixDLMConfig:
-    """The design as the paper means it, for training anew."""
+    """The paper's design without the published code's deviations, for new training."""
     return PixDLMConfig(text_config=_vicuna_7b(), vision_config=_clip_large())
 
 
@@ -72,7 +72,7 @@ def mini_config(vocabulary: int = 1000) -> PixDLMConfig:
             num_hidden_layers=2,
             num_attention_heads=4,
             max_position_embeddings=512,
-            # 1/sqrt(hidden_size): with Llama's 0.02 attention starts too even to find even a token that is marked.
+            # 1/sqrt(hidden_size): with Llama's 0.02 attention starts so uniform that it never learns to pick a token.
             initializer_range=128**-0.5,
             rms_norm_eps=1e-5,
             pad_token_id=0,
@@ -94,7 +94,7 @@ def mini_config(vocabulary: int = 1000) -> PixDLMConfig:
                 "window_pos_embed_bkg_spatial_size": [7, 7],
                 "window_spec": [8, 4, 4, 4],
             },
-            # Without pretraining the fine levels need what the coarse ones know.
+            # Without pretraining the fine levels need top-down features from the coarse ones.
             "neck": {"d_model": 64, "fpn_top_down_levels": [0, 1, 2, 3]},
         },
         pixel_image_size=160,
@@ -147,7 +147,7 @@ NAMED_CONFIGS: dict[str, Callable[[], PixDLMConfig]] = {
     "mini": mini_config,
     "golden": golden_config,
 }
-TRAINED_CONFIGS = ("release", "native", "mini")  # golden's weights are computed from their names
+TRAINED_CONFIGS = ("release", "native", "mini")  # golden's weights are computed from tensor names
 
 
 def named_config(name: str) -> PixDLMConfig:

@@ -27,19 +27,20 @@ class PixDLMProcessor(PushToHubMixin):
     """Makes a `Batch` of pictures and questions, with a model's tokenizer and geometry.
 
     Args:
-        config: of the model; tells geometry, sizes and the longest sequence.
+        config: of the model: geometry, sizes, longest sequence.
         tokenizer: of the model.
-        cut: cut prompts to `max_sequence`, as training does; else only the language model sets a limit.
+        truncate: cut prompts to `max_sequence`, as training does; else only the language model's context limits
+            them.
     """
 
-    def __init__(self, config: PixDLMConfig, tokenizer: PixTokenizer, cut: bool = False) -> None:
+    def __init__(self, config: PixDLMConfig, tokenizer: PixTokenizer, truncate: bool = False) -> None:
         self.config, self.tokenizer = config, tokenizer
-        longest = config.max_sequence if cut else config.text_config.max_position_embeddings
+        longest = config.max_sequence if truncate else config.text_config.max_position_embeddings
         self.max_prompt_tokens = longest - (config.image_tokens - 1)  # the placeholder makes way for the image tokens
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> Self:
-        """The processor of a model folder, or of a repository on the hub.
+        """Load the processor of a model folder or of a hub repository.
 
         Raises:
             UserError: no configuration or tokenizer in it.
@@ -59,16 +60,16 @@ class PixDLMProcessor(PushToHubMixin):
     def __call__(
         self, images: ImageInput | list[ImageInput], questions: str | list[str], targets: int | None = 1
     ) -> Batch:
-        """A batch of questions, each about the picture at the same place of the list, or all about the only one.
+        """A batch of questions, the i-th about the i-th picture, or all about the only one.
 
         Args:
-            images: a file, PIL image, uint8[H, W, 3] or uint8[H, W], or a list of them; one that stands several
-                times is encoded once.
+            images: a file, PIL image, uint8[H, W, 3] or uint8[H, W], or a list of them; duplicates are
+                encoded once.
             questions: in plain words; one, or a list: as many as there are pictures, or any number about one.
-            targets: the answer is in the prompt, with so many masks; None ends the prompt where the answer begins.
+            targets: masks in the teacher-forced answer; None ends the prompt where the answer begins.
 
         Raises:
-            UserError: a picture cannot be decoded or a question cannot be asked.
+            UserError: a picture cannot be decoded, or a question is empty, too long or has a special token.
             TypeError: an image or a question of another kind.
             ValueError: the numbers of pictures and questions differ.
         """
@@ -92,21 +93,21 @@ class PixDLMProcessor(PushToHubMixin):
         """A batch of decoded pictures and the questions about them.
 
         Args:
-            frames: each is let go before the next one is asked for.
-            image_index: of each question, its picture.
+            frames: read one at a time, so that one decoded picture is in memory.
+            image_index: index of each question's picture.
             questions: in plain words.
             targets: as for `text`.
             names: as for `text`.
 
         Raises:
-            UserError: a question cannot be asked.
+            UserError: a question is empty, too long or has a special token.
         """
         pictures = self.images(frames)
         text = self.text(questions, image_index, pictures.geometries, targets, names)
         return replace(text, clip_pixels=pictures.clip_pixels, sam_pixels=pictures.sam_pixels)
 
     def images(self, frames: Iterable[Frame]) -> Batch:
-        """A batch without questions: what both networks see of decoded pictures."""
+        """A batch without questions: preprocessed pictures alone."""
         clip, sam, geometries = [], [], []
         for frame in frames:
             clip.append(clip_pixels(frame.pixels, self.config))
@@ -137,13 +138,13 @@ class PixDLMProcessor(PushToHubMixin):
 
         Args:
             questions: in plain words.
-            image_index: of each question, its picture.
+            image_index: index of each question's picture.
             geometries: of the pictures.
-            targets: how many masks the answer of each question has; None ends the prompts where answers begin.
+            targets: masks in each question's teacher-forced answer; None ends prompts where answers begin.
             names: of each question, for errors; default: the question itself.
 
         Raises:
-            UserError: a question has a special token in it, is empty or too long.
+            UserError: a question is empty, too long or has a special token.
         """
         names = names or [f"question {question!r}" for question in questions]
         counts = [0] * len(questions) if targets is None else targets
@@ -164,18 +165,18 @@ class PixDLMProcessor(PushToHubMixin):
         )
 
     def prompt(self, question: str, targets: int, answered: bool, name: str) -> Prompt:
-        """The conversation about a question, cut where there is no more room.
+        """The conversation about a question, truncated to `max_prompt_tokens`.
 
         Raises:
-            UserError: the question has a special token in it, or is so long that the cut takes a
-                [SEG] token; it begins with `name`.
+            UserError: the question is empty, has a special token or is so long that a [SEG] token would be cut
+                off; the message begins with `name`.
         """
         try:
             prompt = self.tokenizer.prompt(question, targets, answered)
         except ValueError as error:
             raise UserError(f"{name}: {error}") from error
-        # Of an answer only `</s>` may go: without a [SEG] token the masks after it mean the wrong
-        # targets. The published code cuts in silence.
+        # Only `</s>` may be cut off: without a [SEG] token later masks would be matched to wrong targets.
+        # The published code truncates silently.
         needed, limit = len(prompt.ids) - (1 if answered else 0), self.max_prompt_tokens
         if needed > limit:
             raise UserError(
@@ -198,8 +199,8 @@ def as_list(value: Any, kinds: Any, what: str) -> list[Any]:
 
 
 def distinct_images(images: list[ImageInput]) -> tuple[list[ImageInput], list[int]]:
-    """Each picture once, in the order of first appearance, and for every entry the place of its picture."""
+    """Each picture once, in the order of first appearance, and the index of every entry's picture."""
     keys = [image if isinstance(image, (str, Path)) else id(image) for image in images]
-    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    indices = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     first = dict(zip(reversed(keys), reversed(images), strict=True))
-    return [first[key] for key in places], [places[key] for key in keys]
+    return [first[key] for key in indices], [indices[key] for key in keys]

@@ -29,14 +29,14 @@ from utils.runtime.precision import inference_dtype
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a model answers to a question about a picture; K is 0 where it wrote no whole [SEG] group.
+    """The answer to one question about one picture; K is 0 where the model wrote no whole [SEG] group.
 
     Args:
         masks: bool[K, H, W], in the picture's own pixels.
         scores: float32[K], the mean probability of a mask's foreground, 0 where it is empty.
         boxes: float32[K, 4], x, y, width and height in pixels; zeros where a mask is empty.
-        text: as the model wrote it.
-        union_score: the score of all masks together.
+        text: the generated answer.
+        union_score: the score of the union of all masks.
     """
 
     masks: np.ndarray
@@ -52,11 +52,11 @@ class Segmentation:
 
 
 class PixDLM:
-    """A model that is asked about pictures, on one device.
+    """A model and its processor, ready to segment.
 
     Args:
-        model: in evaluation mode.
-        processor: of the model.
+        model: on its device, in evaluation mode.
+        processor: made for the same configuration.
     """
 
     def __init__(self, model: PixDLMForCausalLM, processor: PixDLMProcessor) -> None:
@@ -71,7 +71,7 @@ class PixDLM:
         backbones: Backbones = Backbones(),  # noqa: B008 (frozen)
         **hub: Any,
     ) -> Self:
-        """The model of a folder of any kind that `model/checkpoints/README.md` names, or of a hub repository.
+        """Load a model from a folder of any kind that `model/checkpoints/README.md` names, or from the hub.
 
         Args:
             source: the folder, or `owner/name` on the hub.
@@ -82,6 +82,7 @@ class PixDLM:
 
         Raises:
             UserError: no model there, a tensor is missing, surplus or misshapen, or no such device or dtype.
+            TypeError: an unknown option of the hub.
         """
         device = pick_device(device) if isinstance(device, str) else device
         dtype = inference_dtype(dtype, device) if isinstance(dtype, str) else dtype
@@ -92,7 +93,7 @@ class PixDLM:
 
     @torch.inference_mode()
     def encode(self, images: ImageInput | list[ImageInput]) -> ImageFeatures:
-        """What the model sees of pictures, for any number of questions about them.
+        """Encode pictures once, for any number of questions about them.
 
         Args:
             images: a file, PIL image, uint8[H, W, 3] or uint8[H, W], or a list of them.
@@ -115,10 +116,10 @@ class PixDLM:
         """Let the model write its answer, and read a mask off every whole [SEG] group in it.
 
         Args:
-            image: as for `encode`, or what `encode` gave.
+            image: as for `encode`, or the features that `encode` returned.
             question: one, or a list: as many as there are pictures, or any number about one. All are answered
                 in one batch.
-            max_new_tokens: an answer that is longer is cut there.
+            max_new_tokens: longer answers are truncated.
 
         Returns:
             one answer, or a list where pictures or questions came in a list
@@ -145,7 +146,7 @@ class PixDLM:
     def _features(
         self, image: ImageInput | list[ImageInput] | ImageFeatures, questions: int
     ) -> tuple[ImageFeatures, list[int]]:
-        """The pictures, each encoded once, and the place of every question's picture among them."""
+        """The pictures, each encoded once, and the index of every question's picture."""
         if isinstance(image, ImageFeatures):
             features, index = image, list(range(len(image)))
         else:
@@ -168,7 +169,7 @@ class PixDLM:
         answered = [prompt + whole_groups(tokenizer, written[row]) for prompt, row in zip(prompts, rows, strict=True)]
         ids, attention = pad(answered, PAD_ID)
         kept = torch.tensor(rows, device=self.model.device)
-        forced = replace(
+        teacher_forced = replace(
             batch,
             image_index=batch.image_index[kept],
             question_ids=batch.question_ids[kept],
@@ -176,7 +177,7 @@ class PixDLM:
             input_ids=ids.to(self.model.device),
             attention_mask=attention.to(self.model.device),
         )
-        for row, logits in zip(rows, self.model(forced, features=features).mask_logits, strict=True):
+        for row, logits in zip(rows, self.model(teacher_forced, features=features).mask_logits, strict=True):
             found[row] = logits
         return found
 
@@ -198,20 +199,18 @@ class PixDLM:
 
 
 def image_names(images: ImageInput | list[ImageInput] | ImageFeatures) -> list[str]:
-    """What errors call the distinct pictures: their file, else their place."""
+    """Names of the distinct pictures for error messages: the file, else "image" and its index."""
     if isinstance(images, ImageFeatures):
-        return [f"image {place}" for place in range(len(images))]
+        return [f"image {i}" for i in range(len(images))]
     distinct, _ = distinct_images(as_list(images, ImageInput, "image"))
     return [
-        str(one.path if isinstance(one, Picture) else one)
-        if isinstance(one, (str, Path, Picture))
-        else f"image {place}"
-        for place, one in enumerate(distinct)
+        str(one.path if isinstance(one, Picture) else one) if isinstance(one, (str, Path, Picture)) else f"image {i}"
+        for i, one in enumerate(distinct)
     ]
 
 
 def check_finite(logits: list[Tensor | None], names: list[str], index: list[int]) -> None:
-    """Refuse masks computed from non-finite numbers, which would count as empty ones.
+    """Refuse non-finite mask logits, which would pass for empty masks.
 
     Raises:
         UserError: naming the first such picture.

@@ -16,7 +16,7 @@ from model.config import PixDLMConfig
 from model.fusion import Fusion, to_map, to_tokens
 
 STAGES = 4
-POSITION_SCALE = 0.5  # of fresh positions, about that of fresh patch embeddings
+POSITION_SCALE = 0.5  # of the initial position table, about that of initial patch embeddings
 
 
 class SemanticPath(nn.Module):
@@ -35,7 +35,7 @@ class SemanticPath(nn.Module):
         Args:
             pixels: float[B, 3, 14*G, 14*G], normalised as CLIP's.
             pixel_features: float[B, S, H, W], SAM2's coarsest level.
-            fusion: what is applied after each stage.
+            fusion: applied after each stage.
 
         Returns:
             float[B, G*G, C]
@@ -52,9 +52,9 @@ class SemanticPath(nn.Module):
 
 
 def sine_positions(grid: int, width: int) -> Tensor:
-    """Where a fresh position table starts: smooth waves over rows and columns, float[grid*grid, width].
+    """Initial position table: sines and cosines of row and column, float32[grid*grid, width].
 
-    CLIP's own start, small random rows, leaves neighbours unrelated; pretrained tables replace this.
+    CLIP's own initialisation, small random rows, leaves neighbours unrelated; pretrained tables replace this.
     """
     frequencies = torch.logspace(0, 1, width // 4, base=float(grid))
     angles = math.pi * (torch.arange(grid) + 0.5)[:, None] / grid * frequencies
@@ -65,7 +65,7 @@ def sine_positions(grid: int, width: int) -> Tensor:
     return F.pad(table, (0, width - table.shape[1]))
 
 
-def image_tokens(tokens: Tensor, grid: int) -> Tensor:
+def resize_tokens(tokens: Tensor, grid: int) -> Tensor:
     """Resize a square of tokens to `grid` x `grid`, bilinearly: float[B, G*G, C] -> float[B, grid*grid, C]"""
     features = to_map(tokens)
     if features.shape[-1] == grid:

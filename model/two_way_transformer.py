@@ -1,9 +1,9 @@
 """Segment Anything's two-way transformer, on maps kept as token lists.
 
 The same tensors under the same names as `sam2.modeling.sam.transformer.TwoWayTransformer`, and the
-same numbers to rounding. What differs is the order of the products: a handful of tokens meets a map
-of thousands of positions, so it is the tokens that are brought to the map, and the map is never projected,
-nor added to its position code: on a CPU it is passes over the map that take the time (utils/benchmark/README.md).
+same numbers to rounding. Only the order of the products differs. A handful of tokens attends to thousands of map
+positions, so projections are applied on the tokens' side: the map is neither projected nor added to its position
+code, since on a CPU passes over the map dominate the time (utils/benchmark/README.md).
 
 Shape legend: M masks, T tokens, N = H*W positions of the map, C channels, A channels inside
 attention, h heads, d = A / h.
@@ -30,53 +30,53 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, inner)
         self.out_proj = nn.Linear(inner, width)
         if downsample > 1:
-            self.start_alike()
+            self.tie_query_key_init()
 
     @torch.no_grad()
-    def start_alike(self) -> None:
-        """Let queries and keys of a fresh cross-attention start from one projection, doubled.
+    def tie_query_key_init(self) -> None:
+        """Initialise the query and key projections of a cross-attention with one matrix, doubled.
 
-        Tokens and map share a position code, so what lies at the same place then attends to each
-        other from the first step on; measured, a fresh decoder learns places sooner.
+        Tokens and map share a position code, so equal positions then attend to each other from the first step on;
+        measured, a new decoder learns positions sooner.
         """
         self.q_proj.weight.mul_(2)
         self.k_proj.weight.copy_(self.q_proj.weight)
 
-    def by_head(self, x: Tensor, dim: int) -> Tensor:
-        """A dimension of h times something parted in two, such as A = h * d of projected tokens or of a layer."""
+    def split_heads(self, x: Tensor, dim: int) -> Tensor:
+        """Split dimension `dim`, of size h * n, into (h, n)."""
         return x.unflatten(dim, (self.heads, -1))
 
     @property
     def scale(self) -> float:
-        """What scores are multiplied with, 1/sqrt(d)."""
+        """Factor of the attention scores, 1/sqrt(d)."""
         return (self.q_proj.out_features // self.heads) ** -0.5
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Tokens to tokens, unprojected: float[M, Lq, C], float[M, Lk, C], float[M, Lk, C] -> float[M, Lq, C]"""
+        """Attention of tokens to tokens: float[M, Lq, C], float[M, Lk, C], float[M, Lk, C] -> float[M, Lq, C]"""
         projected = (self.q_proj(q), self.k_proj(k), self.v_proj(v))
-        heads = (self.by_head(one, -1).transpose(1, 2) for one in projected)
+        heads = (self.split_heads(one, -1).transpose(1, 2) for one in projected)
         return self.out_proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
 
     def scores(self, projected: Tensor, layer: nn.Linear, features: Tensor, positions: Tensor) -> Tensor:
-        """Of tokens and map; it is `layer` that comes to the tokens, so that the map need not be projected.
+        """Attention scores of tokens and map. `layer` is applied to the tokens, so that the map is not projected.
 
         Args:
-            projected: float[M, T, A]
-            layer: k_proj where the tokens ask, q_proj where the map asks.
+            projected: float[M, T, A], the tokens' queries or keys.
+            layer: k_proj where the tokens are queries, q_proj where the map is.
             features: float[M, N, C]
-            positions: float[N, C], which meets the tokens by itself: the sum of both is as large as the map.
+            positions: float[N, C], multiplied on its own: adding it to the features would copy the map.
 
         Returns:
             float[M, h, T, N]
         """
-        tokens = self.by_head(projected, -1) * self.scale
-        brought = torch.einsum("mthd,hdc->mhtc", tokens, self.by_head(layer.weight, 0)).flatten(1, 2)
-        bias = torch.einsum("mthd,hd->mht", tokens, self.by_head(layer.bias, 0)).flatten(1)
-        placed = brought @ positions.T + bias[..., None]
-        return self.by_head(torch.baddbmm(placed, brought, features.transpose(1, 2)), 1)
+        tokens = self.split_heads(projected, -1) * self.scale
+        lifted = torch.einsum("mthd,hdc->mhtc", tokens, self.split_heads(layer.weight, 0)).flatten(1, 2)
+        bias = torch.einsum("mthd,hd->mht", tokens, self.split_heads(layer.bias, 0)).flatten(1)
+        position_scores = lifted @ positions.T + bias[..., None]
+        return self.split_heads(torch.baddbmm(position_scores, lifted, features.transpose(1, 2)), 1)
 
     def read_map(self, tokens: Tensor, features: Tensor, positions: Tensor) -> Tensor:
-        """Tokens to map: q W_k' meets the map as it is, and W_v follows on what was read.
+        """Attention of tokens to map: q W_k' is multiplied with the map as it is, W_v with the weighted sum.
 
         Args:
             tokens: float[M, T, C], with their position code.
@@ -84,15 +84,15 @@ class Attention(nn.Module):
             positions: float[N, C], the map's position code.
 
         Returns:
-            float[M, T, C], what is added to the tokens
+            float[M, T, C], the attention output, without residual
         """
-        shares = softmax(self.scores(self.q_proj(tokens), self.k_proj, features, positions), dim=-1).flatten(1, 2)
-        read = self.by_head(shares @ features, 1)
-        values = torch.einsum("mhtc,hdc->mthd", read, self.by_head(self.v_proj.weight, 0)).flatten(2)
+        weights = softmax(self.scores(self.q_proj(tokens), self.k_proj, features, positions), dim=-1).flatten(1, 2)
+        read = self.split_heads(weights @ features, 1)
+        values = torch.einsum("mhtc,hdc->mthd", read, self.split_heads(self.v_proj.weight, 0)).flatten(2)
         return self.out_proj(values + self.v_proj.bias)
 
     def write_map(self, features: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Map to tokens: k W_q' meets the map as it is, and W_o is done on the tokens' values.
+        """Attention of map to tokens, with residual: k W_q' is multiplied with the map as it is, W_o with the values.
 
         Args:
             features: float[M, N, C]
@@ -101,24 +101,24 @@ class Attention(nn.Module):
             values: float[M, T, C], the tokens.
 
         Returns:
-            float[M, N, C], the map with what it read added
+            float[M, N, C], the map plus the attention output
         """
-        shares = softmax(self.scores(self.k_proj(keys), self.q_proj, features, positions), dim=2).flatten(1, 2)
-        output = self.by_head(self.out_proj.weight, 1)
-        written = torch.einsum("mthd,chd->mhtc", self.by_head(self.v_proj(values), -1), output).flatten(1, 2)
-        written = written + self.out_proj.bias / self.heads  # a head's shares add up to 1, so that this arrives whole
-        if autocasts(features.device.type):  # which would round the map as well
-            return features + torch.bmm(shares.transpose(1, 2), written)
-        return torch.baddbmm(features, shares.transpose(1, 2), written)
+        weights = softmax(self.scores(self.k_proj(keys), self.q_proj, features, positions), dim=2).flatten(1, 2)
+        output = self.split_heads(self.out_proj.weight, 1)
+        written = torch.einsum("mthd,chd->mhtc", self.split_heads(self.v_proj(values), -1), output).flatten(1, 2)
+        written = written + self.out_proj.bias / self.heads  # weights of a head sum to 1
+        if autocasts(features.device.type):  # baddbmm would then round the map too
+            return features + torch.bmm(weights.transpose(1, 2), written)
+        return torch.baddbmm(features, weights.transpose(1, 2), written)
 
 
 def autocasts(device: str) -> bool:
-    """Whether products on this type of device are being rounded; never on those that cannot, such as meta."""
+    """Whether autocast is on for this device type; False for types without autocast, such as meta."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def softmax(scores: Tensor, dim: int) -> Tensor:
-    """In float32, whatever the type of the scores."""
+    """Softmax in float32, returned in the dtype of the scores."""
     return scores.softmax(dim, dtype=torch.float32).to(scores.dtype)
 
 
@@ -150,7 +150,7 @@ class TwoWayBlock(nn.Module):
         self.cross_attn_image_to_token = Attention(width, heads, downsample=2)
 
     def forward(self, tokens: Tensor, features: Tensor, code: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Both sides, updated.
+        """Tokens and map after this block.
 
         Args:
             tokens: float[M, T, C]

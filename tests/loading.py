@@ -135,7 +135,7 @@ def load(root: Path, batch_size: int, workers: int) -> list[tuple[float, float]]
     loader = DataLoader(
         samples,
         batch_sampler=TrainSampler(samples, batch_size, accumulation=1, seed=0),
-        collate_fn=Collator(config, tokenizer, cut=True),
+        collate_fn=Collator(config, tokenizer, truncate=True),
         num_workers=workers,
     )
     ends = {round(len(loader) * (tenth + 1) / TENTHS) for tenth in range(TENTHS)}

@@ -236,7 +236,7 @@ def test_parts_are_listed(run_folder: Path) -> None:
     (projector,) = (line.split() for line in lines if line.startswith("projector"))
     with safe_open(run_folder / "model.safetensors", "pt") as file:
         numbers = sum(file.get_tensor(f"projector.{name}").numel() for name in ("weight", "bias"))
-    assert projector[1:] == ["2", "tensors", f"{numbers:,}", "numbers"]
+    assert projector[1:] == ["2", "tensors", f"{numbers:,}", "parameters"]
     assert found == {"clip", "sam2", "fusion", "projector", "embeddings", "lm_head", "seg_projection", "mask_decoder",
                      "language_model", "lora"}  # fmt: skip
 

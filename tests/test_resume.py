@@ -94,7 +94,7 @@ def test_a_run_killed_at_ten_random_moments_ends_as_one_left_alone(
         ended = server.train(data, tmp_path / "run", *OPTIONS, before=delay)
         assert ended.status in (0, -signal.SIGKILL), ended.said[-3000:]
         killed += ended.status == -signal.SIGKILL
-        resumed += "goes on after step" in ended.said
+        resumed += "resumes after step" in ended.said
         if killed >= 10 and resumed:  # not each time from the start
             break
         whole *= 0.8 if ended.status == 0 else 1.1  # the machine's speed changes
@@ -113,7 +113,7 @@ def test_a_run_killed_before_any_of_its_steps_goes_on_there(
     assert killed.status == -signal.SIGKILL
     ended = server.train_well(data, tmp_path, *OPTIONS)
     if step:
-        assert f"goes on after step {step}, from " in ended.said
+        assert f"resumes after step {step}, from " in ended.said
     same(ended, undisturbed)
     assert not list((tmp_path / "state").glob("step-*")) and not (tmp_path / "state/.writing").exists()
 
@@ -147,11 +147,11 @@ def test_sigterm_writes_a_state_and_leaves(server: Server, data: Path, undisturb
     rarely = [*OPTIONS, "--save-steps", "0", "--save-minutes", "0"]
     stopped = server.train(data, tmp_path, *rarely, before=KILL_AT_STEP.format(step=4, signal="SIGTERM"))
     assert (
-        stopped.status == 143 and "stopped by SIGTERM after step 5; the same command goes on from there" in stopped.said
+        stopped.status == 143 and "stopped by SIGTERM after step 5; the same command resumes from there" in stopped.said
     )
     assert "Traceback" not in stopped.said
     ended = server.train_well(data, tmp_path, *rarely)
-    assert "goes on after step 5, from " in ended.said
+    assert "resumes after step 5, from " in ended.said
     same(ended, undisturbed)
 
 
@@ -169,8 +169,8 @@ def test_a_damaged_state_is_told_and_the_one_before_is_used(
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     ended = server.train_well(data, tmp_path, *OPTIONS)
-    assert re.search(rf"step-00000005-epoch-0001 is damaged \({file.name} has changed\) and passed over", ended.said)
-    assert "goes on after step 4, from " in ended.said
+    assert re.search(rf"step-00000005-epoch-0001 is damaged \({file.name} has changed\) and skipped", ended.said)
+    assert "resumes after step 4, from " in ended.said
     same(ended, undisturbed)
 
 
@@ -192,7 +192,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_state_before(
         "step-00000005-epoch-0001",
     ]
     ended = server.train_well(data, tmp_path, *OPTIONS)
-    assert "passed over" not in ended.said and "goes on after step 5" in ended.said
+    assert "and skipped" not in ended.said and "resumes after step 5" in ended.said
     same(ended, undisturbed)
 
 
@@ -203,7 +203,7 @@ def test_another_command_does_not_go_on_with_this_runs_state(server: Server, dat
     assert f"{tmp_path} is a run with other options (lr 0.0011, now 0.002); give the same" in other.said
     assert len(list((tmp_path / "state").glob("step-*"))) == 2
     anew = server.train_well(data, tmp_path, *OPTIONS, "--lr", "2e-3", "--restart")
-    assert "goes on" not in anew.said and list(scalars(tmp_path)) == [2, 3, 5, 6, 8, 9]
+    assert "resumes after" not in anew.said and list(scalars(tmp_path)) == [2, 3, 5, 6, 8, 9]
 
 
 def test_a_second_start_of_a_run_is_refused(server: Server, data: Path, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_two_processes_stop_and_go_on_together(server: Server, data: Path, tmp_p
     (state,) = (tmp_path / "run/state").glob("step-*")
     assert {"process-0.pt", "process-1.pt"} <= {path.name for path in state.iterdir()}
     again = server.train_on_two(data, tmp_path / "run", *options)
-    assert again.said.count("goes on after step") == 1
+    assert again.said.count("resumes after step") == 1
     same(again, alone)
 
 
@@ -278,7 +278,7 @@ def test_what_is_no_number_is_left_out_as_often_as_allowed(
 ) -> None:
     arguments = ["--zero-stage", stage, "--epochs", "1", "--max-bad-steps", "1"]
     once = server.train_well(data, tmp_path, *arguments, before=BAD.format(calls="{2}", spoil=spoil))
-    assert re.search(f"left out: {what}", once.said)
+    assert re.search(f"skipped: {what}", once.said)
     assert all(torch.isfinite(tensor).all() for tensor in once.state().values())
     (line,) = (tmp_path / "bad_batches.jsonl").read_text().splitlines()
     records = {one["id"] for one in json.loads((data / "labels/DRSeg_train.json").read_text())}
@@ -318,7 +318,7 @@ def test_a_process_that_hangs_ends_and_says_where(server: Server, data: Path, tm
     assert hung.status == 3
     assert "process 0 of 1 made no progress for 0.1 minutes (step 3)" in hung.said and "in killed" in hung.said
     ended = server.train_well(data, tmp_path, *OPTIONS)
-    assert "goes on after step 2" in ended.said
+    assert "resumes after step 2" in ended.said
 
 
 def test_a_worker_that_dies_is_told(server: Server, data: Path, tmp_path: Path) -> None:

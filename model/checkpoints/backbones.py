@@ -1,4 +1,4 @@
-"""What a published folder does not hold: CLIP, SAM2 and the fusion, from files of their own."""
+"""Weights that a published folder lacks: CLIP, SAM2 and the fusion, from separate files."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model.checkpoints.layouts import HUB_ID, folder_files, local_folder, named_shapes, tensor_shapes
+from model.checkpoints.layouts import HUB_ID, folder_files, local_folder, renamed_shapes, tensor_shapes
 from model.checkpoints.tensor_names import (
     LLAVA_UNUSED,
     ROTARY_DERIVED,
-    _vision_of_transformers,
     from_open_clip,
     from_published_name,
+    from_transformers_clip,
+    select_prefix,
 )
-from model.checkpoints.tensors import StrictFill, TensorFile, read_folder, read_tensors, weight_files
+from model.checkpoints.tensors import StrictLoad, TensorFile, read_folder, read_tensors, weight_files
 from model.config import PixDLMConfig
 from model.fusion import Fusion
 from model.lora import LORA_MARK
@@ -28,10 +29,10 @@ from utils.runtime.files import file_hash
 
 log = logging.getLogger(__name__)
 
-# Where they are looked for, unless they are named.
-CLIP_PLACES = ("clip", "../clip")
-SAM2_PLACES = ("sam2.pt", "../sam2/sam2.1_hiera_large.pt")
-VOCABULARY_ROWS = ("model.embed_tokens.weight", "lm_head.weight")  # to which the added tokens come
+# Default locations, relative to the model folder.
+CLIP_PATHS = ("clip", "../clip")
+SAM2_PATHS = ("sam2.pt", "../sam2/sam2.1_hiera_large.pt")
+VOCABULARY_ROWS = ("model.embed_tokens.weight", "lm_head.weight")  # they get rows for the added tokens
 FUSION_FILE = "align_stages.bin"
 NEUTRAL = "neutral"
 NEUTRAL_KEY = "neutral_fusion"  # in the metadata of a file of parts
@@ -39,13 +40,13 @@ NEUTRAL_KEY = "neutral_fusion"  # in the metadata of a file of parts
 
 @dataclass(frozen=True)
 class Backbones:
-    """Files for what a folder does not hold; None looks in it and beside it.
+    """Files for weights that a model folder lacks; None searches the default locations.
 
     Args:
         clip: a transformers folder or file, a hub id, or an open_clip file.
         sam2: SAM2's `.pt`.
-        fusion: a file of `align_stages` tensors, or "neutral" to run without: the stitches then do
-            nothing, and every result is marked as not the published model.
+        fusion: a file of `align_stages` tensors, or "neutral" to run without: the fusion then passes CLIP's
+            tokens on unchanged, and every result is marked as not the published model.
     """
 
     clip: str | Path | None = None
@@ -53,7 +54,7 @@ class Backbones:
     fusion: str | Path | None = None
 
 
-def with_backbones(
+def add_backbones(
     tensors: Iterable[tuple[str, Tensor]],
     folder: Path,
     config: PixDLMConfig,
@@ -61,45 +62,45 @@ def with_backbones(
     channels: int,
     published: bool,
 ) -> Iterator[tuple[str, Tensor]]:
-    """A folder's tensors, and those of CLIP and SAM2 (of a published one the fusion too) that it does not hold.
+    """Yield a folder's tensors, then those of CLIP, SAM2 and (published folders only) the fusion that it lacks.
 
     Args:
-        tensors: by our names.
-        folder: where they come from.
+        tensors: under our names.
+        folder: their source.
         config: of the model.
-        backbones: files that were named.
+        backbones: the user's files.
         channels: of SAM2's features, for a neutral fusion.
-        published: whether a fusion is looked for.
+        published: whether to add a missing fusion.
     """
     parts = set()
     for name, tensor in tensors:
         parts.add(name.partition(".")[0])
         yield name, tensor
     if "semantic_path" not in parts:
-        clip = find(backbones.clip, folder, CLIP_PLACES, "CLIP", "clip")
+        clip = find_backbone(backbones.clip, folder, CLIP_PATHS, "CLIP", "clip")
         yield from ((f"semantic_path.clip.{name}", tensor) for name, tensor in clip_tensors(clip, config).items())
     if "pixel_path" not in parts:
-        sam2 = find(backbones.sam2, folder, SAM2_PLACES, "SAM2", "sam2")
+        sam2 = find_backbone(backbones.sam2, folder, SAM2_PATHS, "SAM2", "sam2")
         yield from ((f"pixel_path.encoder.{name}", tensor) for name, tensor in sam2_tensors(sam2).items())
     if published and "fusion" not in parts:
         yield from fusion_tensors(folder, config, backbones, channels)
 
 
 def weight_hashes(folder: Path, config: PixDLMConfig, backbones: Backbones) -> dict[str, str]:
-    """sha256 of every file that the weights of a folder come from, by its name; backbones under "clip/", "sam2/".
+    """sha256 of every file that a model is loaded from, by file name; backbones under "clip/", "sam2/", "fusion/".
 
     Args:
         folder: of any kind that is loaded.
         config: of its model.
-        backbones: files that were named for what it does not hold.
+        backbones: the user's files for weights that it lacks.
     """
     files = {path.name: path for path in folder_files(folder)}
-    parts = {name.partition(".")[0] for name, _ in named_shapes(folder, config)}
+    parts = {name.partition(".")[0] for name, _ in renamed_shapes(folder, config)}
     if "semantic_path" not in parts:
-        clip = find(backbones.clip, folder, CLIP_PLACES, "CLIP", "clip")
+        clip = find_backbone(backbones.clip, folder, CLIP_PATHS, "CLIP", "clip")
         files |= {f"clip/{path.name}": path for path in (weight_files(clip) if clip.is_dir() else [clip])}
     if "pixel_path" not in parts:
-        sam2 = find(backbones.sam2, folder, SAM2_PLACES, "SAM2", "sam2")
+        sam2 = find_backbone(backbones.sam2, folder, SAM2_PATHS, "SAM2", "sam2")
         files[f"sam2/{sam2.name}"] = sam2
     fusion = Path(backbones.fusion or folder / FUSION_FILE)
     if "fusion" not in parts and fusion.is_file():
@@ -107,15 +108,15 @@ def weight_hashes(folder: Path, config: PixDLMConfig, backbones: Backbones) -> d
     return {name: file_hash(path) for name, path in sorted(files.items())}
 
 
-def find(named: str | Path | None, folder: Path, places: tuple[str, ...], what: str, option: str) -> Path:
-    """The file or folder of a backbone: the one that was named, or where it is looked for.
+def find_backbone(named: str | Path | None, folder: Path, paths: tuple[str, ...], what: str, option: str) -> Path:
+    """The file or folder of a backbone: the user's, or the first default location that exists.
 
     Raises:
-        UserError: it is not there.
+        UserError: none exists.
     """
     if named and option == "clip" and not Path(named).exists() and HUB_ID.fullmatch(str(named)):
         return local_folder(named, {})
-    candidates = [Path(named)] if named else [folder / place for place in places]
+    candidates = [Path(named)] if named else [folder / path for path in paths]
     for candidate in candidates:
         if candidate.exists():
             return candidate
@@ -154,7 +155,7 @@ def uses_neutral_fusion(folder: Path, config: PixDLMConfig, backbones: Backbones
 def fusion_tensors(
     folder: Path, config: PixDLMConfig, backbones: Backbones, channels: int
 ) -> Iterator[tuple[str, Tensor]]:
-    """The fusion's weights from the file that was named or lies in the folder, or the neutral ones."""
+    """The fusion's weights from the user's file or the folder's, or the neutral ones."""
     if str(backbones.fusion) == NEUTRAL:
         log.warning("%s: neutral fusion. This is not the published model; results are marked", folder)
         yield from ((f"fusion.{name}", tensor) for name, tensor in Fusion(config, channels).state_dict().items())
@@ -169,12 +170,12 @@ def fusion_tensors(
 
 @torch.no_grad()
 def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Copy tensors into a module, every name and shape being accounted for.
+    """Copy tensors into a module; every name and shape must match.
 
     Raises:
         UserError: tensors are missing, surplus or misshapen; all of them are listed.
     """
-    check = StrictFill(module.state_dict(), source)
+    check = StrictLoad(module.state_dict(), source)
     fitting = {name: tensor for name, tensor in state.items() if check.accepts(name, tensor.shape)}
     check.finish()
     module.load_state_dict(fitting, strict=True)
@@ -186,12 +187,11 @@ def load_sam2(encoder: nn.Module, path: Path | str) -> None:
 
 
 def sam2_tensors(path: Path | str) -> dict[str, Tensor]:
-    """The image encoder of SAM2's `.pt` file; its video parts are passed over by name."""
+    """The image encoder of SAM2's `.pt` file; its video parts are skipped."""
     state = read_tensors(path).get("model")
     if not isinstance(state, dict):
         raise UserError(f"{path}: no 'model' in it; expected SAM2's own .pt, such as sam2.1_hiera_large.pt")
-    prefix = "image_encoder."
-    part = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+    part = select_prefix(state, "image_encoder.")
     log.info("SAM2: %d tensors from %s; %d of its video part not used", len(part), path, len(state) - len(part))
     return part
 
@@ -210,14 +210,14 @@ def clip_tensors(path: Path | str, config: PixDLMConfig) -> dict[str, Tensor]:
     files = read_folder(path) if path.is_dir() else [(path, read_tensors(path))]
     state = {name: tensor for _, part in files for name, tensor in part.items()}
     open_clip = "visual.class_embedding" in state or "module.visual.class_embedding" in state
-    state = from_open_clip(state) if open_clip else _vision_of_transformers(state)
+    state = from_open_clip(state) if open_clip else from_transformers_clip(state)
     table = "embeddings.position_embedding.weight"
     if table not in state:
         raise UserError(f"{path}: no CLIP vision model in it (no {table})")
     state[table] = resize_positions(state[table].float(), config.clip_grid, config.clip_positions)
     activation = config.vision_config.hidden_act
     log.info("CLIP: %d tensors from %s, activation %s", len(state), path, activation)
-    if open_clip:  # whose files do not say: it is in the name of the model that they belong to
+    if open_clip:  # its files do not tell the activation; the model's name does
         log.info("an open_clip model whose name has no -quickgelu in it has gelu; vision_config.hidden_act is to fit")
     return state
 
@@ -226,12 +226,12 @@ def clip_tensors(path: Path | str, config: PixDLMConfig) -> dict[str, Tensor]:
 def load_llava(language_model: nn.Module, folder: Path) -> None:
     """The Llama of a LLaVA or Vicuna folder, shard by shard, into a model with added tokens.
 
-    The rows of added tokens keep their fresh values; LLaVA's projector, `image_newline` and its own
-    CLIP are not used, which is said in the log.
+    Rows of added tokens keep their initial values. LLaVA's projector, `image_newline` and CLIP are not used;
+    the log counts them.
     """
     # peft keeps the matrix under an adapter as `base_layer`
     own = {name.replace(".base_layer.", "."): tensor for name, tensor in language_model.state_dict().items()}
-    check, unused = StrictFill(own, folder), 0
+    check, unused = StrictLoad(own, folder), 0
     for path, shard in read_folder(folder):
         for name, tensor in shard.items():
             if name.startswith(LLAVA_UNUSED) or ROTARY_DERIVED.search(name):

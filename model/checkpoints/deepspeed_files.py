@@ -1,4 +1,4 @@
-"""DeepSpeed's checkpoint folders: ZeRO's shards put together by DeepSpeed, and nothing else unpickled."""
+"""DeepSpeed's checkpoint folders: ZeRO's shards, consolidated by DeepSpeed under restricted unpickling."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def is_zero_folder(folder: Path) -> bool:
 
 
 def step_folder(folder: Path) -> Path:
-    """Where the ranks' files are.
+    """The folder that holds the ranks' files.
 
     Raises:
         UserError: the step that `latest` names is not there.
@@ -43,30 +43,30 @@ def step_folder(folder: Path) -> Path:
 
 
 def zero_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a checkpoint in full, trained ones in float32; each is let go once the next is asked for.
+    """Yield every tensor of a checkpoint unsharded, trained ones in float32; each is freed when the next is requested.
 
     Raises:
-        UserError: a rank's file is missing or cut, or asks to unpickle what DeepSpeed never saves.
+        UserError: a rank's file is missing or truncated, or its pickle names a class that DeepSpeed never saves.
     """
     step = step_folder(folder)
     first = model_file(step)
-    # The same for every rank: which parameters are sharded, None where nothing is (ZeRO 0).
+    # Shapes of the sharded parameters, the same in every rank's file; None with ZeRO 0.
     if first["param_shapes"] is None:
         yield from first["module"].items()
         return
     if not any(step.glob(OPTIM_STATES)):
         raise UserError(f"{step}: no {OPTIM_STATES} in it; the checkpoint is unfinished, use an earlier one")
     frozen = first["module"]
-    state = merged(step)
+    state = consolidated_state(step)
     for name in list(state):
         yield name, state.pop(name).contiguous()
         frozen.pop(name, None)
-    # ZeRO 1 keeps what does not train in the module alone.
+    # ZeRO 1 saves frozen tensors in the module only.
     yield from ((name, tensor) for name, tensor in frozen.items() if tensor.numel())
 
 
 def zero_shapes(folder: Path) -> dict[str, torch.Size]:
-    """Names and shapes of all tensors, without putting them together."""
+    """Names and shapes of all tensors, unsharded; no tensor is read."""
     states = model_file(step_folder(folder))
     shapes = {name: tensor.shape for name, tensor in states["module"].items()}
     for group in [*(states["param_shapes"] or []), states.get("frozen_param_shapes") or {}]:
@@ -75,10 +75,10 @@ def zero_shapes(folder: Path) -> dict[str, torch.Size]:
 
 
 def model_file(step: Path) -> dict[str, Any]:
-    """What the first rank's model file holds, its tensors left on the disk.
+    """The content of the first rank's model file, its tensors memory-mapped.
 
     Raises:
-        UserError: there is none, or it is not one of DeepSpeed's.
+        UserError: there is none, or DeepSpeed did not write it.
     """
     files = sorted(step.glob(MODEL_STATES))
     if not files:
@@ -90,32 +90,32 @@ def model_file(step: Path) -> dict[str, Any]:
     return states
 
 
-def merged(step: Path) -> dict[str, Tensor]:
-    """DeepSpeed's own putting together, with its files read as tensors and known settings alone.
+def consolidated_state(step: Path) -> dict[str, Tensor]:
+    """Every sharded tensor in full, float32, gathered by DeepSpeed's zero_to_fp32 under `safe_unpickling`.
 
     Raises:
-        UserError: a file is missing or cut, or asks for another class.
+        UserError: a file is missing or truncated, or its pickle names another class.
     """
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with safe_unpickling(), contextlib.redirect_stdout(said):
+        with safe_unpickling(), contextlib.redirect_stdout(printed):
             return get_fp32_state_dict_from_zero_checkpoint(str(step.parent), tag=step.name, lazy_mode=True)
     except UserError:
         raise
     except Exception as error:  # whatever a damaged checkpoint makes DeepSpeed raise
         raise UserError(f"{step}: unfinished or damaged ({first_line(error)}); use an earlier one") from error
     finally:
-        log.debug("%s", said.getvalue())
+        log.debug("%s", printed.getvalue())
 
 
 @contextlib.contextmanager
 def safe_unpickling() -> Iterator[None]:
-    """Inside it DeepSpeed reads tensors and its own settings alone; it would unpickle anything.
+    """Restrict DeepSpeed in the block to unpickling tensors and its own settings; by default it unpickles anything.
 
     Raises:
-        UserError: a file is cut, or asks for another class.
+        UserError: a file is truncated, or its pickle names another class.
     """
     from deepspeed.runtime.fp16 import loss_scaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
@@ -125,7 +125,7 @@ def safe_unpickling() -> Iterator[None]:
     plain_load = torch.load
 
     def safe_load(file: str, **options: Any) -> Any:
-        with read_errors_as_user_error(Path(file)):  # mapped, or model files would be read into memory as a whole
+        with read_errors_as_user_error(Path(file)):  # mmap, or whole model files would be read
             return plain_load(file, **{**options, "weights_only": True, "mmap": True})
 
     with torch.serialization.safe_globals(known), mock.patch.object(torch, "load", safe_load):

@@ -1,4 +1,4 @@
-"""Model folders that load anywhere: this project's layout with all that goes with it, and the published one."""
+"""Export to folders that load without other files: in this project's layout and in the published one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from model.checkpoints.backbones import FUSION_FILE
 from model.checkpoints.layouts import ARCHITECTURE_KEY, CONFIG_FILE, PUBLISHED_CLASS
 from model.checkpoints.save import write_training, write_weights
-from model.checkpoints.tensor_names import PUBLISHED_TRAINING, to_published_name
+from model.checkpoints.tensor_names import PUBLISHED_TRAINING, select_prefix, to_published_name
 from model.config import PixDLMConfig
 from model.language.tokens import BOS_ID, EOS_ID, PAD_ID, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
@@ -31,13 +31,12 @@ def check_target(out: Path, source: Path, overwrite: bool, size: int = 0) -> Non
 
     Args:
         out: the file or folder to write.
-        source: the checkpoint that is read, which stays as it is.
+        source: the checkpoint that is read.
         overwrite: whether the target may exist.
         size: bytes that will be written, where they are known.
 
     Raises:
-        UserError: it exists or has something else in it, it is the source or holds it or lies in it, or
-            its disk has too little room.
+        UserError: it exists, holds something other than a model or overlaps the source, or its disk is too full.
     """
     out, source = out.resolve(), source.resolve()
     if out == source or out in source.parents or source in out.parents:
@@ -46,16 +45,16 @@ def check_target(out: Path, source: Path, overwrite: bool, size: int = 0) -> Non
         raise UserError(f"{out}: exists already; name another target or pass --overwrite")
     if out.is_dir() and any(out.iterdir()) and not (out / CONFIG_FILE).is_file():
         raise UserError(f"{out}: is a folder without {CONFIG_FILE}, so no model, and is not overwritten")
-    place = next(parent for parent in out.parents if parent.exists())
-    free = shutil.disk_usage(place).free
+    disk = next(parent for parent in out.parents if parent.exists())
+    free = shutil.disk_usage(disk).free
     if free < size:
-        raise UserError(f"{out}: needs {size / 2**30:.2f} GiB, {place} has {free / 2**30:.2f} GiB free; make room")
+        raise UserError(f"{out}: needs {size / 2**30:.2f} GiB, {disk} has {free / 2**30:.2f} GiB free; make room")
 
 
 def save_own(
     out: Path, model: PixDLMForCausalLM, tokenizer: PixTokenizer, training: dict[str, Any], without_backbones: bool
 ) -> None:
-    """This project's layout: safetensors shards with their index and all that loads them.
+    """Write this project's layout: safetensors shards with their index, and the companion files.
 
     Args:
         out: replaced when it exists.
@@ -73,10 +72,10 @@ def save_own(
 
 
 def save_published(out: Path, model: PixDLMForCausalLM, tokenizer: PixTokenizer, training: dict[str, Any]) -> None:
-    """The published layout and names: `pytorch_model.bin` without backbones, and these in files of their own.
+    """Write the published layout and names: `pytorch_model.bin` without backbones, and these in separate files.
 
     CLIP is written as a transformers folder `clip/`, SAM2's encoder as `sam2.pt`, the fusion as
-    `align_stages.bin`: where `model.checkpoints.load` looks for them.
+    `align_stages.bin`, where `model.checkpoints.load` finds them.
     """
     state = model.state_dict()
     merged = {to_published_name(n): t for n, t in state.items() if not n.startswith((*BACKBONES, "fusion."))}
@@ -84,29 +83,24 @@ def save_published(out: Path, model: PixDLMForCausalLM, tokenizer: PixTokenizer,
     with write_errors_as_user_error(out), atomic_folder(out) as beside:
         torch.save(merged, beside / "pytorch_model.bin")
         torch.save(published_fusion(state), beside / FUSION_FILE)
-        clip = {f"vision_model.{n}": t.contiguous() for n, t in under(state, "semantic_path.clip.").items()}
+        clip = {f"vision_model.{n}": t.contiguous() for n, t in select_prefix(state, "semantic_path.clip.").items()}
         (beside / "clip").mkdir()
         save_file(clip, beside / "clip" / "model.safetensors", metadata={"format": "pt"})
         config.vision_config.save_pretrained(beside / "clip")
-        sam2 = {f"image_encoder.{n}": t for n, t in under(state, "pixel_path.encoder.").items()}
+        sam2 = {f"image_encoder.{n}": t for n, t in select_prefix(state, "pixel_path.encoder.").items()}
         torch.save({"model": sam2}, beside / "sam2.pt")
         (beside / CONFIG_FILE).write_text(json.dumps(published_fields(config), indent=2, default=str) + "\n")
         save_companion_files(beside, config, tokenizer, training, card(model, training, False))
 
 
 def published_fields(config: PixDLMConfig) -> dict[str, Any]:
-    """A config.json as the published one, which is LLaVA's: the Llama's fields; and under a key of its own
-    the whole architecture, which those do not tell."""
+    """The fields of a published `config.json` (LLaVA's: the Llama's own fields), and the whole architecture
+    under ARCHITECTURE_KEY."""
     llama = {name: value for name, value in config.text_config.to_dict().items() if name != "rope_parameters"}
     named = {"architectures": [PUBLISHED_CLASS], "model_type": "llava"}
     clip = {"mm_hidden_size": config.vision_config.hidden_size, "mm_use_im_start_end": True}
     rope = {"rope_theta": config.text_config.rope_parameters["rope_theta"], "rope_scaling": None}
     return {**llama, **rope, **clip, **named, ARCHITECTURE_KEY: config.to_dict()}
-
-
-def under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below `prefix`, without it."""
-    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def published_fusion(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -117,7 +111,7 @@ def published_fusion(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def save_companion_files(
     folder: Path, config: PixDLMConfig, tokenizer: PixTokenizer, training: dict[str, Any], card: str
 ) -> None:
-    """What goes with the weights: tokenizer, preprocessor, generation settings, the run's record, a card."""
+    """Write tokenizer, processor, generation settings, the run's record and the model card."""
     PixDLMProcessor(config, tokenizer).save_pretrained(folder)
     GenerationConfig(
         max_new_tokens=64, do_sample=False, pad_token_id=PAD_ID, bos_token_id=BOS_ID, eos_token_id=EOS_ID
@@ -128,7 +122,7 @@ def save_companion_files(
 
 
 def card(model: PixDLMForCausalLM, training: dict[str, Any], without_backbones: bool) -> str:
-    """The model card: what it is, how it was trained, how it scored."""
+    """The model card, Markdown: the model, its validation scores and its training settings."""
     count = sum(parameter.numel() for parameter in model.parameters())
     lines = [
         "---", "license: apache-2.0", "pipeline_tag: image-segmentation", "tags: [pixdlm, reasoning-segmentation]",

@@ -1,6 +1,6 @@
-"""What a folder of weights is: its kind, its architecture, and its tensors under our names.
+"""Folders of weights: their kind, architecture and tensors, under our names.
 
-Known are this project's own folders, the published merged one, a ZeRO-to-fp32 result in one file or in
+Known kinds are this project's own folders, the published merged one, a ZeRO-to-fp32 result in one file or in
 shards, and a DeepSpeed checkpoint.
 """
 
@@ -25,10 +25,9 @@ from model.lora import lora_settings
 from model.presets import release_config
 from utils.runtime.errors import UserError, config_errors_as_user_error, first_line
 
-TRAINING_FILE = "training.json"
-
 log = logging.getLogger(__name__)
 
+TRAINING_FILE = "training.json"
 CONFIG_FILE = "config.json"
 PUBLISHED_CLASS = "PixDLMForCausalLM"  # in `architectures`; its model_type is "llava", as LLaVA's own
 ARCHITECTURE_KEY = "pixdlm"  # in a published config.json that this project wrote: the whole PixDLMConfig
@@ -48,10 +47,12 @@ HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_down
 
 
 def local_folder(folder: str | Path, options: dict[str, Any]) -> Path:
-    """The folder itself, or what the hub has under that name, fetched; the hub's options are taken out.
+    """The folder itself, or a snapshot of the hub's repository of that name.
+
+    The hub's options are removed from `options`.
 
     Raises:
-        UserError: neither is there.
+        UserError: neither exists.
     """
     hub = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
     path = Path(folder)
@@ -64,9 +65,9 @@ def local_folder(folder: str | Path, options: dict[str, Any]) -> Path:
 
 
 def find_beside_weights(folder: Path, name: str) -> Path | None:
-    """A file that goes with the weights: in their folder, or for a DeepSpeed checkpoint in one that it lies in."""
-    places = [folder, folder.parent, folder.parent.parent] if is_zero_folder(folder) else [folder]
-    return next((place / name for place in places if (place / name).is_file()), None)
+    """The file `name` in the weights' folder, for a DeepSpeed checkpoint in up to two parents too; None without."""
+    folders = [folder, folder.parent, folder.parent.parent] if is_zero_folder(folder) else [folder]
+    return next((one / name for one in folders if (one / name).is_file()), None)
 
 
 # -- architecture ------------------------------------------------------------------------------
@@ -124,7 +125,7 @@ def _from_fields(fields: dict[str, Any], folder: Path) -> PixDLMConfig:
 
 
 def _from_published(fields: dict[str, Any], folder: Path) -> PixDLMConfig:
-    """`release` in the Llama's dimensions that the published fields give; the rest they do not tell."""
+    """`release` with the Llama's dimensions from the published fields, which hold nothing else of use."""
     if ARCHITECTURE_KEY in fields:
         return _from_fields(fields[ARCHITECTURE_KEY], folder)
     if fields.get("rope_scaling"):
@@ -145,8 +146,8 @@ def replace_config(config: PixDLMConfig, **changes: Any) -> PixDLMConfig:
 
 
 def lora_of(folder: Path, known: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Settings of the adapters in a published training checkpoint: those that are known, else rank and
-    targets from its tensors; None where it has none.
+    """Settings of the adapters in a published training checkpoint: `known` where given, else rank and targets
+    from its tensors; None without adapters.
 
     Raises:
         UserError: its adapters are of several ranks.
@@ -169,7 +170,7 @@ def lora_of(folder: Path, known: dict[str, Any] | None) -> dict[str, Any] | None
 
 # -- tensors -----------------------------------------------------------------------------------
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Every tensor's name in the files, and its shape; nothing is read for it."""
+    """Name in the file and shape of every tensor; no tensor is read."""
     if is_zero_folder(folder):
         return {name: tuple(shape) for name, shape in zero_shapes(folder).items()}
     files = [TensorFile(path) for path in weight_files(folder)]
@@ -191,15 +192,15 @@ def is_published(folder: Path) -> bool:
     return any(name.startswith(("model.", "lm_head.", "base_model.")) for name in tensor_shapes(folder))
 
 
-def named_shapes(folder: Path, config: PixDLMConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The shapes of what `named_tensors` reads, by the same names."""
+def renamed_shapes(folder: Path, config: PixDLMConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The names and shapes of `renamed_tensors`; no tensor is read."""
     for name, shape in tensor_shapes(folder).items():
         if not ROTARY_DERIVED.search(name):
             yield to_own_name(name, config), shape
 
 
-def named_tensors(folder: Path, config: PixDLMConfig) -> Iterator[tuple[str, Tensor]]:
-    """The folder's tensors under our names; what is derived is passed over, a name that no rule knows stays."""
+def renamed_tensors(folder: Path, config: PixDLMConfig) -> Iterator[tuple[str, Tensor]]:
+    """Yield the folder's tensors under our names; derived ones are skipped, unknown names are kept."""
     skipped = 0
     zero = is_zero_folder(folder)
     source = zero_tensors(folder) if zero else ((n, t) for _, n, t in stream_tensors(weight_files(folder)))
@@ -209,4 +210,4 @@ def named_tensors(folder: Path, config: PixDLMConfig) -> Iterator[tuple[str, Ten
             continue
         yield to_own_name(name, config), tensor
     if skipped:
-        log.info("%s: %d derived tensors passed over (rotary_emb.inv_freq)", folder, skipped)
+        log.info("%s: %d derived tensors skipped (rotary_emb.inv_freq)", folder, skipped)

@@ -1,7 +1,7 @@
 """A model from any folder that holds one: this project's, the published one, or a training checkpoint.
 
-Whatever the folder, every tensor is accounted for by name: a missing, surplus or misshapen one is an
-error, and none is ever left as it was drawn.
+Whatever the folder, every tensor is accounted for by name: a missing, surplus or misshapen one is an error, and
+none keeps its random initialisation.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from model.checkpoints.backbones import NEUTRAL_KEY, Backbones, uses_neutral_fusion, with_backbones
+from model.checkpoints.backbones import NEUTRAL_KEY, Backbones, add_backbones, uses_neutral_fusion
 from model.checkpoints.layouts import (
     TRAINING_FILE,
     find_beside_weights,
     is_published,
     load_config,
     local_folder,
-    named_tensors,
+    renamed_tensors,
     replace_config,
 )
 from model.checkpoints.tensor_names import to_own_name
-from model.checkpoints.tensors import StrictFill, TensorFile
+from model.checkpoints.tensors import StrictLoad, TensorFile
 from model.config import PixDLMConfig
 from model.language.tokens import TOKENIZER_FILE, PixTokenizer
 from model.parts import part_of
@@ -37,7 +37,7 @@ from utils.runtime.errors import UserError, config_errors_as_user_error
 
 log = logging.getLogger(__name__)
 
-# Auto classes hand these on; config.json is read anew, and no remote code is ever run.
+# Arguments of the Auto classes that are ignored: config.json is read again, and remote code is never run.
 PASSED_BY_AUTO_CLASSES = ("config", "trust_remote_code", "adapter_kwargs", "code_revision", "_from_auto",
                           "_commit_hash")  # fmt: skip
 LORA_KEY = "lora"  # in the metadata of a file of parts: settings of the adapters in it
@@ -51,19 +51,19 @@ def load_pretrained(
     folder: Path | str,
     dtype: torch.dtype = torch.float32,
     backbones: Backbones = Backbones(),  # noqa: B008 (frozen)
-    watch: Callable[[Tensors], Tensors] = iter,
+    progress: Callable[[Tensors], Tensors] = iter,
     config: PixDLMConfig | None = None,
 ) -> Model:
-    """The model of a folder, on the CPU, in evaluation mode.
+    """Load the model of a folder, on the CPU, in evaluation mode.
 
     Args:
         model_class: `PixDLMForCausalLM` or a class derived from it.
         folder: this project's own; the published merged one; a ZeRO-to-fp32 result, in one file or in
             shards; or a DeepSpeed checkpoint.
         dtype: of the weights; buffers keep theirs.
-        backbones: files that a published folder does not hold.
-        watch: sees the tensors as they are read, such as a progress bar.
-        config: of the folder, where it was read already.
+        backbones: files that a published folder lacks.
+        progress: wraps the tensors as they are read, e.g. in a tqdm bar.
+        config: of the folder, if already read.
 
     Raises:
         UserError: the folder holds no model, or a tensor is missing, surplus or misshapen.
@@ -78,13 +78,15 @@ def load_pretrained(
     with config_errors_as_user_error(f"{folder}: no model can be built like its configuration says"):
         with init_empty_weights(include_buffers=False):
             model = model_class(config)
-    named = watch(named_tensors(folder, config))
-    fill(model, with_backbones(named, folder, config, backbones, model.pixel_path.channels, published), dtype, folder)
+    named = progress(renamed_tensors(folder, config))
+    fill_parameters(
+        model, add_backbones(named, folder, config, backbones, model.pixel_path.channels, published), dtype, folder
+    )
     return model.eval()
 
 
 def load_with_options(model_class: type[Model], folder: str | Path, options: dict[str, Any]) -> Model:
-    """What `PixDLMForCausalLM.from_pretrained` does; code that lies in a folder is never run.
+    """Implement `PixDLMForCausalLM.from_pretrained`; code in a folder is never run.
 
     Raises:
         TypeError: an option that is not known.
@@ -103,13 +105,13 @@ def load_with_options(model_class: type[Model], folder: str | Path, options: dic
     return load_pretrained(model_class, folder, dtype, backbones)
 
 
-def fill(model: PreTrainedModel, tensors: Tensors, dtype: torch.dtype, source: Path) -> None:
-    """Put tensors into a model whose parameters are on the meta device, one after the other, strictly.
+def fill_parameters(model: PreTrainedModel, tensors: Tensors, dtype: torch.dtype, source: Path) -> None:
+    """Fill a model whose parameters are on the meta device, strictly, one tensor at a time.
 
     Raises:
-        UserError: listing all that are missing, surplus, doubled or misshapen.
+        UserError: listing all that are missing, surplus, duplicate or misshapen.
     """
-    check = StrictFill(model.state_dict(keep_vars=True), source)
+    check = StrictLoad(model.state_dict(keep_vars=True), source)
     for name, tensor in tensors:
         if not check.accepts(name, tensor.shape):
             continue
@@ -122,7 +124,7 @@ def fill(model: PreTrainedModel, tensors: Tensors, dtype: torch.dtype, source: P
 
 # -- files of parts ----------------------------------------------------------------------------
 def parts_settings(path: Path) -> tuple[dict[str, Any] | None, bool]:
-    """What a file of parts says beside its tensors: settings of its adapters, and whether its fusion is neutral."""
+    """Metadata of a file of parts: settings of its adapters or None, and whether its fusion is neutral."""
     metadata = TensorFile(path).metadata()
     return json.loads(metadata.get(LORA_KEY, "null")), metadata.get(NEUTRAL_KEY) == "true"
 
@@ -132,19 +134,19 @@ def load_parts(model: PreTrainedModel, path: Path) -> set[str]:
     """Copy a file of parts (`extract.py`), or of published `align_stages`, into a model.
 
     Returns:
-        the parts that were read, every tensor of each
+        the parts that were read, each completely
 
     Raises:
-        UserError: a tensor has no place or another shape, one of a part is missing, or there is none.
+        UserError: a tensor is surplus or misshapen, a part is incomplete, or the file holds no tensor.
     """
     file = TensorFile(path)
     if not len(file):
         raise UserError(f"{path}: holds no tensor; name a file that extract.py wrote")
-    check = StrictFill(model.state_dict(), path)
-    for theirs in file:
-        name = to_own_name(theirs, model.config)
-        if check.accepts(name, file.shape(theirs)):
-            check.own[name].copy_(file[theirs])
+    check = StrictLoad(model.state_dict(), path)
+    for stored_name in file:
+        name = to_own_name(stored_name, model.config)
+        if check.accepts(name, file.shape(stored_name)):
+            check.own[name].copy_(file[stored_name])
     parts = {part_of(name) for name in check.seen & check.own.keys()}
     check.finish(name for name in check.own if part_of(name) in parts)
     log.info("%s: %d tensors of %s", path, len(check.seen), ", ".join(sorted(parts)))
@@ -152,7 +154,7 @@ def load_parts(model: PreTrainedModel, path: Path) -> set[str]:
 
 
 def load_tokenizer(folder: Path) -> tuple[PixTokenizer, PixDLMConfig]:
-    """The tokenizer of a folder, held against its configuration, and that.
+    """The tokenizer of a folder, checked against its configuration, and the configuration.
 
     Raises:
         UserError: there is none, or it has another vocabulary.
@@ -167,7 +169,7 @@ def load_tokenizer(folder: Path) -> tuple[PixTokenizer, PixDLMConfig]:
 
 
 def read_training(folder: Path) -> dict[str, Any]:
-    """The record of the run that goes with a checkpoint, or nothing.
+    """The record of the run that trained a checkpoint; {} without.
 
     Raises:
         UserError: it is damaged.

@@ -1,9 +1,8 @@
-"""Model folders: `config.json`, `model.safetensors` and `tokenizer.model`, written whole or not at all."""
+"""Model folders: `config.json`, `model.safetensors` and `tokenizer.model`, written atomically."""
 
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,19 @@ from model.language.tokens import TOKENIZER_FILE, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from utils.runtime.files import atomic_folder
 
-log = logging.getLogger(__name__)
-
-SHARD_SIZE = "2GB"  # a shard is copied as a whole when it is written
+SHARD_SIZE = "2GB"  # writing a shard takes a copy of it in memory
 
 
 def save_model(
     folder: Path, model: PixDLMForCausalLM, tokenizer: PixTokenizer, state: dict[str, Tensor], training: dict
 ) -> None:
-    """Write a folder that `load_model` takes.
+    """Write a folder that `model.pixdlm.load_model` loads.
 
     Args:
         folder: replaced when it exists.
         model: its configuration is saved.
         tokenizer: its SentencePiece file is copied.
-        state: the tensors, on the CPU (gathered from all processes where they are sharded).
+        state: the tensors, on the CPU (gathered from all ranks where they are sharded).
         training: settings and scores of the run, written to `training.json`.
     """
     with atomic_folder(folder) as beside:
@@ -41,11 +38,11 @@ def save_model(
 
 
 def write_weights(folder: Path, config: PixDLMConfig, state: dict[str, Tensor]) -> None:
-    """`config.json`, and the tensors as safetensors, in shards where they are many."""
+    """Write `config.json` and the tensors, as safetensors in shards of SHARD_SIZE."""
     config.save_pretrained(folder)
     save_torch_state_dict(state, folder, max_shard_size=SHARD_SIZE)
 
 
 def write_training(folder: Path, training: dict[str, Any]) -> None:
-    """The record of the run, which `read_training` reads."""
+    """Write the record of the run, which `read_training` reads."""
     (folder / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n")

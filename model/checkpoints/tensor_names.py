@@ -1,4 +1,4 @@
-"""Names of foreign tensors: the one place that knows them."""
+"""Tensor names of the published checkpoint, transformers' CLIP and open_clip, mapped to ours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from model.config import PixDLMConfig
 from model.lora import LORA_MARK
 
-# Names of the published checkpoint -> names here, by prefix; the first that fits is taken.
+# Prefix of a published name -> our prefix; the first match is taken.
 PUBLISHED_NAMES = (
     ("model.embed_tokens.", "language_model.model.embed_tokens."),
     ("model.layers.", "language_model.model.layers."),
@@ -61,9 +61,9 @@ OPEN_CLIP_LAYER = (
 
 
 def from_published_name(name: str) -> str:
-    """The name here of a tensor of the published checkpoint; one of ours stays as it is.
+    """Our name of a tensor of the published checkpoint; one of our names stays as it is.
 
-    A training checkpoint's prefix is taken off. LoRA's names stay peft's own.
+    A training checkpoint's prefix is removed. LoRA tensors keep peft's names.
 
     Raises:
         KeyError: no rule knows the name.
@@ -81,12 +81,12 @@ def from_published_name(name: str) -> str:
 
 
 def to_published_name(name: str) -> str:
-    """The published name of a tensor of ours: `from_published_name` backwards.
+    """The published name of one of our tensors; the inverse of `from_published_name`.
 
     Raises:
-        KeyError: the published layout has no place for it.
+        KeyError: the published layout has no such tensor.
     """
-    # the longest of our prefixes that fits, since the table is ordered by theirs
+    # the longest matching prefix, since the table is ordered for the other direction
     for old, new in sorted(PUBLISHED_NAMES, key=lambda pair: -len(pair[1])):
         if name.startswith(new):
             renamed = _replace_in_decoder(name, [(there, here) for here, there in PUBLISHED_MLP])
@@ -101,19 +101,23 @@ def _replace_in_decoder(name: str, pairs: Iterable[tuple[str, str]]) -> str:
     return name
 
 
-def _vision_of_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the text model, and without the `vision_model.` that transformers 5 dropped."""
-    prefix = "vision_model."
-    prefixed = any(name.startswith(prefix) for name in state)
-    own = {n[len(prefix) :]: t for n, t in state.items() if n.startswith(prefix)} if prefixed else state
-    return {name: tensor for name, tensor in own.items() if not CLIP_DERIVED.search(name)}
+def select_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose name starts with `prefix`, under the rest of their name."""
+    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def from_transformers_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The vision tower of a transformers CLIP checkpoint, without the prefix `vision_model.` that transformers 5
+    dropped."""
+    vision = select_prefix(state, "vision_model.") or state
+    return {name: tensor for name, tensor in vision.items() if not CLIP_DERIVED.search(name)}
 
 
 def from_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The vision tower of an open_clip checkpoint under transformers' names.
 
     The joint `in_proj` of a layer becomes q_proj, k_proj and v_proj; the final projection into the
-    space shared with text is not part of the vision model and is left out.
+    space shared with text is not part of the vision model and is dropped.
     """
     marks = ("module.visual.", "visual.")
     out: dict[str, Tensor] = {}
@@ -141,7 +145,7 @@ def _replace_prefix(name: str, table: Iterable[tuple[str, str]]) -> str:
 
 
 def to_own_name(name: str, config: PixDLMConfig) -> str:
-    """The name here of a tensor, published or ours; one that no rule knows stays.
+    """Our name of a tensor, published or ours; an unknown name is kept.
 
     The matrix under an adapter is `q_proj.base_layer.weight` in newer peft, `q_proj.weight` in older and
     in a model without.

@@ -1,4 +1,4 @@
-"""Foreign checkpoints in: every format that is read, strictly, and the one table of old names.
+"""Weight files of every format, read lazily and checked strictly.
 
 Nothing is unpickled beyond tensors: files are safetensors or read with `weights_only=True`.
 """
@@ -6,7 +6,6 @@ Nothing is unpickled beyond tensors: files are safetensors or read with `weights
 from __future__ import annotations
 
 import json
-import logging
 import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,19 +18,16 @@ from torch import Tensor
 
 from utils.runtime.errors import UserError, first_line
 
-log = logging.getLogger(__name__)
-
-
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # or shards, with `.index.json` after the name
 
 
 class TensorFile(Mapping[str, Tensor]):
-    """The tensors of one weight file, read when they are asked for and never unpickled beyond tensors.
+    """The tensors of one weight file, read lazily.
 
-    Tensors lie in the mapped file, whose pages count as memory while it is open; `reopen` gives them back.
+    The file is memory-mapped; pages that were read count as this process's memory until `reopen`.
 
     Raises:
-        UserError: the file is missing, cut, or a pickle that asks for more than tensors.
+        UserError: the file is missing or truncated, or a pickle of more than tensors.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -41,7 +37,7 @@ class TensorFile(Mapping[str, Tensor]):
         self.reopen()
 
     def reopen(self) -> None:
-        """Let go of what was read so far."""
+        """Open the file again, which releases the pages that were read."""
         self.state = None
         with read_errors_as_user_error(self.path):
             if self.path.suffix == ".safetensors":
@@ -60,13 +56,13 @@ class TensorFile(Mapping[str, Tensor]):
             return self.state.get_tensor(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor that is not read for it; () for what is no tensor."""
+        """Shape of a tensor, which is not read; () for an entry that is no tensor."""
         if isinstance(self.state, dict):
             return tuple(getattr(self.state[name], "shape", ()))
         return tuple(self.state.get_slice(name).get_shape())
 
     def metadata(self) -> dict[str, str]:
-        """What a safetensors file says beside its tensors."""
+        """Metadata of a safetensors file; {} for other formats."""
         return {} if isinstance(self.state, dict) else self.state.metadata() or {}
 
     def __iter__(self) -> Iterator[str]:
@@ -76,12 +72,12 @@ class TensorFile(Mapping[str, Tensor]):
         return len(self.names)
 
 
-class StrictFill:
-    """Holds tensors against those of a model, and tells in one message all that do not fit.
+class StrictLoad:
+    """Checks loaded tensors against a model's, and reports all that do not fit in one error.
 
     Args:
         own: the model's tensors by name.
-        source: what the others come from, for the message.
+        source: of the loaded tensors, for the message.
     """
 
     def __init__(self, own: Mapping[str, Tensor], source: Path | str) -> None:
@@ -90,12 +86,12 @@ class StrictFill:
         self.problems: list[str] = []
 
     def accepts(self, name: str, shape: Sequence[int], where: str = "", fewer_rows: bool = False) -> bool:
-        """Whether the model has a tensor of this name and shape that was not given yet; else it is a problem.
+        """Whether the model has a tensor of this name and shape that was not loaded yet; else a problem is noted.
 
         Args:
             name: of the model's tensor.
-            shape: of what is given.
-            where: told after the name.
+            shape: of the loaded tensor.
+            where: follows the name in the message.
             fewer_rows: accept fewer rows than the model has.
         """
         given, own = tuple(shape), tuple(self.own[name].shape) if name in self.own else None
@@ -112,13 +108,13 @@ class StrictFill:
         return False
 
     def finish(self, wanted: Iterable[str] | None = None) -> None:
-        """The end of what is given.
+        """Check that no tensor is missing, once all are loaded.
 
         Args:
-            wanted: names that must have been given; all of the model's by default.
+            wanted: names that must have been loaded; all of the model's by default.
 
         Raises:
-            UserError: listing all that were missing, surplus, doubled or misshapen.
+            UserError: listing all missing, surplus, duplicate and misshapen tensors.
         """
         lacking = [f"missing: {name}" for name in (self.own if wanted is None else wanted) if name not in self.seen]
         if self.problems or lacking:
@@ -128,7 +124,7 @@ class StrictFill:
 
 @contextmanager
 def read_errors_as_user_error(path: Path) -> Iterator[None]:
-    """Turn what goes wrong in reading `path` into a UserError that names it, and the class a pickle asked for."""
+    """Turn errors in reading `path` into a UserError that names it, and the class that a pickle asked for."""
     try:
         yield
     except pickle.UnpicklingError as error:
@@ -145,9 +141,9 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
 
 
 def stream_tensors(files: Iterable[Path], chunk: int = 1 << 30) -> Iterator[tuple[Path, str, Tensor]]:
-    """Every tensor of some weight files, of which about `chunk` bytes are in memory at a time.
+    """Yield file, name and tensor of some weight files, with about `chunk` bytes in memory at a time.
 
-    A tensor is good until the next one is asked for; who keeps it copies it.
+    A tensor is valid until the next one is requested; copy it to keep it.
     """
     for path in files:
         file, read = TensorFile(path), 0
@@ -187,14 +183,14 @@ def read_folder(folder: Path) -> Iterator[tuple[Path, dict[str, Tensor]]]:
     """The shards of a transformers folder, one after the other.
 
     Raises:
-        UserError: no weights there, or a shard that the index names is missing.
+        UserError: no weights there, or a shard in the index is missing.
     """
     for path in weight_files(folder):
         yield path, read_tensors(path)
 
 
 def _shards_in_index(index: Path) -> list[str]:
-    """Raises UserError where the index is damaged, or names a file that lies elsewhere."""
+    """File names of the shards. Raises UserError where the index is damaged or names a file elsewhere."""
     try:
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -31,7 +31,7 @@ class Batch:
         geometries: per picture.
         masks: per question uint8[K, H, W] in the frame's geometry, of 0, 1 and IGNORE_LABEL; empty without targets.
         has_ignored_pixels: whether IGNORE_LABEL occurs in the masks.
-        samples: per question what the caller keeps of it; the model does not look at it.
+        samples: per question an object of the caller's; the model does not read it.
     """
 
     clip_pixels: Tensor | None
@@ -60,11 +60,11 @@ class Batch:
         return moved
 
     def pin_memory(self) -> Batch:
-        """A copy in page-locked memory, which a DataLoader with `pin_memory` asks for."""
+        """A copy in page-locked memory; a DataLoader with `pin_memory` calls this."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """A copy with `change` done to every tensor."""
+        """A copy with `change` applied to every tensor."""
         changed: dict[str, Tensor | list[Tensor]] = {"masks": [change(mask) for mask in self.masks]}
         for each in fields(self):
             value = getattr(self, each.name)

@@ -31,16 +31,15 @@ SAM2_MEAN, SAM2_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 cv2.setNumThreads(0)
 
 
-# Frames of fewer pixels are decoded whole: it takes milliseconds, and what small canvases were trained on stays.
+# Smaller frames are decoded in full: that takes milliseconds, and weights trained on small canvases depend on it.
 DRAFT_PIXELS = 1 << 20
 
 
 def read_image(path: Path | str) -> np.ndarray:
     """A picture as uint8[H, W, 3], RGB, in the pixel order of the file.
 
-    An orientation tag is not applied: labels, the size in the header and masks all mean the pixels as
-    they are stored, and a tag that one tool obeys and the next ignores would turn them against each
-    other. Decoded by PIL, since OpenCV fills what a cut-off file lacks with grey and says nothing.
+    An orientation tag is not applied: labels, the size in the header and masks all refer to the pixels as
+    stored. PIL decodes, since OpenCV silently fills the missing part of a truncated file with grey.
 
     Raises:
         UserError: the file is missing, cut off, no picture, or too large to decode at once.
@@ -49,7 +48,7 @@ def read_image(path: Path | str) -> np.ndarray:
 
 
 class Picture:
-    """A picture in a file, decoded when it is needed: whole once, or in as many pixels as the networks need.
+    """A picture file, decoded lazily: in full (once), or at the size that the networks need.
 
     Args:
         path: of the file.
@@ -60,17 +59,17 @@ class Picture:
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        """All of it; see `read_image`."""
+        """uint8[H, W, 3], the whole picture; see `read_image`."""
         with _opened(self.path) as picture:
             return _decoded(picture)
 
     def frame(self, config: PixDLMConfig) -> Frame:
-        """What the networks need of it.
+        """The picture at the size that the networks need.
 
-        libjpeg decodes at 1/2, 1/4 or 1/8 of the size for a part of the time, and filters away what does not
-        show there. The least is taken that has a pixel for each of the larger canvas and divides the frame,
-        whose places then stay where they are. Small frames (`DRAFT_PIXELS`), other formats than JPEG and every
-        frame under "centre_crop", where published numbers hold to the digit, are decoded whole.
+        libjpeg decodes at 1/2, 1/4 or 1/8 of the size in a fraction of the time, without aliasing. The smallest
+        size is taken that is no smaller than the larger canvas and divides the frame exactly, so that positions
+        do not shift. Small frames (`DRAFT_PIXELS`), other formats than JPEG and every frame under "centre_crop",
+        which reproduces published numbers exactly, are decoded in full.
 
         Raises:
             UserError: as `read_image`.
@@ -90,8 +89,8 @@ class Frame:
     """A picture as the networks read it.
 
     Args:
-        pixels: uint8[h, w, 3], RGB, perhaps fewer than the picture has.
-        geometry: with the height and width of the whole picture, which masks are drawn in.
+        pixels: uint8[h, w, 3], RGB; smaller than the picture where it was decoded at a reduced size.
+        geometry: with height and width of the full picture, the frame of all masks.
     """
 
     pixels: np.ndarray
@@ -135,7 +134,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 def _smallest_scale(geometry: Geometry, config: PixDLMConfig) -> int:
-    """By how much a frame may be divided before it is scaled to the canvases: 1, 2, 4 or 8."""
+    """The divisor at which a JPEG may be decoded without losing pixels of the canvases: 1, 2, 4 or 8."""
     height, width = geometry.height, geometry.width
     if geometry.kind != "letterbox" or height * width < DRAFT_PIXELS:
         return 1
@@ -146,7 +145,7 @@ def _smallest_scale(geometry: Geometry, config: PixDLMConfig) -> int:
 
 @contextmanager
 def _opened(path: Path | str) -> Iterator[Image.Image]:
-    """The picture, of which only the header has been read; what goes wrong in the block names the file."""
+    """The picture, its header read; errors in the block become UserErrors that name the file."""
     try:
         with Image.open(path) as picture:
             yield picture
@@ -214,9 +213,9 @@ def frame_logits(
     Args:
         logits: float[K, m, m]
         geometry: of the picture.
-        config: tells the canvas: published 448, then stretched to the frame; letterbox
-            `pixel_image_size`, of which the content is cut out.
-        size: height and width to draw the frame in; its own where there are none.
+        config: gives the canvas: 448 as published, then stretched to the frame; for a letterbox
+            `pixel_image_size`, cropped to its content.
+        size: height and width of the result; default: the frame's.
 
     Returns:
         float[K, height, width]
@@ -231,8 +230,8 @@ def frame_logits(
 def network_mask(mask: np.ndarray, geometry: Geometry, size: int) -> np.ndarray:
     """A frame's mask on the canvas: uint8[H, W] -> uint8[size, size], zero beyond the frame.
 
-    `frame_logits` leads back: to the very same mask where the canvas has the frame's size or at least
-    twice that, to one that differs in single pixels along the border elsewhere.
+    The inverse of `frame_logits`: exact where the canvas has the frame's size or at least twice that; else single
+    pixels along the mask's border may differ.
 
     Raises:
         ValueError: for "centre_crop", whose way back is not its inverse.
@@ -249,7 +248,7 @@ def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """float[M, h, w] -> float[M, H, W], bilinear."""
     if tuple(maps.shape[-2:]) == size:
         return maps
-    # The maps take the batch's place, which may be empty: a question without targets has none.
+    # Maps as the batch dimension, which may be empty: a question without targets has no map.
     return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 

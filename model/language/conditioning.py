@@ -20,7 +20,7 @@ def base_model(language_model: LlamaForCausalLM) -> LlamaModel:
 
 @torch.no_grad()
 def question_features(language_model: LlamaForCausalLM, ids: Tensor, mask: Tensor) -> Tensor:
-    """Last hidden states of the bare questions, from the language model in its present state.
+    """Last hidden states of the bare questions, computed with the language model's current weights.
 
     Right padding under causal attention changes no real token, so a batch gives what each
     question gives by itself; rows of padding are zero.
@@ -49,7 +49,7 @@ def condition_on_text(tokens: Tensor, question: Tensor, mask: Tensor | None) -> 
     Returns:
         float[Q, N, D]
     """
-    # in float32: half precision has no number for the smallest norm that is divided by, and padding is zero
+    # in float32: normalize's eps, the divisor of all-zero padding, underflows in fp16
     similarity = F.normalize(tokens.float(), dim=-1) @ F.normalize(question.float(), dim=-1).transpose(1, 2)
     if mask is not None:
         similarity = similarity.masked_fill(~mask[:, None], float("-inf"))
@@ -60,26 +60,26 @@ def insert_image(language_model: LlamaForCausalLM, ids: Tensor, tokens: Tensor) 
     """Prompt embeddings in which the image tokens replace the placeholder.
 
     Args:
-        ids: long[Q, L], IMAGE_INDEX once in every row, at the same place (the template puts it there).
+        ids: long[Q, L], IMAGE_INDEX once in every row, at the same position (given by the template).
         tokens: float[Q, N, D]
 
     Returns:
-        float[Q, L + N - 1, D] and where the first image token stands
+        float[Q, L + N - 1, D] and the position of the first image token
 
     Raises:
-        ValueError: a row has no placeholder or has it elsewhere.
+        ValueError: a row has no placeholder, or at another position.
     """
-    places = (ids == IMAGE_INDEX).nonzero()
-    if len(places) != len(ids) or (places[:, 1] != places[0, 1]).any():
-        raise ValueError("every prompt needs the image placeholder exactly once and at the same place")
-    image_start = int(places[0, 1])
+    found = (ids == IMAGE_INDEX).nonzero()
+    if len(found) != len(ids) or (found[:, 1] != found[0, 1]).any():
+        raise ValueError("every prompt needs the image placeholder exactly once and at the same position")
+    image_start = int(found[0, 1])
     embeddings = base_model(language_model).embed_tokens(ids.masked_fill(ids == IMAGE_INDEX, PAD_ID))
     tokens = tokens.to(embeddings.dtype)
     return torch.cat([embeddings[:, :image_start], tokens, embeddings[:, image_start + 1 :]], dim=1), image_start
 
 
 def shift_by_image(positions: Tensor, image_start: int, image_tokens: int) -> Tensor:
-    """Where prompt positions lie after the image tokens replaced the placeholder at `image_start`."""
+    """Prompt positions, long, shifted for the image tokens that replaced the placeholder at `image_start`."""
     return positions + (positions > image_start) * (image_tokens - 1)
 
 
@@ -88,8 +88,7 @@ def answer_loss(
 ) -> Tensor:
     """Cross entropy of the answer, the mean over all scored tokens of the batch.
 
-    Logits are computed at the scored positions alone: of a prompt of hundreds of positions the
-    answer is ten.
+    Logits are computed at the scored positions alone: about ten of hundreds.
 
     Args:
         hidden: float[Q, L + N - 1, D], last hidden states.

@@ -1,4 +1,4 @@
-"""Special tokens, prompts, ids and labels: the one place that knows them.
+"""Special tokens, prompts, token ids and labels.
 
 Published weights were trained on the ids of the old slow ("legacy") SentencePiece tokenizer: the
 text is cut at every special token, white space next to a cut is dropped, and every piece between two
@@ -49,11 +49,11 @@ class PixTokenizer:
     Args:
         model_file: the `tokenizer.model`; added tokens get the ids that follow its last piece.
         system: the sentence that opens every conversation ("" for none).
-        vocabulary: tokens of the model, of which the added ones are the last; None where there are no others
-            than the file's and those.
+        vocabulary: the model's vocabulary size, whose last ids are the added tokens; default: the file's pieces
+            and the added tokens.
 
     Raises:
-        UserError: the file is missing, is no SentencePiece model or has more pieces than the vocabulary takes.
+        UserError: the file is missing, is no SentencePiece model or has too many pieces for the vocabulary.
     """
 
     def __init__(self, model_file: Path | str, system: str = VICUNA_SYSTEM, vocabulary: int | None = None) -> None:
@@ -92,7 +92,7 @@ class PixTokenizer:
         return ids
 
     def decode(self, ids: list[int]) -> str:
-        """The text of `ids`; special tokens are written out, BOS, EOS and padding are left out."""
+        """The text of `ids`; added tokens are written out; BOS, EOS and padding are skipped."""
         words, run = [], []
         for i in [*ids, None]:
             if i is not None and i not in self._names:
@@ -115,7 +115,7 @@ class PixTokenizer:
         Args:
             question: in plain words.
             targets: how many [SEG] groups the answer has, in the order of the targets.
-            answered: with the answer (forced evaluation, training) or ending where it begins (generation).
+            answered: with the answer (training, teacher-forced evaluation) or ending where it begins (generation).
         """
         opening = f"{self.system} " if self.system else ""
         text = f"{opening}USER: <im_start>{IMAGE_TOKEN}<im_end>\n{self._checked(question)} ASSISTANT:"

@@ -10,7 +10,7 @@ from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 
 from model.config import PixDLMConfig
-from model.mask_decoder import MaskDecoder, SegProjection, Upsampling, _unfold, keep_variance
+from model.mask_decoder import MaskDecoder, SegProjection, Upsampling, _pixel_shuffle, rescale_to_lecun_init
 from model.presets import mini_config
 
 CHANNELS, IMAGES = 16, torch.tensor([0, 1, 1])
@@ -165,7 +165,7 @@ def test_upsampling_is_a_transposed_convolution_a_norm_and_gelu() -> None:
     convolution.load_state_dict(up[0].state_dict())
     norm.load_state_dict(up[1].state_dict())
     features = torch.randn(2, 6, 3, 5)
-    found = _unfold(up(features.flatten(2).transpose(1, 2)), (3, 5))
+    found = _pixel_shuffle(up(features.flatten(2).transpose(1, 2)), (3, 5))
     torch.testing.assert_close(found, F.gelu(norm(convolution(features))))
 
 
@@ -185,7 +185,7 @@ def test_it_runs_in_half_precision(tiny_config: PixDLMConfig, pyramid: bool) -> 
 def test_linear_maps_keep_variance_but_queries_and_keys_are_left() -> None:
     torch.manual_seed(0)
     module = nn.ModuleDict({"v_proj": nn.Linear(512, 512), "q_proj": nn.Linear(512, 512)})
-    keep_variance(module)
+    rescale_to_lecun_init(module)
     std = {name: float(layer.weight.detach().std()) * 512**0.5 for name, layer in module.items()}
     assert abs(std["v_proj"] - 1) < 0.01 and abs(std["q_proj"] - 3**-0.5) < 0.01
 

@@ -10,7 +10,7 @@ from transformers import CLIPVisionModel
 
 from model.config import PixDLMConfig
 from model.fusion import Fusion
-from model.semantic_path import SemanticPath, image_tokens, resize_positions, sine_positions
+from model.semantic_path import SemanticPath, resize_positions, resize_tokens, sine_positions
 
 
 def table(grid: int, width: int = 4) -> Tensor:
@@ -86,18 +86,18 @@ def test_a_fresh_model_starts_from_them(path: SemanticPath, tiny_config: PixDLMC
 
 def test_image_tokens_are_resized_as_a_picture() -> None:
     tokens = torch.randn(2, 64, 3)
-    for one, small in zip(tokens, image_tokens(tokens, 4), strict=True):
+    for one, small in zip(tokens, resize_tokens(tokens, 4), strict=True):
         torch.testing.assert_close(small, resized(one, 4))
 
 
 def test_halving_the_grid_averages_four_neighbours() -> None:
     tokens = torch.arange(16.0).reshape(1, 16, 1)
-    assert image_tokens(tokens, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert resize_tokens(tokens, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
 
 
 def test_image_tokens_of_the_right_grid_stay_as_they_are() -> None:
     tokens = torch.randn(2, 16, 3)
-    assert torch.equal(image_tokens(tokens, 4), tokens)
+    assert torch.equal(resize_tokens(tokens, 4), tokens)
 
 
 # The path

@@ -1,6 +1,6 @@
 """Time, memory and arithmetic of a part: medians of timed runs, operations counted by PyTorch.
 
-Memory is what PyTorch has given out on a GPU, and the resident memory of this process on a CPU.
+Memory is that of PyTorch's tensors on a GPU, and this process's resident memory on a CPU.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-PRODUCT_SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrix product that stands for the machine's peak
+PRODUCT_SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrix product that measures the machine's peak
 PRODUCT_RUNS = 7
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-RESET_PEAK = "5"  # what Linux takes for "forget the peak" (proc(5))
+RESET_PEAK = "5"  # resets VmHWM (proc(5))
 
-# Attention on a CPU has a kernel of its own, for which not every PyTorch since 2.11 has a formula. It gets the
-# GPU kernel's, whose arguments stand in the same order; what a causal mask leaves out is counted, as PyTorch does.
+# The CPU's attention kernel has no FLOP formula in some versions of PyTorch since 2.11. It gets the GPU kernel's,
+# whose arguments are in the same order; as in PyTorch's, positions behind a causal mask are counted.
 FLASH = "_scaled_dot_product_flash_attention"
 for cpu, gpu in ((f"{FLASH}_for_cpu", FLASH), (f"{FLASH}_for_cpu_backward", f"{FLASH}_backward")):
     flop_registry.setdefault(getattr(torch.ops.aten, cpu), flop_registry[getattr(torch.ops.aten, gpu)])
@@ -34,7 +34,7 @@ Section = Callable[[str], Any]  # the name of a section -> a context manager tha
 
 
 class Part(NamedTuple):
-    """Something to measure: `work` runs it once on `samples`; what it does `with section("name")` gets a row too."""
+    """Something to measure: `work` runs it once on `samples`; each block `with section("name")` gets a row too."""
 
     name: str
     work: Callable[[Section], Any]
@@ -43,8 +43,8 @@ class Part(NamedTuple):
 
 @dataclass
 class Cost:
-    """What a run took, or a section in it: seconds, operations where they are counted, and bytes: the most in use,
-    and the most that were not in use when it began (both 0 where memory is not known)."""
+    """Cost of a run or section: seconds, counted operations, peak bytes, and peak bytes above those in use at its
+    start (both 0 where memory is not known)."""
 
     seconds: float = 0.0
     flops: int = 0
@@ -52,8 +52,8 @@ class Cost:
     added: int = 0
 
 
-class Run:
-    """One run of a part, made at once. `costs` are of the whole under "", and of every section."""
+class TimedRun:
+    """One run of a part, made on construction. `costs` holds the whole run's under "", and those of each section."""
 
     def __init__(self, part: Part, device: torch.device, counter: FlopCounterMode | None = None) -> None:
         self.device, self.counter, self.in_section = device, counter, False
@@ -63,7 +63,7 @@ class Run:
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        """Measures what is done in it, every time that it is entered; one within another belongs to that."""
+        """Measure a block, summed over all entries; a section within another counts for the outer one."""
         if self.in_section:
             yield
             return
@@ -74,10 +74,10 @@ class Run:
 
     @contextmanager
     def measured(self, name: str) -> Iterator[None]:
-        """Adds what a block takes to the costs under a name."""
+        """Add the cost of a block under a name."""
         cost = self.costs.setdefault(name, Cost())
         whole = self.costs[""]
-        if name:  # the whole's peak so far is about to be forgotten
+        if name:  # the peak so far is about to be reset
             whole.peak = max(whole.peak, peak_memory(self.device))
         before = reset_peak_memory(self.device)
         started, flops = self.reading()
@@ -91,23 +91,25 @@ class Run:
         cost.added = max(cost.added, cost.peak - before)
 
     def reading(self) -> tuple[float, int]:
-        """The clock, once the device has done what it was given, and the operations counted so far."""
+        """The time after the device has finished, and the operations counted so far."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter(), self.counter.get_total_flops() if self.counter else 0
 
 
 def measure(part: Part, device: torch.device, repeats: int, product_flops: float) -> list[dict[str, Any]]:
-    """The rows of a part and of its sections, for JSON, of so many timed runs after one in which operations are
-    counted; `product_flops` are the operations a second that the machine reaches."""
-    counted = Run(part, device, flop_counter()).costs
+    """Rows of a part and its sections, for JSON: one run that counts operations, then `repeats` timed runs.
+
+    `product_flops` is the machine's measured peak in operations a second.
+    """
+    counted = TimedRun(part, device, flop_counter()).costs
     gc.collect()
-    runs = [Run(part, device).costs for _ in range(repeats)]
+    runs = [TimedRun(part, device).costs for _ in range(repeats)]
     return [row(part, name, counted[name].flops, [run[name] for run in runs], product_flops) for name in counted]
 
 
 def row(part: Part, section: str, flops: int, runs: list[Cost], product_flops: float) -> dict[str, Any]:
-    """Of a section, or of the whole part where that is "": None for what is not known or counted."""
+    """The row of a section, or of the whole part for ""; None for values that are not known or counted."""
     seconds, memory = [run.seconds for run in runs], max(run.peak for run in runs)
     return {
         "part": f"{part.name}: {section}" if section else part.name,
@@ -124,15 +126,15 @@ def row(part: Part, section: str, flops: int, runs: list[Cost], product_flops: f
 
 
 def product_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of the fastest of a few large matrix products, with the threads of the moment."""
+    """Operations a second of the fastest of a few large matrix products, with the current number of threads."""
     side = PRODUCT_SIDES[device.type]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = Part("product", lambda section: a @ b, 1)
-    return 2 * side**3 / min(Run(product, device).costs[""].seconds for _ in range(PRODUCT_RUNS))
+    return 2 * side**3 / min(TimedRun(product, device).costs[""].seconds for _ in range(PRODUCT_RUNS))
 
 
 def reset_peak_memory(device: torch.device) -> int:
-    """Forget the peak so far; returns the bytes in use now, 0 where that is not known."""
+    """Reset the peak; returns the bytes in use now, 0 where that is not known."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
@@ -143,7 +145,7 @@ def reset_peak_memory(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes in use since `reset_peak_memory`, 0 where that is not known."""
+    """Peak bytes in use since `reset_peak_memory`, 0 where that is not known."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return status_bytes("VmHWM") if process_peak_resets() else 0
@@ -151,10 +153,10 @@ def peak_memory(device: torch.device) -> int:
 
 @cache
 def process_peak_resets() -> bool:
-    """Whether the kernel keeps a peak of this process and forgets it when told to."""
+    """Whether this process's peak memory can be reset."""
     try:
         RESET.write_text(RESET_PEAK)
-    except OSError:  # another system, or a container that does not let it
+    except OSError:  # not Linux, or not permitted in this container
         return False
     return True
 
@@ -171,11 +173,10 @@ def flop_counter() -> FlopCounterMode:
 
 
 def convolution_backward(grad: torch.Size, x: torch.Size, weight: torch.Size, *rest: Any, out_shape: Any = None) -> int:
-    """Operations of a convolution's gradients, by shapes: as many as forward for each that is asked for.
+    """Operations of a convolution's gradients, from shapes: for each wanted gradient as many as the forward pass.
 
-    PyTorch's own formula takes every group of a depthwise convolution for a whole one, 1,024 times too much for
-    the fusion's.
+    PyTorch's own formula ignores groups, which is 1,024 times too much for the fusion's depthwise convolution.
     """
     *_, transposed, _output_padding, _groups, wanted = rest
-    places = (x if transposed else grad)[2:]
-    return 2 * x[0] * math.prod(places) * math.prod(weight) * sum(wanted[:2])
+    positions = (x if transposed else grad)[2:]
+    return 2 * x[0] * math.prod(positions) * math.prod(weight) * sum(wanted[:2])

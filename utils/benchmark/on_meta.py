@@ -1,7 +1,7 @@
-"""A training step counted without being computed: the model on the meta device, where tensors have sizes alone.
+"""Operations and activations of a training step, counted on the meta device, where tensors have no data.
 
-The model's own forward and backward pass run, so that what is counted is what would be computed. Numbers
-that decide sizes (ids, labels, which picture) are real; pixels, weights and masks are not.
+The model's own forward and backward pass run. Tensors whose values decide shapes (ids, labels, image index) are
+real; pixels, weights and masks are on the meta device.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from model.losses import LossWeights
 from model.pixdlm import PixDLMForCausalLM
 from utils.benchmark.measure import flop_counter
 
-COUNTED = "counted_on_meta"  # name of the attention below among transformers'
+COUNTED = "counted_on_meta"  # transformers' name for the attention below
 
 
 class StepCount(NamedTuple):
-    """A training step's operations (layers that are computed again count as backward), and its activations: bytes of
-    all that lives at the worst moment beside weights, buffers and the batch."""
+    """Operations of a training step (recomputed layers count as backward), and peak bytes of its activations: all
+    tensors but weights, buffers and the batch."""
 
     forward_flops: float
     backward_flops: float
@@ -40,24 +40,24 @@ class StepCount(NamedTuple):
 
 
 def meta_model(config: PixDLMConfig, dtype: torch.dtype) -> PixDLMForCausalLM:
-    """A model without memory."""
+    """A model whose parameters and buffers are on the meta device."""
     with init_empty_weights(include_buffers=False):
-        model = PixDLMForCausalLM(copy.deepcopy(config))  # in which the attention is named
+        model = PixDLMForCausalLM(copy.deepcopy(config))  # set_attn_implementation changes it
     model.cast(dtype).to("meta")
-    # transformers looks into the masks of attentions that it knows, which have no contents here
+    # transformers reads the values of masks for its own attentions, which meta tensors do not have
     model.language_model.set_attn_implementation(COUNTED)
     return model
 
 
 def meta_batch(batch: Batch, dtype: torch.dtype) -> Batch:
-    """A batch whose pixels and masks are sizes alone."""
+    """A batch whose pixels and masks are on the meta device."""
     real, meta = batch.to("cpu", dtype), batch.to("meta", dtype)
-    no_contents = ("clip_pixels", "sam_pixels", "question_mask", "masks")
-    return replace(real, **{name: getattr(meta, name) for name in no_contents})
+    without_data = ("clip_pixels", "sam_pixels", "question_mask", "masks")
+    return replace(real, **{name: getattr(meta, name) for name in without_data})
 
 
 def count_step(model: PixDLMForCausalLM, batch: Batch, weights: LossWeights) -> StepCount:
-    """Forward and backward pass of a model in training mode; both are on the meta device or both are real."""
+    """Count forward and backward pass of a model in training mode; model and batch are both on meta or both real."""
     live = LiveBytes([*model.parameters(), *model.buffers(), *batch.masks, batch.clip_pixels, batch.sam_pixels])
     model.zero_grad()
     with OnMeta(), live:
@@ -70,7 +70,7 @@ def count_step(model: PixDLMForCausalLM, batch: Batch, weights: LossWeights) -> 
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of all tensors made while it is open, at present and at most; `known` ones do not count."""
+    """Current and peak bytes of all tensors made in the block; those of `known` are not counted."""
 
     def __init__(self, known: Iterable[Tensor | None]) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class LiveBytes(TorchDispatchMode):
         return made
 
     def add(self, tensor: Tensor) -> None:
-        """Count a tensor's storage until nothing holds it any more."""
+        """Count a tensor's storage until it is freed."""
         storage = tensor.untyped_storage()
         if id(storage) not in self.storages:
             self.storages.add(id(storage))
@@ -93,15 +93,15 @@ class LiveBytes(TorchDispatchMode):
             weakref.finalize(storage, self.remove, id(storage), storage.nbytes())
 
     def remove(self, key: int, size: int) -> None:
-        """What a storage's end does."""
+        """Stop counting a storage, once it is freed."""
         self.storages.discard(key)
         self.now -= size
 
 
 class OnMeta(TorchFunctionMode):
-    """Lets functions run on meta tensors that would not: attention as a GPU computes it, indices that are real.
+    """Makes functions work on meta tensors: attention by the GPU's fused kernel, and real index tensors.
 
-    Real tensors pass through as they are.
+    Calls on real tensors are unchanged.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -114,12 +114,12 @@ class OnMeta(TorchFunctionMode):
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The kernel that keeps no matrix of scores; on the meta device PyTorch would choose the one that does."""
+    """Flash attention, which stores no score matrix; on the meta device PyTorch would choose the math kernel."""
     return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
 
 
 def counted_attention(_module: Any, q: Tensor, k: Tensor, v: Tensor, _mask: Any, **_: Any) -> tuple[Tensor, None]:
-    """It, as transformers calls an attention: float[B, h, L, d] each -> float[B, L, h, d]"""
+    """`fused_attention` with the signature of transformers' attentions: float[B, h, L, d] each -> float[B, L, h, d]"""
     return fused_attention(q, k, v).transpose(1, 2).contiguous(), None
 
 

@@ -1,7 +1,6 @@
 """The parts that are measured: loading, the forward pass, evaluation, generation, a training step.
 
-Nothing of the model is written again here. Sections are marked in the model's own methods while they are
-measured, so that what is timed is what runs elsewhere.
+The model's own methods are measured: sections are wrapped around them for the time of a measurement.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from utils.cli.benchmark_options import PARTS
 from utils.cli.train_options import TrainArgs
 from utils.evaluation.predict import score_batch
 from utils.runtime.ports import free_port
-from utils.runtime.precision import full_precision, precision_of
+from utils.runtime.precision import full_precision, precision_name
 from utils.training.engine import launcher_environment, parameter_groups, start_engine
 from utils.training.setup import enable_gradient_checkpointing, loss_weights, parts_to_train
 
-# Section -> the methods and modules of PixDLMForCausalLM that make it.
+# Section -> its methods and modules of PixDLMForCausalLM.
 FORWARD = {
     "pixel path": ("pixel_path",),
     "semantic path": ("semantic_path", "projector"),  # with the fusion
@@ -41,36 +40,36 @@ FORWARD = {
     "losses": ("add_losses", "seg_image_similarity", "add_grounding"),
 }
 GENERATION = {"vision": ("encode_images",), "prompts": ("embed_prompts",), "writing": ("language_model.generate",)}
-BATCHES_PER_WORKER = 4  # that one run of the loader takes, more than workers load ahead
-ENDLESS = 10**6  # steps of the schedule, whose end no measurement reaches
+BATCHES_PER_WORKER = 4  # of one run of the loader; more than workers prefetch
+ENDLESS = 10**6  # steps of the learning-rate schedule; no measurement reaches its end
 
 
 @contextmanager
-def marked(model: nn.Module, sections: dict[str, tuple[str, ...]], section: Section) -> Iterator[None]:
-    """While it lasts, calls of the methods and modules named are sections."""
+def mark_sections(model: nn.Module, sections: dict[str, tuple[str, ...]], section: Section) -> Iterator[None]:
+    """Measure calls of the named methods and modules as sections, in the block."""
     with ExitStack() as undo:
-        for name, place in ((name, place) for name, places in sections.items() for place in places):
-            owner_name, _, leaf = place.rpartition(".")
+        for name, path in ((name, path) for name, paths in sections.items() for path in paths):
+            owner_name, _, leaf = path.rpartition(".")
             owner = model.get_submodule(owner_name)
             if isinstance(getattr(owner, leaf), nn.Module):
                 owner, leaf = getattr(owner, leaf), "forward"
             setattr(owner, leaf, section(name)(getattr(owner, leaf)))
-            undo.callback(delattr, owner, leaf)  # the class's own shows again
+            undo.callback(delattr, owner, leaf)  # uncovers the class's own method
         yield
 
 
 def loading(setup: Setup) -> Iterator[Part]:
-    """A batch decoded and collated in this process, and by workers as fast as they can."""
+    """A batch decoded and collated in this process, and by DataLoader workers."""
     collate, size, workers = setup.collator(), setup.args.batch, setup.args.workers
     samples = setup.samples[:size]
 
-    def as_a_worker(section: Section) -> None:
+    def collate_on_one_thread(section: Section) -> None:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         collate(samples)
         torch.set_num_threads(threads)
 
-    yield Part("data: decode and collate", as_a_worker, size)
+    yield Part("data: decode and collate", collate_on_one_thread, size)
     if workers:
         same_batch = repeat(list(range(size)))  # without end
         batches = iter(DataLoader(samples, batch_sampler=same_batch, collate_fn=collate, num_workers=workers))
@@ -79,19 +78,19 @@ def loading(setup: Setup) -> Iterator[Part]:
 
 
 def forward(setup: Setup) -> Iterator[Part]:
-    """The forward pass with losses, without gradient, each of its parts by itself."""
+    """The forward pass with losses, without gradient, and its sections."""
     batch, weights = setup.batch(setup.args.batch).to(setup.device, setup.dtype), loss_weights(setup.train)
 
     @torch.no_grad()
     def work(section: Section) -> None:
-        with marked(setup.model, FORWARD, section):
+        with mark_sections(setup.model, FORWARD, section):
             setup.model(batch, weights)
 
     yield Part("forward", work, len(batch))
 
 
 def evaluation(setup: Setup) -> Iterator[Part]:
-    """A batch as eval.py runs it once it is loaded: masks, mapped to the frames, scored."""
+    """A loaded batch as eval.py evaluates it: masks, mapped to the frames, scored."""
     loaded = setup.batch(setup.args.batch)
 
     @torch.no_grad()
@@ -107,21 +106,21 @@ def evaluation(setup: Setup) -> Iterator[Part]:
 
 
 def generation(setup: Setup) -> Iterator[Part]:
-    """Answers written for a batch and for one question, all of the same length: random weights would end anywhere."""
+    """Generation for a batch and for one question, of a fixed length, as random weights would stop anywhere."""
     length = setup.args.new_tokens
     setup.model.language_model.generation_config.min_new_tokens = length
     for name, size in (("generate", setup.args.batch), ("generate, one at a time", 1)):
         batch = setup.batch(size, answered=False).to(setup.device, setup.dtype)
 
         def work(section: Section, batch: Batch = batch) -> None:
-            with marked(setup.model, GENERATION, section):
+            with mark_sections(setup.model, GENERATION, section):
                 setup.model.generate_answers(batch, max_new_tokens=length)
 
         yield Part(name, work, size)
 
 
 def training(setup: Setup) -> Iterator[Part]:
-    """A step of train.py, once its batch is loaded; it changes the model."""
+    """A training step on a loaded batch; it changes the model."""
     engine, weights = start_engine_of(setup), loss_weights(setup.train)
     loaded = setup.batch(setup.args.batch, training=True)
 
@@ -137,8 +136,8 @@ def training(setup: Setup) -> Iterator[Part]:
 
 
 class TorchEngine:
-    """PyTorch's AdamW with the calls of DeepSpeed's engine; as ZeRO does, it keeps float32 copies of trained weights
-    in half precision."""
+    """PyTorch's AdamW behind the interface of DeepSpeed's engine; like ZeRO it keeps float32 master copies of trained
+    half-precision weights."""
 
     def __init__(self, model: nn.Module, train: TrainArgs) -> None:
         self.forward, self.clip_norm = model, train.clip_norm
@@ -153,9 +152,11 @@ class TorchEngine:
         return self.forward(*inputs)
 
     def backward(self, loss: Tensor) -> None:
+        """Compute the gradients."""
         loss.backward()
 
     def step(self) -> None:
+        """One optimiser step on the master copies, copied back to the weights."""
         copies = [(one, master) for one, master in zip(self.parameters, self.masters, strict=True) if one is not master]
         for one, master in copies:
             master.grad, one.grad = None if one.grad is None else one.grad.float(), None
@@ -168,18 +169,18 @@ class TorchEngine:
 
 
 def start_engine_of(setup: Setup) -> Any:
-    """The engine that was asked for, around the model, which trains from now on."""
+    """The engine of --engine around the model, which it puts into training mode."""
     model, train = setup.model, setup.train
     prepare(model, train)
     if setup.args.engine == "torch":
         return TorchEngine(model, train)
     launcher_environment(setup.device, free_port())
-    alone = replace(train, batch_size=setup.args.batch, grad_accumulation=1, precision=precision_of(setup.dtype))
+    alone = replace(train, batch_size=setup.args.batch, grad_accumulation=1, precision=precision_name(setup.dtype))
     return start_engine(model, alone, ENDLESS)[0]
 
 
 def prepare(model: PixDLMForCausalLM, train: TrainArgs) -> None:
-    """Put a model without adapters into the state in which train.py trains it."""
+    """Prepare a model without adapters for training as train.py does: adapters, trained parts, checkpointing."""
     if train.lora_rank:
         dtype = model.projector.weight.dtype
         adapters = lora_settings(train.lora_rank, train.lora_alpha, train.lora_dropout, train.lora_targets)
@@ -191,4 +192,4 @@ def prepare(model: PixDLMForCausalLM, train: TrainArgs) -> None:
         enable_gradient_checkpointing(model)
 
 
-MAKERS = dict(zip(PARTS, (loading, forward, evaluation, generation, training), strict=True))
+PART_MAKERS = dict(zip(PARTS, (loading, forward, evaluation, generation, training), strict=True))

@@ -1,7 +1,7 @@
 """A plan of training: memory a GPU, communication and time, from counted sizes (`benchmark.py --plan`).
 
-Parameters, operations and activations are counted on the model itself, on the meta device. What DeepSpeed
-keeps and sends by ZeRO stage follows from them; `tests/utils/benchmark/test_plan.py` holds that against two processes.
+Parameters, operations and activations are counted on the model itself, on the meta device. From them follows what
+DeepSpeed stores and sends at each ZeRO stage; `tests/utils/benchmark/test_plan.py` checks it on two processes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from utils.benchmark.parts import prepare
 from utils.benchmark.results import aligned
 from utils.benchmark.setup import set_up, train_args
 from utils.cli.benchmark_options import BenchmarkArgs
-from utils.cli.options import as_dict
 from utils.download.sources import DRSEG_RECORDS
 from utils.runtime.files import write_json
 from utils.runtime.precision import DTYPES
 from utils.training.setup import loss_weights
 
-BATCHES = (1, 2, 4, 8)  # records a GPU for which memory is told
+BATCHES = (1, 2, 4, 8)  # records per GPU, for which memory is reported
 FP32 = 4
 GIB = 2**30
 
@@ -40,8 +39,8 @@ PUBLISHED_SAMPLES = 10 * 200 * 10 * 8 * 2  # epochs, steps, micro-steps, GPUs, b
 
 @dataclass(frozen=True)
 class Sizes:
-    """Parameters of a model; those of them that train, and those in tensors so small that stage 3 keeps them whole;
-    and the bytes of one (`width`)."""
+    """Parameters of a model: all, trained ones, those in tensors so small that stage 3 does not shard them; and the
+    bytes of one (`width`)."""
 
     total: int
     trained: int
@@ -51,9 +50,9 @@ class Sizes:
 
 @dataclass(frozen=True)
 class MemoryBreakdown:
-    """Bytes on a GPU beside activations. Gradients are added up over micro-steps; the optimiser keeps two moments, and
-    float32 copies of trained weights where weights are sharded or not float32; gradients travel in buffers, which also
-    hold parameters that are gathered for use."""
+    """Bytes on a GPU beside activations. Gradients are accumulated over micro-steps; the optimiser holds two moments,
+    and float32 master weights where weights are sharded or not float32; buffers hold gradients in transfer and
+    gathered parameters."""
 
     weights: int
     gradients: int
@@ -62,20 +61,20 @@ class MemoryBreakdown:
 
 
 def sizes_of(model: nn.Module, dtype: torch.dtype) -> Sizes:
-    """Of a model whose parameters know whether they train."""
+    """Parameter counts of a model whose trained parameters are set."""
     counts = [(one.numel(), one.requires_grad) for one in model.parameters()]
     total, trained = sum(count for count, _ in counts), sum(count for count, trains in counts if trains)
     return Sizes(total, trained, sum(count for count, _ in counts if count < PERSISTENT), dtype.itemsize)
 
 
 def memory_per_gpu(stage: int, gpus: int, sizes: Sizes, overlap: bool = True) -> MemoryBreakdown:
-    """What DeepSpeed keeps on each GPU while gradients are added up.
+    """Bytes that DeepSpeed stores on each GPU while gradients are accumulated.
 
     Args:
         stage: of ZeRO.
-        gpus: that share what the stage shards.
+        gpus: over which the stage shards.
         sizes: of the model.
-        overlap: whether gradients travel while others are computed, as on GPUs; that needs a second bucket.
+        overlap: whether communication overlaps with the backward pass, as on GPUs; that needs a second bucket.
     """
     total, trained, width = sizes.total, sizes.trained, sizes.width
     if stage == 0:
@@ -91,10 +90,10 @@ def memory_per_gpu(stage: int, gpus: int, sizes: Sizes, overlap: bool = True) ->
 
 
 def bytes_sent_per_step(stage: int, gpus: int, sizes: Sizes, accumulation: int) -> int:
-    """Bytes that each GPU sends in an optimiser step, by rings: a GPU sends (n-1)/n of what is gathered or
-    scattered, and twice that of what is summed for all.
+    """Bytes that each GPU sends per optimiser step with ring collectives: (n-1)/n of an all-gather or
+    reduce-scatter, and twice that of an all-reduce.
 
-    DeepSpeed's stages 1 and 2 sum gradients for all, stage 2 in every micro-step; stage 3 gathers parameters for
+    DeepSpeed's stages 1 and 2 all-reduce gradients, stage 2 in every micro-step; stage 3 gathers parameters for
     the forward pass and, where it cannot keep them, again for the backward pass.
     """
     gradients = sizes.trained * sizes.width
@@ -110,7 +109,7 @@ def bytes_sent_per_step(stage: int, gpus: int, sizes: Sizes, accumulation: int) 
 
 
 def compute_minutes(sample: StepCount, gpus: int, args: BenchmarkArgs) -> dict[str, float]:
-    """What is made of many samples, at the share of the peak that is assumed."""
+    """Minutes for DRSeg's splits and the published training, at --mfu of the peak."""
     a_minute = 60 * gpus * args.peak_tflops * 1e12 * args.mfu
     training = (sample.forward_flops + sample.backward_flops) / a_minute
     return {
@@ -121,7 +120,7 @@ def compute_minutes(sample: StepCount, gpus: int, args: BenchmarkArgs) -> dict[s
 
 
 def make_plan(args: BenchmarkArgs, folder: Path) -> dict[str, Any]:
-    """Everything, for JSON; `folder` takes pictures that are made."""
+    """The plan, for JSON; `folder` takes generated pictures."""
     train = train_args(args.config)
     precision = train.precision if args.precision == "auto" else args.precision
     setup = set_up(replace(args, batch=2), torch.device("cpu"), DTYPES[precision], folder)
@@ -138,7 +137,7 @@ def make_plan(args: BenchmarkArgs, folder: Path) -> dict[str, Any]:
         sent = bytes_sent_per_step(stage, gpus, sizes, train.grad_accumulation)
         rows.append({"stage": stage, "gpus": gpus, "memory": {**memory, **totals}, "bytes_sent_per_step": sent})
     return {
-        "settings": {**as_dict(args), "precision": precision, "grad_accumulation": train.grad_accumulation},
+        "settings": {**asdict(args), "precision": precision, "grad_accumulation": train.grad_accumulation},
         "tokenizer": str(setup.tokenizer.path),
         "parameters": asdict(sizes),
         "sample": sample._asdict(),
@@ -147,8 +146,8 @@ def make_plan(args: BenchmarkArgs, folder: Path) -> dict[str, Any]:
     }
 
 
-def planned(args: BenchmarkArgs) -> str:
-    """The plan as tables; with --out it is written too."""
+def plan_report(args: BenchmarkArgs) -> str:
+    """The plan as tables; written to --out too."""
     with TemporaryDirectory(prefix="benchmark-") as folder:
         plan = make_plan(args, Path(folder))
     if args.out:

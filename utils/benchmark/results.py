@@ -1,4 +1,4 @@
-"""The rows of a run as a table, and beside those of an earlier run."""
+"""The rows of a run as a table, with ratios to an earlier run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from utils.runtime.errors import UserError
 
-# Title -> field of a row, what it is multiplied with, how it is written.
+# Title -> field of a row, factor, format.
 COLUMNS = {
     "ms/sample": ("seconds_per_sample", 1000, ".1f"),
     "samples/s": ("samples_per_second", 1, ".2f"),
@@ -18,13 +18,13 @@ COLUMNS = {
     "peak MiB": ("memory_peak_bytes", 2**-20, ".0f"),
     "added": ("memory_added_bytes", 2**-20, ".0f"),
 }
-RATIOS = {"old/new": "seconds_per_sample", "memory": "memory_peak_bytes"}  # above 1 the new run is the better one
+RATIOS = {"old/new": "seconds_per_sample", "memory": "memory_peak_bytes"}  # above 1: the new run is better
 
 
 def table(rows: list[dict[str, Any]], old: list[dict[str, Any]] | None = None) -> str:
     """Aligned text, sections below their part; with the rows of an earlier run, ratios to those of the same name.
 
-    What is not known stays empty.
+    Unknown values stay empty.
     """
     earlier = {one["part"]: one for one in old or []}
     lines = [aligned("", (*COLUMNS, *(RATIOS if earlier else ())))]
@@ -43,7 +43,7 @@ def aligned(name: str, cells: Iterable[str], width: int = 10) -> str:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What an earlier run wrote.
+    """The file of an earlier run.
 
     Raises:
         UserError: the file is not one of those.

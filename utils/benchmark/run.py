@@ -1,4 +1,4 @@
-"""A run of benchmark.py: parts measured one after the other, the JSON kept up to date, a text at the end."""
+"""A run of benchmark.py: measures the parts one by one, updates the JSON after each, and returns the table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from utils.benchmark.measure import measure, product_speed
-from utils.benchmark.parts import MAKERS
+from utils.benchmark.parts import PART_MAKERS
 from utils.benchmark.results import read_results, table
 from utils.benchmark.setup import Setup, set_up
 from utils.cli.benchmark_options import PARTS, BenchmarkArgs
@@ -23,11 +23,11 @@ from utils.runtime.precision import inference_dtype
 log = logging.getLogger("benchmark")
 
 
-def measured(args: BenchmarkArgs) -> str:
-    """Everything that was asked for, as text; with --out it is written too.
+def benchmark_report(args: BenchmarkArgs) -> str:
+    """Measure the parts of --parts; returns the table, and writes --out.
 
     Raises:
-        UserError: what an option names is not there.
+        UserError: a file that an option names does not exist.
     """
     old = read_results(Path(args.compare)) if args.compare else {"settings": {}, "parts": []}
     device = pick_device(args.device)
@@ -36,10 +36,10 @@ def measured(args: BenchmarkArgs) -> str:
         setup = set_up(args, device, inference_dtype(args.precision, device), Path(folder))
         results = {"settings": settings_of(setup), "machine": machine(device), "parts": []}
         product_flops = results["settings"]["matrix_product_flops_per_second"]
-        for part in chain.from_iterable(MAKERS[name](setup) for name in PARTS if name in args.parts):
+        for part in chain.from_iterable(PART_MAKERS[name](setup) for name in PARTS if name in args.parts):
             log.info("measuring %s", part.name)
             results["parts"] += measure(part, device, args.repeats, product_flops)
-            if args.out:  # anew after each part, as a large model takes hours
+            if args.out:  # after each part, as a large model takes hours
                 write_json(Path(args.out), results)
     before, lines = old["settings"], [f"on {results['machine']['gpu'] or results['machine']['cpu']}"]
     for name, value in results["settings"].items():
@@ -49,7 +49,7 @@ def measured(args: BenchmarkArgs) -> str:
 
 
 def settings_of(setup: Setup) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Everything that the measurements depend on, but the machine."""
     args, batch = setup.args, setup.batch(setup.args.batch)
     lengths = batch.attention_mask.sum(dim=1).tolist()
     return {

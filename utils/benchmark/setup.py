@@ -1,4 +1,4 @@
-"""What is measured: configuration, random weights, tokenizer, pictures; the same in every run."""
+"""The setup of a measurement: configuration, random weights, tokenizer, pictures; the same in every run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from utils.runtime.files import CHECKOUT
 
 MINI_TOKENIZER = CHECKOUT / "PixDLM" / "mini"
 WIDTH, HEIGHT = 1920, 1080  # DRSeg's
-NOISE = 8  # pixels a patch of noise: JPEG files are then about as large as a photograph's
+NOISE = 8  # side of a patch of noise in pixels; JPEG files are then about as large as a photograph's
 QUESTIONS = (
     "Which vehicle is parked closest to the building entrance?",
     "What would take a school class to town, and where does it stand?",
@@ -41,7 +41,7 @@ QUESTIONS = (
 
 @dataclass
 class Setup:
-    """What there is to measure before a model is built; `train` is what train.py does by default with `config`."""
+    """Everything but the model, which is built on first use; `train` holds train.py's defaults for `config`."""
 
     args: BenchmarkArgs
     train: TrainArgs
@@ -53,15 +53,15 @@ class Setup:
 
     @cached_property
     def model(self) -> PixDLMForCausalLM:
-        """Made when it is asked for first."""
+        """The model of random weights, on its device."""
         model = random_model(self.config, self.dtype, self.device)
         model.use_flash_attention()
         return model
 
     def collator(self, training: bool = False, answered: bool = True) -> Collator:
-        """Makes batches as evaluation or as training does, with or without the answers."""
+        """The collator of evaluation or training, with or without answers in the prompts."""
         mask_side = self.train.mask_side if training else None
-        return Collator(self.config, self.tokenizer, answered=answered, cut=training, mask_side=mask_side)
+        return Collator(self.config, self.tokenizer, answered=answered, truncate=training, mask_side=mask_side)
 
     def batch(self, size: int, **options: bool) -> Batch:
         """The first `size` samples on the CPU; options are `collator`'s."""
@@ -69,10 +69,10 @@ class Setup:
 
 
 def set_up(args: BenchmarkArgs, device: torch.device, dtype: torch.dtype, folder: Path) -> Setup:
-    """Everything but the model; `folder` takes pictures that are made.
+    """Prepare a measurement; `folder` takes generated pictures.
 
     Raises:
-        UserError: what an option names is not there.
+        UserError: a file that an option names does not exist.
     """
     installed = find_spec("deepspeed") is not None
     if args.engine == "deepspeed" and not installed:
@@ -87,15 +87,15 @@ def set_up(args: BenchmarkArgs, device: torch.device, dtype: torch.dtype, folder
 
 
 def train_args(name: str) -> TrainArgs:
-    """What train.py does by default with a configuration; golden's is trained as `release`, whose dimensions differ."""
+    """train.py's default options for a configuration; golden's are those of `release`."""
     return parse_train(["--config", "release" if name == "golden" else name])
 
 
 def find_tokenizer(args: BenchmarkArgs, config: PixDLMConfig, train: TrainArgs) -> PixTokenizer:
-    """The one that was named, the configuration's own where it is, or mini's.
+    """The tokenizer of --tokenizer, else the configuration's if it exists, else mini's.
 
     Mini's has fewer pieces than Llama's, so prompts are longer; its ids are valid in the larger vocabulary,
-    of which the added tokens take the last ids whatever the tokenizer.
+    whose last ids are always the added tokens.
     """
     own = Path(train.tokenizer)
     file = args.tokenizer or (own if (own / TOKENIZER_FILE).is_file() else MINI_TOKENIZER)
@@ -103,10 +103,10 @@ def find_tokenizer(args: BenchmarkArgs, config: PixDLMConfig, train: TrainArgs) 
 
 
 def find_samples(args: BenchmarkArgs, folder: Path) -> list[Sample]:
-    """At least a batch of samples.
+    """The samples of --data in random order, or a generated batch.
 
     Raises:
-        UserError: the data have fewer.
+        UserError: --data has fewer than a batch.
     """
     if not args.data:
         write_frames(folder, args.batch)
@@ -139,9 +139,9 @@ def write_frames(folder: Path, count: int) -> None:
 
 
 def random_model(config: PixDLMConfig, dtype: torch.dtype, device: torch.device) -> PixDLMForCausalLM:
-    """A model of random weights in evaluation mode, made on its device and in its type, without a copy in another.
+    """A model of random weights in evaluation mode, allocated on its device in its dtype, without another copy.
 
-    Matrices keep variance, norms do nothing, biases are 0.
+    Matrices have variance 1/fan_in, norm weights are 1, biases 0.
     """
     with init_empty_weights(include_buffers=False):
         model = PixDLMForCausalLM(config)

@@ -1,5 +1,5 @@
-# Sourced by train.sh and eval.sh after environment.sh: what they read from the arguments that they
-# pass on, the data that go with a name, and how they run a script.
+# Sourced by train.sh and eval.sh after environment.sh: reads single options from the arguments that they
+# pass on, finds the data set of a configuration, and launches a script.
 
 mini_data=data/DRSeg-mini
 
@@ -47,8 +47,8 @@ draw_mini_data() {
 }
 
 # launch ARGUMENT...: `python -m utils.cli.launch`; the shell script ends with its status when it fails.
-# Signals are passed on: at SIGTERM, which a cluster sends some time before it takes the machine, and when the
-# terminal goes, a run writes its state. In a process group of its own (set -m) the run heeds SIGINT too.
+# Signals are passed on: a run saves its state at SIGTERM, which a cluster sends some time before it stops a job,
+# and when the terminal closes. In its own process group (set -m) the run receives SIGINT too.
 launch() {
     local status=0 child=
     trap '[ -z "$child" ] || kill -TERM -- "-$child" 2>/dev/null' TERM HUP

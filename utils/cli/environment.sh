@@ -63,7 +63,7 @@ find_base() {
     esac
 }
 
-# fill_venv: installs requirements.txt into .venv; goes on where an interrupted one stopped.
+# fill_venv: installs requirements.txt into .venv; resumes an interrupted installation.
 fill_venv() {
     local pip=("$venv/bin/python" -m pip install --no-input --disable-pip-version-check)
     local pair

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from utils.cli.options import BackboneArgs, one_of, option, parser_of
+from utils.cli.options import BackboneArgs, check_one_of, option, parser_of
 from utils.runtime.errors import UserError
 
 FORMATS = ("pixdlm", "published")
@@ -21,7 +21,7 @@ class MergeArgs(BackboneArgs):
     format: str = option(
         "pixdlm", "pixdlm (safetensors, loads with no other file) or published (its layout and names)."
     )
-    precision: str = option("bf16", "bf16, fp16 or fp32: what is saved.")
+    precision: str = option("bf16", "Dtype of the saved weights: bf16, fp16 or fp32.")
     without_backbones: bool = option(False, "Leave CLIP and SAM2 out, as published.")
     overwrite: bool = option(False, "Replace the target where it exists.")
 
@@ -35,8 +35,8 @@ class ExtractArgs:
     overwrite: bool = option(False, "Replace the target where it exists.")
 
 
-def with_values(parser: HfArgumentParser, argv: list[str]) -> list[str]:
-    """Flags with their value, so that the name of a file may follow one: `--overwrite` -> `--overwrite=True`."""
+def expand_flags(parser: HfArgumentParser, argv: list[str]) -> list[str]:
+    """Give flags an explicit value, so that a file name may follow: `--overwrite` -> `--overwrite=True`."""
     flags = {text for action in parser._actions if action.const is True for text in action.option_strings}
     followed = zip(argv, [*argv[1:], ""], strict=True)
     values = {"true", "false", "yes", "no", "1", "0"}
@@ -52,11 +52,11 @@ def parse_merge(argv: list[str] | None = None) -> tuple[MergeArgs, Path, Path]:
     parser = parser_of(MergeArgs)
     parser.add_argument("checkpoint", type=Path, help="Model folder, DeepSpeed checkpoint or published folder.")
     parser.add_argument("out", type=Path, help="Folder to write.")
-    parsed = vars(parser.parse_intermixed_args(with_values(parser, sys.argv[1:] if argv is None else argv)))
+    parsed = vars(parser.parse_intermixed_args(expand_flags(parser, sys.argv[1:] if argv is None else argv)))
     checkpoint, out = parsed.pop("checkpoint"), parsed.pop("out")
     args = MergeArgs(**parsed)
-    one_of(args, "format", FORMATS)
-    one_of(args, "precision", ("bf16", "fp16", "fp32"))
+    check_one_of(args, "format", FORMATS)
+    check_one_of(args, "precision", ("bf16", "fp16", "fp32"))
     if args.format == "published" and args.without_backbones:
         raise UserError("--format published always keeps the backbones apart, in files of their own")
     return args, checkpoint, out
@@ -71,10 +71,10 @@ def parse_extract(argv: list[str] | None = None) -> tuple[ExtractArgs, Path, Pat
     parser = parser_of(ExtractArgs)
     parser.add_argument("checkpoint", type=Path, help="Model folder or checkpoint of any kind.")
     parser.add_argument("out", type=Path, nargs="?", help="File to write; without it the parts are listed.")
-    parsed = vars(parser.parse_intermixed_args(with_values(parser, sys.argv[1:] if argv is None else argv)))
+    parsed = vars(parser.parse_intermixed_args(expand_flags(parser, sys.argv[1:] if argv is None else argv)))
     checkpoint, out = parsed.pop("checkpoint"), parsed.pop("out")
     args = ExtractArgs(**parsed)
-    one_of(args, "format", FORMATS)
+    check_one_of(args, "format", FORMATS)
     if bool(args.parts) != (out is not None):
         raise UserError("name a target and --parts, or neither to list the parts")
     if args.parts and not args.parts.strip(", "):

@@ -6,12 +6,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli.options import BackboneArgs, T, at_least, option, parser_of
+from utils.cli.options import BackboneArgs, T, check_at_least, option, parser_of
 from utils.runtime.errors import UserError
 
 
 def parse_with_pictures(kind: type[T], argv: list[str] | None = None) -> tuple[T, list[Path]]:
-    """Options and, among them, the pictures that were named."""
+    """Parse options with pictures between them."""
     parser = parser_of(kind)
     parser.add_argument("pictures", nargs="+", type=Path, help="Photographs to ask about.")
     # intermixed: pictures may stand before, between and after the options
@@ -27,7 +27,7 @@ class InferArgs(BackboneArgs):
     ask: str = option("", "The question.")
     model: str = option("PixDLM/mini", "Model folder.")
     out: str = option("runs/infer", "Where masks, overlays and answers.jsonl go.")
-    max_new_tokens: int = option(64, "The answer is cut after so many tokens.")
+    max_new_tokens: int = option(64, "Longest answer in tokens; longer ones are truncated.")
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = option("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
 
@@ -41,5 +41,5 @@ def parse_infer(argv: list[str] | None = None) -> tuple[InferArgs, list[Path]]:
     args, pictures = parse_with_pictures(InferArgs, argv)
     if not args.ask.strip():
         raise UserError('--ask is empty; give the question, e.g. --ask "Which vehicle blocks the crossing?"')
-    at_least(args, 1, "max_new_tokens")
+    check_at_least(args, 1, "max_new_tokens")
     return args, pictures

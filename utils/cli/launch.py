@@ -22,8 +22,8 @@ from utils.runtime.ports import free_port
 
 
 def visible_gpus(environ: Mapping[str, str]) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES would call each GPU that PyTorch finds: "0", "1", … or what it says now."""
-    import torch  # here, so that a mistake in the arguments is told without waiting for it
+    """The CUDA_VISIBLE_DEVICES entry of each GPU that PyTorch finds: "0", "1", … or the present entries."""
+    import torch  # late, so that errors in the arguments need not wait for it
 
     count = torch.cuda.device_count()
     visible = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
@@ -52,12 +52,12 @@ def process_count(environ: Mapping[str, str], gpus: int) -> int:
 def local_command(script: list[str], processes: int, gpus: list[str]) -> list[str]:
     """The command that runs `script` (a path and its arguments) on `processes` processes of this node.
 
-    DeepSpeed's per-node launcher is called as its `deepspeed` front end calls it. The front end
-    itself would number the GPUs anew and so pass over CUDA_VISIBLE_DEVICES.
+    DeepSpeed's per-node launcher is called as its `deepspeed` front end calls it; the front end itself
+    renumbers the GPUs and so ignores CUDA_VISIBLE_DEVICES.
     """
     if processes == 1:
         return [sys.executable, *script]
-    # The launcher makes CUDA_VISIBLE_DEVICES of the slots, on the CPU too; -1 keeps hidden GPUs hidden.
+    # The launcher sets CUDA_VISIBLE_DEVICES from the slots, on the CPU too; -1 keeps hidden GPUs hidden.
     slots = gpus[:processes] or ["-1"] * processes
     world_info = base64.urlsafe_b64encode(json.dumps({"localhost": slots}).encode()).decode()
     launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world_info}"]
@@ -68,7 +68,7 @@ def hostfile_command(script: list[str], hostfile: Path, environ: Mapping[str, st
     """The command that runs `script` on the nodes of `hostfile` (lines such as `worker-1 slots=8`).
 
     Raises:
-        UserError: no such file, or what reaches the other nodes is not installed.
+        UserError: no such file, or pdsh is not installed and needed.
     """
     if not hostfile.is_file():
         raise UserError(f"{hostfile}: no such hostfile; it lists the nodes, one a line: `worker-1 slots=8`")
@@ -83,10 +83,9 @@ def hostfile_command(script: list[str], hostfile: Path, environ: Mapping[str, st
 
 
 def set_defaults(environ: dict[str, str], processes: int, gpus: int) -> None:
-    """Settings for processes without a GPU; what the user has set stays.
+    """Set environment variables for processes without a GPU, where the user has not.
 
-    DeepSpeed is told that it runs on the CPU, and several processes share the cores instead of each
-    taking all of them.
+    DeepSpeed then runs on the CPU, and several processes divide the cores among them.
     """
     if gpus:
         return

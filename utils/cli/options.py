@@ -1,9 +1,9 @@
-"""The choices of a run, as dataclasses whose fields become options. The architecture is not among them."""
+"""Command-line options as dataclasses. The architecture is no option: it is read from the checkpoint."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from transformers import HfArgumentParser
@@ -22,39 +22,40 @@ def option(default: Any, text: str) -> Any:
 
 
 def parser_of(kind: type) -> HfArgumentParser:
-    """A parser of a dataclass's fields; by their whole names, as train.sh reads them too."""
+    """A parser of a dataclass's fields; no abbreviations, since train.sh reads whole names."""
     return HfArgumentParser(kind, allow_abbrev=False)
 
 
 def parse(kind: type[T], argv: list[str] | None = None, presets: dict[str, Any] | None = None) -> T:
-    """Options into a dataclass; an unknown or malformed option ends with argparse's message, status 2."""
+    """Parse options into a dataclass; an unknown or malformed one ends the process with status 2.
+
+    Args:
+        kind: the dataclass.
+        argv: default: the command line's.
+        presets: defaults that differ from the dataclass's.
+    """
     parser = parser_of(kind)
     parser.set_defaults(**(presets or {}))
-    # not parse_args_into_dataclasses, which meets an unknown option with a traceback
+    # not parse_args_into_dataclasses, which answers an unknown option with a traceback
     return kind(**vars(parser.parse_args(sys.argv[1:] if argv is None else argv)))
 
 
-def at_least(args: Any, least: float, *names: str) -> None:
-    """Raises UserError where one of the options is less than `least`."""
+def check_at_least(args: Any, least: float, *names: str) -> None:
+    """Raise UserError where one of the options is less than `least`."""
     for name in names:
         if not getattr(args, name) >= least:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least {least}")
 
 
-def one_of(args: Any, name: str, known: tuple[str, ...]) -> None:
-    """Raises UserError where the option is none of the known values."""
+def check_one_of(args: Any, name: str, known: tuple[str, ...]) -> None:
+    """Raise UserError where the option is none of the known values."""
     if getattr(args, name) not in known:
         raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)!r}; known are {', '.join(known)}")
 
 
-def as_dict(args: Any) -> dict[str, Any]:
-    """The options by name, for logs and checkpoints."""
-    return {f.name: getattr(args, f.name) for f in fields(args)}
-
-
 @dataclass(kw_only=True)
 class BackboneArgs:
-    """Options for what a published folder does not hold."""
+    """Options that name the files a published folder lacks."""
 
     clip: str | None = option(None, "CLIP, where the model folder holds none; default: clip/ in or beside it.")
     sam2: str | None = option(None, "SAM2's .pt, where the model folder holds none.")
@@ -62,5 +63,5 @@ class BackboneArgs:
 
     @property
     def backbones(self) -> Backbones:
-        """The files that were named."""
+        """The files that the options name."""
         return Backbones(self.clip, self.sam2, self.fusion)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.presets import TRAINED_CONFIGS
-from utils.cli.options import T, at_least, one_of, option, parse, parser_of
+from utils.cli.options import T, check_at_least, check_one_of, option, parse, parser_of
 from utils.runtime.errors import UserError
 from utils.runtime.precision import PRECISIONS
 
@@ -45,7 +45,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class TrainArgs:
-    """Options of train.py. Where a named configuration prefers another default, PRESETS says so."""
+    """Options of train.py. PRESETS holds the defaults that a named configuration changes."""
 
     config: str = option("native", "Named configuration: release, native or mini.")
     override: list[str] = option([], "Fields of the configuration to change: field=value, e.g. pixel_image_size=512.")
@@ -62,13 +62,13 @@ class TrainArgs:
     tokenizer: str = option("PixDLM/weights/llava", "Folder or file of the SentencePiece model.")
     from_scratch: bool = option(False, "Read no published weights: every part starts fresh and trains.")
     fusion: str | None = option(None, 'With --init-from a published folder: a file of fusion weights, or "neutral".')
-    train_only: list[str] = option([], "Train exactly these parts, e.g. fusion; everything else stays fixed.")
+    train_only: list[str] = option([], "Train exactly these parts, e.g. fusion; everything else is frozen.")
     train_parts: list[str] = option([], "Parts to train beside the usual ones, e.g. clip sam2 language_model.")
 
     epochs: int = option(10, "Passes over the training split.")
     steps_per_epoch: int | None = option(None, "Optimiser steps that count as an epoch; default: one pass.")
-    batch_size: int = option(2, "Records a process and micro-step.")
-    grad_accumulation: int = option(10, "Micro-steps an optimiser step.")
+    batch_size: int = option(2, "Records per process and micro-step.")
+    grad_accumulation: int = option(10, "Micro-steps per optimiser step.")
     lr: float = option(3e-4, "Peak learning rate.")
     beta1: float = option(0.9, "AdamW's first beta.")
     beta2: float = option(0.95, "AdamW's second beta.")
@@ -79,8 +79,10 @@ class TrainArgs:
     bce_weight: float = option(2.0, "Weight of the masks' binary cross entropy.")
     dice_weight: float = option(0.5, "Weight of the masks' dice loss.")
     overlap_weight: float = option(0.0, "Weight of the overlap loss between masks of one answer.")
-    mask_side: int | None = option(None, "Longest side in pixels of masks that are compared; default: the frame's.")
-    mirror: bool = option(False, "Mirror pictures at random, and swap left with right, top with bottom in questions.")
+    mask_side: int | None = option(
+        None, "Longer side in pixels at which the loss compares masks; default: the frame's."
+    )
+    mirror: bool = option(False, "Flip pictures at random, and swap left and right, top and bottom in questions.")
     grounding_weight: float = option(0.0, "Weight of the grounding loss, which makes [SEG] states resemble the target.")
 
     precision: str = option("bf16", "fp32, bf16, fp16, or mixed (fp32 weights, bf16 arithmetic).")
@@ -93,16 +95,16 @@ class TrainArgs:
     gradient_checkpointing: bool = option(True, "Recompute the language model's layers in the backward pass.")
 
     workers: int = option(4, "Processes that decode pictures, for each training process.")
-    seed: int = option(0, "Of weights, order and dropout.")
+    seed: int = option(0, "Seed of weights, order and dropout.")
     validate_every: int = option(1, "Epochs between validations; the last epoch is always validated.")
-    eval_batch_size: int = option(8, "Records a batch in validation.")
+    eval_batch_size: int = option(8, "Records per batch in validation.")
     log_every: int = option(10, "Optimiser steps between log lines.")
-    save_minutes: float = option(15.0, "Minutes between states from which a run that is stopped goes on; 0 for none.")
-    save_steps: int = option(0, "Optimiser steps between such states; 0 for none. One is written after every epoch.")
-    keep: int = option(2, "How many of the last states stay on the disk until the run ends.")
-    restart: bool = option(False, "Train anew where the same command would go on, or has nothing left to do.")
-    max_bad_steps: int = option(0, "Batches and steps left out for a loss or gradient that is no number; then it ends.")
-    timeout_minutes: float = option(30.0, "A process that makes no progress for so long ends the run; 0 for never.")
+    save_minutes: float = option(15.0, "Minutes between saved states, from which a stopped run resumes; 0 for none.")
+    save_steps: int = option(0, "Optimiser steps between saved states; 0 for none. One is saved after every epoch too.")
+    keep: int = option(2, "Number of latest states kept on disk until the run ends.")
+    restart: bool = option(False, "Start over where the same command would resume or has nothing left to do.")
+    max_bad_steps: int = option(0, "Batches and steps skipped for a non-finite loss or gradient before the run fails.")
+    timeout_minutes: float = option(30.0, "Minutes without progress after which a process ends the run; 0 for never.")
 
 
 def parse_train(argv: list[str] | None = None) -> TrainArgs:
@@ -114,7 +116,7 @@ def parse_train(argv: list[str] | None = None) -> TrainArgs:
     known = parse_known(TrainArgs, argv)
     presets = dict(PRESETS.get(known.config, {}))
     if known.config == "release" and known.train_only == ["fusion"]:
-        # what the published checkpoint lacks, beside what it has
+        # trains the part that the published checkpoint lacks
         presets["lora_rank"] = 0
         if not known.init_from:
             presets |= {"init_from": "PixDLM/weights/pixdlm", "fusion": "neutral"}
@@ -124,7 +126,7 @@ def parse_train(argv: list[str] | None = None) -> TrainArgs:
 
 
 def parse_known(kind: type[T], argv: list[str] | None) -> T:
-    """Only to learn the configuration's name before its defaults are set."""
+    """Parse the known options, to learn the configuration's name before its defaults are set."""
     argv = sys.argv[1:] if argv is None else argv
     if "-h" in argv or "--help" in argv:
         argv = [a for a in argv if a not in ("-h", "--help")]
@@ -134,27 +136,27 @@ def parse_known(kind: type[T], argv: list[str] | None) -> T:
 
 
 def check_train(args: TrainArgs) -> None:
-    """Refuse what cannot be, before anything is loaded.
+    """Check the options before anything is loaded.
 
     Raises:
         UserError: naming the option, its value and what is allowed.
     """
     if args.config not in TRAINED_CONFIGS:
         raise UserError(f"unknown configuration {args.config!r}; known are {', '.join(TRAINED_CONFIGS)}")
-    at_least(args, 1, "epochs", "batch_size", "grad_accumulation", "eval_batch_size", "log_every", "validate_every")
-    at_least(args, 0, "seed", "warmup_steps", "lora_rank", "workers", "weight_decay", "lr", "clip_norm")
-    at_least(args, 0, "ce_weight", "bce_weight", "dice_weight", "overlap_weight", "grounding_weight")
+    check_at_least(args, 1, "epochs", "batch_size", "grad_accumulation", "eval_batch_size")
+    check_at_least(args, 1, "log_every", "validate_every", "keep")
+    check_at_least(args, 0, "seed", "warmup_steps", "lora_rank", "workers", "weight_decay", "lr", "clip_norm")
+    check_at_least(args, 0, "ce_weight", "bce_weight", "dice_weight", "overlap_weight", "grounding_weight")
     if args.steps_per_epoch is not None:
-        at_least(args, 1, "steps_per_epoch")
+        check_at_least(args, 1, "steps_per_epoch")
     if args.mask_side is not None:
-        at_least(args, 16, "mask_side")
-    at_least(args, 0, "save_minutes", "save_steps", "max_bad_steps", "timeout_minutes")
-    at_least(args, 1, "keep")
+        check_at_least(args, 16, "mask_side")
+    check_at_least(args, 0, "save_minutes", "save_steps", "max_bad_steps", "timeout_minutes")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 0 and less than 1")
-    one_of(args, "precision", PRECISIONS)
-    one_of(args, "offload", OFFLOADS)
+    check_one_of(args, "precision", PRECISIONS)
+    check_one_of(args, "offload", OFFLOADS)
     if args.train_only and args.train_parts:
         raise UserError("--train-only names all that trains; leave --train-parts out")
     if args.zero_stage not in (0, 1, 2, 3):

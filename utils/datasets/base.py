@@ -30,7 +30,7 @@ class Sample:
         image_path: the photograph.
         question: in plain words.
         answer: the annotated answer, reasoning included, or None.
-        targets: what answers the question; every target gets a [SEG] group of its own, in this order.
+        targets: the masks that answer the question; every target gets a [SEG] group of its own, in this order.
         height: of the frame that the labels were drawn on, in pixels.
         width: likewise.
         dataset: name in the registry.
@@ -39,7 +39,7 @@ class Sample:
         groups: what results are broken down by: the value of each group that is known, such as
             {"reasoning_type": "spatial", "altitude": 30}.
         ignore: a region whose pixels count neither for nor against a mask, or None.
-        flip: how picture and targets are mirrored when they are read (`utils.datasets.loading.flips`).
+        flip: how picture and targets are flipped when they are read (`utils.datasets.loading.flips`).
     """
 
     image_path: Path
@@ -58,18 +58,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A data set: how it lies on the disk, how it is read, and how it is scored.
+    """A data set: how its files are laid out, how it is read, and how it is scored.
 
     Args:
         name: what `--dataset` calls it.
         splits: as published.
-        layout: of its folder, for the error that tells how to lay the files out.
-        source: where it comes from, in a line.
-        loader: `loader(root, split, polygons, skip_bad_records)` gives the samples of a split.
-        metrics: names of those in `utils.evaluation.metrics.METRICS` that its tables have.
-        matching: how predicted masks meet several targets: "order" or "hungarian".
+        layout: its files, for the error about a missing folder.
+        source: where to get it, in one line.
+        loader: `loader(root, split, polygons, skip_bad_records)` returns the samples of a split.
+        metrics: names of those in `utils.evaluation.metrics.METRICS` that it is scored by.
+        matching: how predicted masks are matched to several targets: "order" or "hungarian".
         unit: what is scored: "target", or "question" where several targets count as their union.
-        group_titles: of `Sample.groups`, in the order of the tables.
+        group_titles: title of each of `Sample.groups` in tables, in their order.
     """
 
     name: str

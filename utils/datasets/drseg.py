@@ -5,7 +5,7 @@
 
 A record is `{id, height, width, ann_list: [{segmentation}], questions, answers, reasoning_types}` with
 an optional `altitude` in metres; a segmentation is one polygon `[x, y, …]` or a list of them. Answers
-and reasoning types stand in the order of the questions; null is none.
+and reasoning types are in the order of the questions; null means none.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ REQUIRED: dict[str, tuple[tuple[type, ...], str]] = {
     "reasoning_types": ((list,), "a list, null where the type is not known"),
 }
 PROPORTION_TOLERANCE = 0.01  # rounding when pictures are resized, no more
-FARTHEST = 1e6  # a coordinate beyond is no pixel of any photograph, and pycocotools would draw all the way
+MAX_COORDINATE = 1e6  # pixels; beyond any photograph, and pycocotools would draw all the way there
 
 
 def load_drseg(root: Path, split: str, polygons: str = "union", skip_bad_records: bool = False) -> list[Sample]:
@@ -110,9 +110,9 @@ def read_records(file: Path) -> list[Any]:
 
 
 class _Reader:
-    """Turns records of one file into samples; looks at every picture's header once.
+    """Turns records of one file into samples; reads every picture's header once.
 
-    With `decode` at the whole picture: one that is cut off is then a bad record, and not an error later.
+    With `decode` pictures are decoded: a truncated one is then a bad record, not an error during training.
     """
 
     def __init__(self, root: Path, split: str, file: Path, polygons: str, decode: bool) -> None:
@@ -145,7 +145,7 @@ class _Reader:
                 dataset=NAME,
                 record_id=str(record["id"]),
                 index=first_index + i,
-                groups=known_groups(reasoning_type=kind, altitude=record.get("altitude")),
+                groups=without_none(reasoning_type=kind, altitude=record.get("altitude")),
             )
             for i, (question, answer, kind) in enumerate(checked_questions(where, record))
         ]
@@ -163,11 +163,11 @@ class _Reader:
             self.sizes[path] = picture_size(where, path, self.decode)
         (height, width), (frame_height, frame_width) = self.sizes[path], frame
         if not same_proportions((height, width), frame):
-            turned = same_proportions((width, height), frame)
+            rotated = same_proportions((width, height), frame)
             raise BadRecord(
                 f"{where}: {path} is {width}x{height} pixels, but the labels were drawn on "
                 f"{frame_width}x{frame_height}; the proportions contradict each other"
-                + (" (its pixels may need the turn that its orientation tag asks for)" if turned else "")
+                + (" (it may have to be rotated as its orientation tag says)" if rotated else "")
             )
         return height, width
 
@@ -189,7 +189,7 @@ class _Reader:
 
 
 def check_fields(where: str, record: Any) -> None:
-    """Whether a record has what every record has.
+    """Check that a record has all fields, of the right types.
 
     Raises:
         BadRecord: it is no object, or a field is missing or of the wrong kind.
@@ -201,12 +201,12 @@ def check_fields(where: str, record: Any) -> None:
         if field not in record:
             raise BadRecord(f"{where} lacks the field {field!r}")
         if type(record[field]) not in kinds:  # isinstance would let true pass for 1
-            raise BadRecord(f"{where}: {field} is {shown(record[field])}, expected {expected}")
+            raise BadRecord(f"{where}: {field} is {shortened(record[field])}, expected {expected}")
     if record["height"] < 1 or record["width"] < 1:
         raise BadRecord(f"{where}: its frame is {record['width']}x{record['height']} pixels")
     altitude = record.get("altitude")
     if altitude is not None and type(altitude) is not int:
-        raise BadRecord(f"{where}: altitude is {shown(altitude)}, expected whole metres")
+        raise BadRecord(f"{where}: altitude is {shortened(altitude)}, expected whole metres")
 
 
 def checked_questions(where: str, record: dict[str, Any]) -> list[tuple[str, str | None, str | None]]:
@@ -224,23 +224,23 @@ def checked_questions(where: str, record: dict[str, Any]) -> list[tuple[str, str
     rows = list(zip(questions, record["answers"], record["reasoning_types"], strict=True))
     for i, (question, answer, kind) in enumerate(rows):
         if not isinstance(question, str) or not question.strip():
-            raise BadRecord(f"{where}: question {i} is {shown(question)}, expected a text")
+            raise BadRecord(f"{where}: question {i} is {shortened(question)}, expected a text")
         if answer is not None and not isinstance(answer, str):
-            raise BadRecord(f"{where}: answer {i} is {shown(answer)}, expected a text or null")
+            raise BadRecord(f"{where}: answer {i} is {shortened(answer)}, expected a text or null")
         if kind is not None and kind not in REASONING_TYPES:
             raise BadRecord(
-                f"{where}: reasoning type {i} is {shown(kind)}; known are {', '.join(REASONING_TYPES)} and null"
+                f"{where}: reasoning type {i} is {shortened(kind)}; known are {', '.join(REASONING_TYPES)} and null"
             )
     return [(question.strip(), answer, kind) for question, answer, kind in rows]
 
 
-def known_groups(**values: Any) -> dict[str, Any]:
-    """The groups whose value is known."""
+def without_none(**values: Any) -> dict[str, Any]:
+    """The groups that have a value."""
     return {name: value for name, value in values.items() if value is not None}
 
 
-def shown(value: Any) -> str:
-    """A value in a message, shortened."""
+def shortened(value: Any) -> str:
+    """The repr of a value for a message, at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -251,7 +251,7 @@ def same_proportions(first: tuple[int, int], second: tuple[int, int]) -> bool:
 
 
 def picture_size(where: str, path: Path, decode: bool = False) -> tuple[int, int]:
-    """(height, width) of the pixels as they are stored, from the picture's header; all of it is decoded on demand.
+    """(height, width) of the pixels as they are stored, from the picture's header; `decode` decodes it too.
 
     Raises:
         BadRecord: the picture is missing, no picture, or too large to decode.
@@ -274,8 +274,8 @@ def checked_polygon(where: str, values: Any, frame: tuple[int, int]) -> Polygon:
         BadRecord: fewer than 3 points, no numbers, wholly outside the frame, or without area.
     """
     if not isinstance(values, list) or len(values) % 2 or not all(type(v) in (int, float) for v in values):
-        raise BadRecord(f"{where} is {shown(values)}, expected a list of numbers x, y, x, y, …")
-    if not all(math.isfinite(v) and abs(v) <= FARTHEST for v in values):
+        raise BadRecord(f"{where} is {shortened(values)}, expected a list of numbers x, y, x, y, …")
+    if not all(math.isfinite(v) and abs(v) <= MAX_COORDINATE for v in values):
         raise BadRecord(f"{where} has a coordinate that is no pixel's")
     if len(values) < 6:
         raise BadRecord(f"{where} has {len(values) // 2} points; a polygon needs 3")

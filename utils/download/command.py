@@ -4,7 +4,7 @@
     python -m utils.download --what clip sam2 llava drseg    what training starts from
     python -m utils.download --what drseg                    the data set alone, laid out in data/DRSeg
 
-An interrupted download goes on where it stopped when the same command is run again.
+An interrupted download resumes when the same command is run again.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def download(names: list[str], root: Path, endpoint: str = HUB) -> None:
     A data/DRSeg that has content is left as it is, and its archive is not fetched.
 
     Raises:
-        UserError: a file cannot be had or is not what it should be, or the disk is too small.
+        UserError: a file cannot be fetched or differs from the pinned one, or the disk is too full.
     """
     drseg = root / DRSEG_FOLDER
     if DRSEG.name in names and has_content(drseg):
-        logger.info("%s: there already, left as it is; to have it anew, move it away and run this again", drseg)
+        logger.info("%s: there already, left as it is; to fetch it again, move it away and rerun this", drseg)
         names = [name for name in names if name != DRSEG.name]
     if not names:
         return
@@ -64,7 +64,7 @@ def download(names: list[str], root: Path, endpoint: str = HUB) -> None:
 
 
 def _missing_bytes(collection: Collection, folder: Path) -> int:
-    """Bytes of a collection that are known to be missing in `folder`; what an interrupted download left counts."""
+    """Known bytes of a collection still to fetch into `folder`, less those of interrupted downloads."""
     missing = [file for file in collection.files if not (folder / file.name).exists()]
     size = sum(file.size or 0 for file in missing)
     if collection.total and any(file.size is None and not file.optional for file in missing):

@@ -1,8 +1,7 @@
 """Fetch one file of the hub: resumed where it was interrupted, and checked before it gets its name.
 
-A file arrives as NAME.part, is checked against its size and checksum, and gets its name only then; an
-interrupted one goes on where it stopped. (huggingface_hub, which would otherwise do this, starts an
-interrupted file anew, and does not check its content.)
+A file is fetched as NAME.part, checked against its size and checksum, and only then renamed; an interrupted one
+is resumed. (huggingface_hub restarts an interrupted file, and does not check its content.)
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class _HubRedirects(urllib.request.HTTPRedirectHandler):
 
 @dataclass
 class _Response:
-    """A server's response to a request for a file's bytes from `start` on; without a body where none are left."""
+    """A server's response to a request for a file's bytes from `start` on; `body` is None where none are left."""
 
     body: http.client.HTTPResponse | None
     start: int
@@ -142,7 +141,7 @@ def _fetch_part(url: str, part: Path, file: RemoteFile) -> str:
             ) from error
         failed_attempts = 0 if _size(part) > before else failed_attempts + 1
         if failed_attempts == MAX_ATTEMPTS:
-            raise UserError(f"{url}: {reason}; what arrived is kept in {part}. Run the same command again to go on")
+            raise UserError(f"{url}: {reason}; what arrived is kept in {part}. Run the same command again to resume")
         pause = RETRY_PAUSE * 2**failed_attempts
         logger.warning("%s: %s; trying again in %.0f s", file.name, reason, pause)
         time.sleep(pause)
@@ -195,15 +194,15 @@ def fetch(collection: Collection, file: RemoteFile, folder: Path, endpoint: str 
         Its path, or None for an optional file that the repository does not have.
 
     Raises:
-        UserError: it cannot be fetched, or its content is another one. A file that was just fetched
-            is removed then; one that was there before is left.
+        UserError: it cannot be fetched, or its content differs. A file that was just fetched is then removed;
+            one that was there before is kept.
     """
     target = folder / file.name
     if target.exists():
         try:
             logger.info("%s: there already, compared with %s", target, _check(target, file))
         except UserError as error:
-            raise UserError(f"{error}. Move that file away and run this again to fetch it anew") from error
+            raise UserError(f"{error}. Move that file away and run this again to fetch it") from error
         return target
     part = target.with_name(target.name + ".part")
     make_output_folder(part.parent)

@@ -2,8 +2,8 @@
 
     python -m utils.download.prepare_drseg data/DRSeg.zip --out data/DRSeg
 
-`python -m utils.download --what drseg` does this after the download; by hand it takes an archive from elsewhere.
-Wherever its folders sit inside the archive, the result is `labels/DRSeg_{train,val,test}.json` and
+`python -m utils.download --what drseg` does this after the download; run it yourself for an archive from elsewhere.
+Wherever the folders are inside the archive, the result is `labels/DRSeg_{train,val,test}.json` and
 `CODrone/DR{train,val,test}/{id}.jpg`. The archive's size and checksum, the number of records, and
 that every record has its picture, are checked; the folder appears only when all of it is there.
 """
@@ -164,7 +164,7 @@ def find_pictures(
         raise UserError(f"{message}; {_OTHER_ARCHIVE}")
     unused = sum(map(len, by_name.values())) - len(pictures)
     if unused:
-        logger.info("%d pictures belong to no record and are left out", unused)
+        logger.info("%d pictures belong to no record and are skipped", unused)
     return pictures
 
 

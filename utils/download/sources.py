@@ -1,9 +1,9 @@
-"""What is fetched from the hub: pinned revisions, sizes and checksums, and where each file goes.
+"""Files on the hub: pinned revisions, sizes and checksums, and where each file goes.
 
-The one place that knows them; `utils.download.fetch` fetches them, `utils.download.prepare_drseg` checks the data
-set against them. All three need the standard library alone, so that they run before anything is installed.
-Sizes and checksums were reported by others who opened the files; a file that is not pinned here is
-checked against the hash that the hub gives for that revision.
+`utils.download.fetch` fetches them, `utils.download.prepare_drseg` checks the data
+set against them. All three import the standard library only, so that they run before anything is installed.
+Sizes and checksums were reported by people who had the files; a file that is not pinned here is
+checked against the hash that the hub reports for that revision.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class RemoteFile:
     """A file of a repository on the hub.
 
     Args:
-        name: what it is called here, in its collection's folder.
-        paths: where it may lie in the repository, likeliest first; `name` itself by default.
+        name: of the local file, in its collection's folder.
+        paths: possible paths in the repository, likeliest first; `name` by default.
         size: its bytes, where known.
         sha256: of its content, where known.
-        optional: whether it is passed over when the repository has no such file.
+        optional: skip it where the repository has no such file.
     """
 
     name: str
@@ -38,6 +38,7 @@ class RemoteFile:
 
     @property
     def candidates(self) -> tuple[str, ...]:
+        """Possible paths in the repository, likeliest first."""
         return self.paths or (self.name,)
 
 
@@ -50,9 +51,9 @@ class Collection:
         repository: owner and name on the hub.
         revision: the commit, in full.
         folder: where the files go, relative to the checkout.
-        files: those that are fetched.
-        purpose: what they are for, in a few words.
-        total: bytes of all files that have no size of their own, where known.
+        files: to fetch.
+        purpose: in a few words.
+        total: bytes of all files without a pinned size together, where known.
         is_dataset: whether the repository is a data set (its address differs).
     """
 
@@ -75,7 +76,7 @@ class Collection:
         return f"{self.page.replace(HUB, endpoint, 1)}/resolve/{self.revision}/{path}"
 
     def targets(self, root: Path = CHECKOUT) -> list[Path]:
-        """Where the files that must be there lie under `root`."""
+        """Paths of the required files under `root`."""
         return [root / self.folder / file.name for file in self.files if not file.optional]
 
 
@@ -175,12 +176,12 @@ DRSEG_RECORDS = {"train": 2_999, "val": 2_000, "test": 5_001}
 
 
 def has_content(folder: Path) -> bool:
-    """Whether something lies at `folder`, be it a file."""
+    """Whether `folder` is a file or a folder with content."""
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def require(names: Iterable[str], data: Path | None = None, root: Path = CHECKOUT) -> None:
-    """Check that weights are in their places, and a data set where it was asked for.
+    """Check that weights exist, and a data set.
 
     Args:
         names: collections whose files must lie under `root`.
@@ -210,7 +211,7 @@ def require(names: Iterable[str], data: Path | None = None, root: Path = CHECKOU
 
 
 def _data_notes(data: Path, laid_out: Path) -> list[str]:
-    """What else to do where the download alone would not bring the data set to `data`."""
+    """Further steps, where the download alone does not put the data set at `data`."""
     if data.resolve() != laid_out.resolve():
         return [f"which lays DRSeg out in {laid_out}: pass --data {laid_out}, or move it to {data}"]
     if has_content(data):

@@ -1,6 +1,6 @@
-"""Controls: what a model scores when the question, or the picture, is another record's.
+"""Controls: evaluation with the questions or the pictures of other records.
 
-A model that scores the same under a control does not use what it takes away.
+A model that scores the same under a control does not use what the control takes away.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NO_CONTROL, SHUFFLED_QUESTIONS, SWAPPED_IMAGES = CONTROLS = ("none", "shuffled-q
 
 
 def controlled_samples(samples: list[Sample], control: str, seed: int, batch_size: int) -> list[Sample]:
-    """The samples as a control asks them.
+    """The samples of an evaluation under a control.
 
     Args:
         samples: the split.
@@ -28,7 +28,7 @@ def controlled_samples(samples: list[Sample], control: str, seed: int, batch_siz
         batch_size: records a batch.
 
     Raises:
-        UserError: a batch has a single picture, so that there is no other one to show.
+        UserError: a batch has a single picture, so that there is none to swap it with.
     """
     if control == SHUFFLED_QUESTIONS:
         return shuffle_questions(samples, seed)
@@ -39,9 +39,10 @@ def controlled_samples(samples: list[Sample], control: str, seed: int, batch_siz
 
 @contextlib.contextmanager
 def controlled_model(model: PixDLMForCausalLM, control: str) -> Iterator[None]:
-    """While it lasts, the model sees what a control shows it.
+    """Run the model under a control in the block.
 
-    With swapped images the language model is shown the picture before in the batch, the mask decoder its own.
+    With swapped images the language model gets the image tokens of the previous picture in the batch; the mask
+    decoder keeps the right picture's features.
     """
     hook = None
     if control == SWAPPED_IMAGES:
@@ -56,8 +57,8 @@ def controlled_model(model: PixDLMForCausalLM, control: str) -> Iterator[None]:
 def shuffle_questions(samples: list[Sample], seed: int) -> list[Sample]:
     """Every record gets another record's question; pictures and targets stay.
 
-    A question is exchanged for one with another text wherever the split allows it. What is left of
-    the signal is what a model knows without understanding the question.
+    A question is exchanged for one with another text wherever the split allows it. The remaining score is what a
+    model reaches without the question.
     """
     generator = random.Random(seed)
     order = list(range(len(samples)))
@@ -74,10 +75,10 @@ def shuffle_questions(samples: list[Sample], seed: int) -> list[Sample]:
 
 
 def check_other_pictures(samples: list[Sample], batch_size: int) -> None:
-    """Whether every batch has another picture to show.
+    """Check that every batch has several pictures.
 
     Raises:
-        UserError: one has a single picture; the smallest batch size at which none has is named.
+        UserError: one has a single picture; the message names the smallest batch size at which none has.
     """
 
     def fits(size: int) -> bool:

@@ -18,7 +18,7 @@ SIZE_CLASSES = ("under 2 %", "2 to 10 %", "over 10 %")  # of the frame
 
 @dataclass(frozen=True)
 class MaskScore:
-    """How one predicted mask meets one target.
+    """The overlap of one predicted mask with one target.
 
     Args:
         index: of the sample.
@@ -27,7 +27,7 @@ class MaskScore:
         union: pixels in either.
         area: pixels of the target.
         pixels: of the frame.
-        groups: what it is broken down by (`Sample.groups`).
+        groups: values to break scores down by (`Sample.groups`).
     """
 
     index: int
@@ -70,7 +70,7 @@ def mask_counts(prediction: np.ndarray, target: np.ndarray) -> tuple[int, int]:
 
 
 def giou(scores: list[MaskScore]) -> float:
-    """The mean IoU over masks, rounded once, so that their order does not show in the last digit."""
+    """The mean IoU over masks; summed exactly, so that the result does not depend on their order."""
     return math.fsum(score.iou for score in scores) / len(scores) if scores else 0.0
 
 
@@ -82,27 +82,27 @@ def ciou(scores: list[MaskScore]) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that scores a list of masks, and how tables head it."""
+    """A metric over a list of masks, and its title in tables."""
 
     title: str
-    of: Callable[[list[MaskScore]], float]
+    compute: Callable[[list[MaskScore]], float]
 
 
-METRICS = {"giou": Metric("gIoU", giou), "ciou": Metric("cIoU", ciou)}  # a data set's spec says which it has
+METRICS = {"giou": Metric("gIoU", giou), "ciou": Metric("cIoU", ciou)}  # a DatasetSpec lists those it is scored by
 
 
 def summarise(scores: Iterable[MaskScore], metrics: Iterable[str] = tuple(METRICS)) -> dict[str, float | int]:
     """`count` and the metrics that are named, by name; 0 without scores.
 
-    Pixels are summed as integers and IoUs by an exactly rounded sum, so neither the order of the
-    scores nor who computed them shows in the last digit.
+    Pixels are summed as integers and IoUs exactly, so the result does not depend on the order of the scores or on
+    the number of processes.
     """
     scores = list(scores)
-    return {"count": len(scores), **{name: METRICS[name].of(scores) for name in metrics}}
+    return {"count": len(scores), **{name: METRICS[name].compute(scores) for name in metrics}}
 
 
 def breakdowns(scores: list[MaskScore], spec: DatasetSpec) -> dict[str, dict]:
-    """`overall`, `by_target_size`, and `by_NAME` for each group of the data set that a score knows."""
+    """`overall`, `by_target_size`, and `by_NAME` for each group of the data set."""
     groups = {name: _by(scores, lambda score, name=name: score.groups.get(name), spec) for name in spec.group_titles}
     return {
         "overall": summarise(scores, spec.metrics),

@@ -1,4 +1,4 @@
-"""Teacher-forced evaluation of a split: batches formed once, shared out among the processes, gathered exactly.
+"""Teacher-forced evaluation of a split: fixed batches, distributed over the processes, gathered on rank 0.
 
 A batch's composition does not depend on the number of processes, nothing is padded with duplicates,
 and only integer pixel counts are summed, so the numbers are the same on one process and on many.
@@ -39,7 +39,7 @@ class Prediction:
         score: against its target.
         confidence: mean probability over the foreground, 0 where there is none.
         rle: COCO run lengths of the mask, `counts` as text.
-        text: the answer that stood in the prompt.
+        text: the teacher-forced answer.
     """
 
     score: MaskScore
@@ -58,7 +58,7 @@ def fixed_batches(samples: list[Sample], size: int) -> list[list[int]]:
     return batches
 
 
-@torch.no_grad()  # not inference_mode: ZeRO-3's shards that were gathered in it could not train on
+@torch.no_grad()  # not inference_mode: ZeRO-3 parameters gathered in it could not train afterwards
 def evaluate(
     model: PixDLMForCausalLM,
     tokenizer: PixTokenizer,
@@ -79,15 +79,14 @@ def evaluate(
         workers: processes that decode pictures.
         dtype: of the pixels; None leaves them float32.
         title: of the progress bar.
-        runner: what runs a forward pass instead of the model (DeepSpeed's engine while it shards).
+        runner: called instead of the model for a forward pass (DeepSpeed's engine, where it shards).
 
     Returns:
         all predictions in the order of samples and targets on rank 0, None elsewhere
     """
     batches = fixed_batches(samples, batch_size)
     mine = batches[rank() :: world_size()]
-    # Shards are gathered from every process at every forward pass, so all of them run as many; dummy
-    # batches are not scored.
+    # Every forward pass gathers shards from all ranks, so all run the same number; dummy batches are not scored.
     dummy_batches = -(-len(batches) // world_size()) - len(mine) if runner else 0
     loader = DataLoader(
         samples,
@@ -132,7 +131,7 @@ def score_batch(
 
 
 def check_finite(source: str, samples: list[Sample], predictions: list[Prediction]) -> None:
-    """Refuse masks computed from non-finite numbers, which would count as empty ones.
+    """Refuse non-finite masks, which would pass for empty ones.
 
     Raises:
         UserError: naming the first such record; `source` is where the weights come from.

@@ -1,4 +1,4 @@
-"""What eval.py writes: metrics.json with the protocol, and predictions.json with a record for each mask."""
+"""The files of eval.py: metrics.json with the protocol, and predictions.json with a record for each mask."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PROTOCOL_OPTIONS = ("dataset", "split", "limit", "skip_bad_records", "polygons",
 def protocol(
     options: dict[str, Any], spec: DatasetSpec, records: int, model: PixDLMForCausalLM, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """What the numbers depend on; nothing in it depends on the number of processes, on paths or on time."""
+    """Everything that the scores depend on; the same for any number of processes, any paths and any time."""
     device = model.device
     return {
-        "kind": "forced",
+        "kind": "forced",  # teacher-forced
         **{name: options[name] for name in PROTOCOL_OPTIONS},
         "records": records,
         "matching": spec.matching,
@@ -56,10 +56,10 @@ def write_results(
 
     Args:
         out: the folder.
-        scores: of `utils.evaluation.metrics.breakdowns`.
-        protocol: of `protocol`.
-        model: that predicted.
-        checkpoint: the model folder, and the files for what it does not hold; their sha256 is told.
+        scores: from `utils.evaluation.metrics.breakdowns`.
+        protocol: from `protocol`.
+        model: the evaluated one.
+        checkpoint: the model folder, and the files for weights that it lacks; their sha256 is written.
         predictions: all of them.
         samples: by index.
 
@@ -76,7 +76,7 @@ def write_results(
 
 
 def prediction_record(one: Prediction, sample: Sample) -> dict[str, Any]:
-    """One entry of predictions.json; `text` is the answer that stood in the prompt."""
+    """One entry of predictions.json; `text` is the teacher-forced answer."""
     score = one.score
     return {
         "id": sample.record_id,

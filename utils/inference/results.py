@@ -1,4 +1,4 @@
-"""What infer.py writes about a picture."""
+"""The results of infer.py for a picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from model.masks import encode_mask, mask_box
 from model.segmenter import Segmentation
 
 
-def describe(picture: Path, question: str, answer: Segmentation) -> dict[str, Any]:
+def answer_record(picture: Path, question: str, answer: Segmentation) -> dict[str, Any]:
     """The JSON line of one picture; boxes are [x, y, width, height] in pixels, null where a mask is empty."""
     masks = []
     for mask, score in zip(answer.masks, answer.scores, strict=True):

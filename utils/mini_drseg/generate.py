@@ -114,7 +114,7 @@ def is_current(out: Path) -> bool:
 
 @contextmanager
 def generation_lock(out: Path) -> Iterator[None]:
-    """Lets one process at a time write `out`; a second one waits for the first.
+    """Let one process at a time write `out`; a second one waits.
 
     Raises:
         UserError: nothing can be written beside `out`.

@@ -1,17 +1,19 @@
 """Lays out a scene: roads, crossings, parking, buildings, pools, trees, vehicles and people.
 
 Things never overlap: every footprint is marked on a coarse occupancy grid. Positions are drawn
-uniformly over the picture, not over the ground, so that near and far parts fill alike.
+uniformly over the picture, not over the ground, so that near and far parts fill evenly.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from utils.mini_drseg.scene import VEHICLES, Camera, Road, Scene, Thing, draw_camera, draw_light
 
 CELL = 0.25  # metres per cell of the occupancy grid
-MAX_ATTEMPTS = 30  # positions drawn before a thing is left out
+MAX_ATTEMPTS = 30  # positions drawn before a thing is skipped
 
 # kind -> ranges of length, width and height in metres
 SIZES = {
@@ -71,7 +73,7 @@ class Planner:
         length, width, height = (float(self.rng.uniform(*span)) for span in SIZES[kind])
         return length, width, height
 
-    def _thing(self, kind: str, colour: str, at: np.ndarray, heading: float, **looks) -> Thing:
+    def _thing(self, kind: str, colour: str, at: np.ndarray, heading: float, **looks: Any) -> Thing:
         size = looks.pop("size", None) or self._random_size(kind)
         seed = int(self.rng.integers(1 << 31))
         return Thing(kind, colour, float(at[0]), float(at[1]), heading, *size, seed=seed, **looks)
@@ -202,7 +204,7 @@ class Planner:
                 kind = "van" if rng.random() < 0.25 else "car"
                 self._place(self._thing(kind, self.vehicle_colour(), at, heading), False, 0.1)
 
-    def add_off_road(self, kind: str, colour: str, **looks) -> bool:
+    def add_off_road(self, kind: str, colour: str, **looks: Any) -> bool:
         """A thing anywhere beside the road; returns whether a free position was found."""
         free_heading = kind in VEHICLES or kind in ("tree", "person")
         for _ in range(MAX_ATTEMPTS):

@@ -1,4 +1,4 @@
-"""Processes: rank and number, a group that is always taken down, objects gathered to rank 0."""
+"""Distributed processes: rank, device, process group, and collectives that also run on a single process."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ TIMEOUT = timedelta(minutes=30)
 
 
 def rank() -> int:
-    """Of this process among all; 0 when there is one."""
+    """This process's rank; 0 for a single process."""
     return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """This process's device: its own GPU where there are any, else the CPU, which it sets the process up for.
+    """This process's device: its own GPU where there are any, else the CPU.
+
+    Makes the GPU PyTorch's current one; on the CPU it sets the memory allocator.
 
     Args:
         name: "auto", "cpu", "cuda" (the GPU of this process's local rank) or "cuda:N" (one process only).
 
     Raises:
-        UserError: a device that is not known or not there, or one GPU for several processes.
+        UserError: an unknown or absent device, or one GPU for several processes.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -57,12 +59,12 @@ def pick_device(name: str = "auto") -> torch.device:
 
 @contextmanager
 def process_group(device: torch.device, timeout: timedelta = TIMEOUT) -> Iterator[None]:
-    """The group of a launcher's processes, taken down at the end; nothing for a single process.
+    """The group of a launcher's processes, destroyed at the end; nothing for a single process.
 
-    A process that waits for the others longer than `timeout` ends with an error.
+    A collective that waits longer than `timeout` for another rank ends with an error.
 
-    After an error NCCL's group is left to the process's end: taking it down waits for all GPUs, and
-    the others are still in the step that this process has left. The error would never be told.
+    After an error an NCCL group is not destroyed: that waits for all GPUs, and the other ranks are still in
+    the step that failed here. The error would never be printed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
@@ -76,7 +78,7 @@ def process_group(device: torch.device, timeout: timedelta = TIMEOUT) -> Iterato
 
 
 def gather_lists(items: list[Any]) -> list[Any] | None:
-    """All processes' items in one list on rank 0, in the order of ranks; None elsewhere."""
+    """The items of all ranks in one list on rank 0, in the order of ranks; None elsewhere."""
     if world_size() == 1:
         return items
     gathered: list[Any] | None = [None] * world_size() if rank() == 0 else None
@@ -84,43 +86,43 @@ def gather_lists(items: list[Any]) -> list[Any] | None:
     return None if gathered is None else [item for part in gathered for item in part]
 
 
-def broadcast_from_rank0(say: Callable[[], T] | None) -> T:
-    """What `say` gives on rank 0, on every process; the others pass None.
+def broadcast_from_rank0(compute: Callable[[], T] | None) -> T:
+    """The result of `compute` on rank 0, on every rank; other ranks pass None.
 
     Raises:
-        UserError: what `say` raised, on every process.
+        UserError: raised by `compute`, on every rank.
     """
-    said: list[Any] = [None, None]
-    if say is not None:
+    result: list[Any] = [None, None]  # value, error message
+    if compute is not None:
         try:
-            said[0] = say()
+            result[0] = compute()
         except UserError as error:
             if world_size() == 1:
                 raise
-            said[1] = str(error)
+            result[1] = str(error)
     if world_size() > 1:
-        dist.broadcast_object_list(said)
-    if said[1] is not None:
-        raise UserError(said[1])
-    return said[0]
+        dist.broadcast_object_list(result)
+    if result[1] is not None:
+        raise UserError(result[1])
+    return result[0]
 
 
 def any_rank(flags: Sequence[bool | torch.Tensor], device: torch.device) -> list[bool]:
-    """Of each flag whether a process has it set: the same answer everywhere. It waits for the device once."""
-    told = torch.stack([torch.as_tensor(flag, device=device).to(torch.uint8) for flag in flags])
+    """For each flag, whether any rank has it set; the same on every rank. Synchronises with the device once."""
+    stacked = torch.stack([torch.as_tensor(flag, device=device).to(torch.uint8) for flag in flags])
     if world_size() > 1:
-        dist.all_reduce(told, op=dist.ReduceOp.MAX)
-    return told.bool().tolist()
+        dist.all_reduce(stacked, op=dist.ReduceOp.MAX)
+    return stacked.bool().tolist()
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait for all ranks."""
     if world_size() > 1:
         dist.barrier()
 
 
 def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """The mean of a float tensor over all processes, on each of them."""
+    """The mean of a float tensor over all ranks, on every rank; `values` may be overwritten."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values / world_size()

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend, and the one place where they end a script."""
+"""Errors that the user can fix, and the one place where they end a script."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from contextlib import contextmanager
 
 USER_ERROR_STATUS = 2
 HUNG_STATUS = 3  # a process made no progress
-STOPPED_STATUS = 143  # as a shell tells of SIGTERM: 128 + 15
+STOPPED_STATUS = 143  # a shell's status for SIGTERM: 128 + 15
 OTHERS_WAIT_SECONDS = 3
 
 
 class UserError(Exception):
-    """Something the user can mend: the message names the file, record or value and says what to do."""
+    """An error that the user can fix: the message names the file, record or value and says what to do."""
 
 
 @contextmanager
 def config_errors_as_user_error(what: str) -> Iterator[None]:
-    """For code that builds from a configuration: whatever the libraries raise of it is the configuration's fault.
+    """Turn any error in building from a configuration into a UserError.
 
-    transformers checks fields with errors of its own, sam2 by assertions, and a zero somewhere divides.
+    transformers has error types of its own, sam2 asserts, and a zero may divide.
 
     Raises:
-        UserError: `what`, and why.
+        UserError: `what`, and the cause.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
-        kind = "" if isinstance(error, (ValueError, TypeError)) and said else f"{type(error).__name__} "
-        raise UserError(f"{what}: {kind}{said}".rstrip()) from error
+        cause = " ".join(str(error).split())
+        kind = "" if isinstance(error, (ValueError, TypeError)) and cause else f"{type(error).__name__} "
+        raise UserError(f"{what}: {kind}{cause}".rstrip()) from error
 
 
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a script's `main` and leave with its status.
 
-    A `UserError` becomes one line on stderr and exit status 2, without a traceback. Of several
-    processes on a node the first speaks at once; the others wait, and speak only if the launcher has
-    not ended them by then, so that a message stands once and none is lost.
+    A `UserError` becomes one line on stderr and exit status 2, without a traceback. Local rank 0 prints at
+    once; other ranks wait, and print only if the launcher has not ended them by then, so that a message
+    appears once and none is lost.
     """
     try:
         status = main()
@@ -59,4 +59,5 @@ def run_main(main: Callable[[], int | None]) -> None:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error's message, at most 300 characters; its type where there is none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,6 +1,6 @@
-"""Files and folders that are whole or not there, and their hashes.
+"""Atomic files and folders, locks and hashes.
 
-`utils.download` runs before anything is installed, so that this imports the standard library alone.
+Imports the standard library only, since `utils.download` runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """A folder to write into that takes the place of `target` once the block has ended well.
+    """A folder to write into that replaces `target` when the block ends without error.
 
     After an error `target` is as it was and nothing half-written remains.
     """
@@ -52,16 +52,16 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def exclusive_lock(lock: Path, wait: bool = False) -> Iterator[None]:
-    """Keeps other processes out of the same block while this one is in it; a killed one keeps nobody out.
+    """Let one process at a time run the block. The lock of a killed process is released.
 
-    On a disk that knows no locks it keeps nobody out at all.
+    On a disk without file locks this does nothing.
 
     Args:
-        lock: a file that is there only for that.
-        wait: until the other one is done.
+        lock: a file that exists only for the lock.
+        wait: for the other process to leave the block.
 
     Raises:
-        BlockingIOError: another process is in it, and `wait` is off.
+        BlockingIOError: another process holds the lock, and `wait` is off.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -73,8 +73,8 @@ def exclusive_lock(lock: Path, wait: bool = False) -> Iterator[None]:
                     raise BlockingIOError(error.errno, f"another process has {lock}") from error
                 if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
                     raise
-            if not _lies_at(file.fileno(), lock):
-                continue  # whoever had it has removed it meanwhile
+            if not _is_file_at(file.fileno(), lock):
+                continue  # the previous holder has removed the file meanwhile
             try:
                 yield
             finally:
@@ -82,17 +82,17 @@ def exclusive_lock(lock: Path, wait: bool = False) -> Iterator[None]:
             return
 
 
-def _lies_at(number: int, path: Path) -> bool:
+def _is_file_at(descriptor: int, path: Path) -> bool:
     """Whether an open file is still the one at `path`."""
     try:
-        return os.path.samestat(os.fstat(number), path.stat())
+        return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A file to write that takes the place of `path` once the block has ended well, so that no reader sees half."""
+    """A file to write that replaces `path` when the block ends without error, so that no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.writing")
     try:
@@ -103,13 +103,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write a file beside its target and rename it."""
+    """Write a file atomically."""
     with atomic_file(path) as beside:
         beside.write_bytes(data)
 
 
 def make_output_folder(path: Path | str, option: str = "--out") -> Path:
-    """The folder that results go to, made where it is missing; called before the work, not after it.
+    """The folder for results, created where it is missing; call it before the work, not after.
 
     Raises:
         UserError: it cannot be made or written to.
@@ -125,7 +125,7 @@ def make_output_folder(path: Path | str, option: str = "--out") -> Path:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a text file; where it cannot be written whole, the file is left as it was.
+    """Append a line to a text file; where that fails, the file is left as it was.
 
     Raises:
         OSError: the disk is full or cannot be written.
@@ -146,8 +146,8 @@ def file_hash(path: Path, algorithm: str = "sha256", prefix: bytes = b"", label:
 
     Args:
         algorithm: one that `hashlib` knows.
-        prefix: what is hashed before the content, as git does with a file's size.
-        label: shows a progress bar with this name; none by default.
+        prefix: hashed before the content, as git does with a file's size.
+        label: of a progress bar; None shows none.
     """
     digest = hashlib.new(algorithm, prefix)
     with open(path, "rb") as file, byte_bar(path.stat().st_size, label) if label else nullcontext() as bar:
@@ -160,29 +160,29 @@ def file_hash(path: Path, algorithm: str = "sha256", prefix: bytes = b"", label:
 
 @contextmanager
 def write_errors_as_user_error(out: Path) -> Iterator[None]:
-    """Turn what the writers raise of a disk into one message; none of them leaves half of `out`.
+    """Turn writing errors into one message. `out` must be written atomically in the block.
 
     Raises:
-        UserError: the disk is full or cannot be written, with what to do about it.
+        UserError: the disk is full or cannot be written, with the cure.
     """
     try:
         yield
     except Exception as error:
         if not _is_write_error(error):
             raise
-        said = f"{out}: not written, and nothing half-written is left ({first_line(error)})"
-        raise UserError(f"{said}; {_write_cure(error)}") from error
+        message = f"{out}: not written, and nothing half-written is left ({first_line(error)})"
+        raise UserError(f"{message}; {_write_cure(error)}") from error
 
 
 def _is_write_error(error: Exception) -> bool:
-    """Whether a writer raised it; safetensors is asked by name, since `utils.download` runs without it."""
-    if isinstance(error, RuntimeError):  # torch.save says in words of its own that a write came short
+    """Whether writing raised it; safetensors' error is recognised by name, as `utils.download` runs without it."""
+    if isinstance(error, RuntimeError):  # torch.save's for an incomplete write
         return bool(re.search("iostream|PytorchStreamWriter|unexpected pos", str(error)))
     return isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
 
 
 def _write_cure(error: Exception) -> str:
-    """What to do about it, by the system's number for it, which libraries may only have in their words."""
+    """The cure, by errno, which some libraries have only in their message."""
     found = re.search(r"os error (\d+)", str(error))
     number = error.errno if isinstance(error, OSError) and error.errno else int(found[1]) if found else None
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -197,7 +197,7 @@ def _write_cure(error: Exception) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file beside the target and rename it, so that a reader never sees half of one.
+    """Write JSON atomically.
 
     Raises:
         ValueError: a number in `value` is not finite, which JSON cannot hold.

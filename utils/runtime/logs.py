@@ -1,4 +1,4 @@
-"""Logging: rank 0 speaks, to the terminal without breaking progress bars and to a file."""
+"""Logging on rank 0: to the terminal without breaking progress bars, and to a file."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class TqdmHandler(logging.Handler):
 
 
 def start_logging(file: Path | None = None) -> None:
-    """Set up the root logger; other ranks than 0 report errors only.
+    """Set up the root logger; ranks other than 0 log errors only.
 
     Args:
-        file: where the lines go as well, appended.
+        file: to append the lines to as well.
     """
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -50,12 +50,12 @@ def start_logging(file: Path | None = None) -> None:
 
 
 def peak_memory_gib() -> float:
-    """The most memory used so far: of the GPU where there is one, else of this process."""
+    """Peak memory so far, in GiB: of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return peak_process_gib()
 
 
 def peak_process_gib() -> float:
-    """The most memory of the machine that this process used so far."""
+    """Peak resident memory of this process so far, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,4 +1,4 @@
-"""What numbers were made on and with: hardware, versions of packages, the version of this code."""
+"""Provenance of measurements: hardware, package versions and the version of this code."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def machine(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: installed(name) for name in PACKAGES},
+        "versions": {name: package_version(name) for name in PACKAGES},
         "code_version": code_version(),
     }
 
 
 def cpu_model() -> str:
-    """As the kernel names it; else what Python knows."""
+    """The processor's name, from the kernel or else from Python."""
     if CPU_INFO.is_file():
         for line in CPU_INFO.read_text().splitlines():
             if line.startswith("model name"):
@@ -41,8 +41,8 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def installed(package: str) -> str | None:
-    """Its version, None where it is not installed."""
+def package_version(package: str) -> str | None:
+    """The version of an installed package, else None."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -50,7 +50,7 @@ def installed(package: str) -> str | None:
 
 
 def code_version() -> str | None:
-    """The checkout's commit, with "-dirty" where files differ from it; None where git knows of none."""
+    """The checkout's commit, with "-dirty" where files differ from it; None outside a git checkout."""
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""TCP ports. The standard library alone, so that a launcher need not wait for torch."""
+"""TCP ports. Standard library only, so that a launcher need not import torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on, so that two runs on a machine do not meet."""
+    """A TCP port that nothing listens on, so that runs on one machine do not collide."""
     with socket.socket() as listener:
         listener.bind(("", 0))
         return listener.getsockname()[1]

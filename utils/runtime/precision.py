@@ -1,8 +1,9 @@
-"""Number types by name, and arithmetic that keeps its digits."""
+"""Dtypes by name, and full float32 precision."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 
@@ -13,13 +14,13 @@ DTYPES = {**INFERENCE_DTYPES, "mixed": torch.float32}  # of weights in training;
 PRECISIONS = tuple(DTYPES)
 
 
-def precision_of(dtype: torch.dtype) -> str:
-    """What --precision calls weights and arithmetic of this type."""
+def precision_name(dtype: torch.dtype) -> str:
+    """The name of a dtype, as --precision takes it."""
     return next(name for name, one in DTYPES.items() if one == dtype)
 
 
 def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type that weights and pixels take.
+    """The dtype of weights and pixels for inference.
 
     Raises:
         UserError: no such precision.
@@ -31,8 +32,8 @@ def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 @contextlib.contextmanager
-def full_precision():
-    """Keep PyTorch from trading digits for speed while numbers are made that will be compared."""
+def full_precision() -> Iterator[None]:
+    """Turn TF32 off in the block, so that results are comparable."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from types import TracebackType
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -12,13 +13,14 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class PlainBar:
-    """What stands in for tqdm: a line in the log every few seconds."""
+    """Replaces tqdm where it is not installed: a log line every few seconds."""
 
     def __init__(self, total: int, desc: str, initial: int = 0) -> None:
         self.total, self.desc, self.n = total, desc, initial
         self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
     def update(self, count: int) -> None:
+        """Advance by `count` bytes."""
         self.n += count
         if time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
@@ -33,8 +35,8 @@ class PlainBar:
         return None
 
 
-def byte_bar(total: int, desc: str, initial: int = 0):
-    """A bar over `total` bytes, of which `initial` are there: tqdm's, else a `PlainBar`. A context manager."""
+def byte_bar(total: int, desc: str, initial: int = 0) -> Any:
+    """A progress bar over `total` bytes, `initial` of them done: tqdm's, else a `PlainBar`. A context manager."""
     try:
         from tqdm import tqdm
     except ImportError:

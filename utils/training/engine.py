@@ -1,4 +1,4 @@
-"""DeepSpeed: its configuration from the options, the engine, and the weights gathered back from it."""
+"""DeepSpeed: its configuration from the options, the engine, and gathering the weights from it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from utils.cli.train_options import TrainArgs
 from utils.runtime.distributed import world_size
 from utils.runtime.errors import UserError
-from utils.runtime.precision import precision_of
-
-log = logging.getLogger(__name__)
+from utils.runtime.precision import precision_name
 
 
 def engine_config(args: TrainArgs) -> dict[str, Any]:
-    """DeepSpeed's configuration; everything in it comes from the options."""
+    """DeepSpeed's configuration, from the options."""
     zero: dict[str, Any] = {"stage": args.zero_stage}
     if args.zero_stage:
         zero |= {"contiguous_gradients": True, "overlap_comm": torch.cuda.is_available(), "reduce_scatter": True}
@@ -34,12 +32,12 @@ def engine_config(args: TrainArgs) -> dict[str, Any]:
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 10**9,  # the script logs itself
+        "steps_per_print": 10**9,  # the training loop logs
         "bf16": {"enabled": args.precision == "bf16"},
         "fp16": {"enabled": args.precision == "fp16"},
     }
     if args.precision == "bf16" and args.zero_stage >= 2:
-        # else the micro-steps' gradients are added up in bfloat16, which loses the small ones
+        # else gradients are accumulated in bfloat16, which loses small ones
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     if args.precision == "mixed":
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
@@ -47,12 +45,12 @@ def engine_config(args: TrainArgs) -> dict[str, Any]:
 
 
 def inference_config(device: torch.device, dtype: torch.dtype, offload: bool) -> dict[str, Any]:
-    """DeepSpeed's configuration for forward passes through parameters that all processes share out (ZeRO-3)."""
-    zero: dict[str, Any] = {"stage": 3, "memory_efficient_linear": False}  # its own product rounds another way
+    """DeepSpeed's configuration for forward passes with sharded parameters (ZeRO-3)."""
+    zero: dict[str, Any] = {"stage": 3, "memory_efficient_linear": False}  # DeepSpeed's own product rounds differently
     if offload:
         zero["offload_param"] = {"device": "cpu", "pin_memory": device.type == "cuda"}
     return {
-        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed asks, and uses it in training only
+        "train_micro_batch_size_per_gpu": 1,  # required, but used in training only
         "zero_optimization": zero,
         "bf16": {"enabled": dtype == torch.bfloat16},
         "fp16": {"enabled": dtype == torch.float16},
@@ -66,16 +64,16 @@ def start_inference(model: nn.Module, config: dict[str, Any]) -> Any:
 
 
 def uses_clipped_adamw(args: TrainArgs) -> bool:
-    """Whether the engine gets a `ClippedAdamW`: the one case in which DeepSpeed steps a bare optimiser."""
+    """Whether the engine gets a `ClippedAdamW`: the one case in which DeepSpeed does not wrap the optimiser."""
     return args.zero_stage == 0 and args.precision in ("fp32", "mixed")
 
 
 class ClippedAdamW(torch.optim.AdamW):
-    """AdamW that clips its gradients, and leaves out a step whose gradients are no numbers.
+    """AdamW that clips gradients and skips steps with non-finite ones.
 
-    DeepSpeed's optimisers do both, but for ZeRO 0 with fp32 weights it has none: it then clips tensor by
-    tensor, a tenth of `mini`'s step, and takes what is no number into the weights. `overflow` is what the
-    engine asks for.
+    DeepSpeed's optimisers do both, but it has none for ZeRO 0 with fp32 weights: it then clips tensor by tensor,
+    a tenth of `mini`'s step time, and applies non-finite gradients. The engine reads `overflow`, which tells
+    whether the last step was skipped.
     """
 
     def __init__(self, groups: list[dict[str, Any]], clip_norm: float, **options: Any) -> None:
@@ -84,7 +82,7 @@ class ClippedAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """One update; of processes that hold the same gradients all take it or none does."""
+        """One update, or none where a gradient is not finite; the same on all ranks, whose gradients are equal."""
         parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters], foreach=True)
         self.overflow = not torch.isfinite(norm).item()
@@ -96,21 +94,21 @@ class ClippedAdamW(torch.optim.AdamW):
 
 
 def import_deepspeed() -> ModuleType:
-    """DeepSpeed, which probes the machine when it is imported, told to be quiet and to compile nothing."""
+    """DeepSpeed, imported late since that probes the machine; made quiet, and kept from compiling."""
     import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
-    # Shared memory between CPU processes would be compiled at the first start, half a minute with a
-    # C++ compiler and a crash without one; gloo does.
+    # Its shared-memory backend for CPU processes is compiled at the first start: half a minute with a C++
+    # compiler, a crash without one. gloo does instead.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
 def check_precision(dtype: torch.dtype) -> None:
-    """Ask before anything is loaded; DeepSpeed would after all of it.
+    """Check the dtype before anything is loaded; DeepSpeed would check it afterwards.
 
     Raises:
-        UserError: DeepSpeed cannot run in this type on this machine.
+        UserError: DeepSpeed does not support it on this machine.
     """
     from deepspeed.accelerator import get_accelerator
 
@@ -119,16 +117,16 @@ def check_precision(dtype: torch.dtype) -> None:
         torch.bfloat16: get_accelerator().is_bf16_supported(),
     }
     if not known.get(dtype, True):
-        name = precision_of(dtype)
+        name = precision_name(dtype)
         raise UserError(f"--precision {name}: DeepSpeed cannot run in it on this machine; use fp32, or another machine")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trained parameters; embeddings, norms and biases are not decayed."""
+    """AdamW's parameter groups: trained parameters, with weight decay for all but embeddings, norms and biases."""
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves a parted one no shape of its own
+            shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 empties sharded parameters
             groups[len(shape) >= 2 and "embed" not in name].append(parameter)
     return [
         {"params": parameters, "weight_decay": weight_decay if decayed else 0.0}
@@ -164,14 +162,14 @@ def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[A
         config=engine_config(args),
     )
     if world_size() == 1 and args.zero_stage == 0:
-        # There is nobody to add gradients of, yet they would be copied there and back: a tenth of `mini`'s step.
-        # (It also makes zeros of missing gradients, so that weight decay acts on what no mask depends on.)
+        # A single process has nothing to reduce, but would copy all gradients: a tenth of `mini`'s step time.
+        # (DeepSpeed would also fill missing gradients with zeros, so that unused parameters decay.)
         engine.enable_backward_allreduce = False
     return engine, schedule
 
 
 def gathered_state(engine: Any) -> dict[str, Tensor] | None:
-    """The model's tensors on the CPU; with ZeRO-3 gathered one after the other. None but on rank 0."""
+    """The model's tensors on the CPU, on rank 0; None elsewhere. With ZeRO-3 they are gathered one at a time."""
     import deepspeed
 
     writes = engine.global_rank == 0
@@ -186,7 +184,7 @@ def gathered_state(engine: Any) -> dict[str, Tensor] | None:
 
 
 def launcher_environment(device: torch.device, port: int) -> None:
-    """What DeepSpeed expects of a launcher, for a script that was started alone; what a launcher has set stays."""
+    """Set the environment variables that DeepSpeed expects of a launcher, where there was none."""
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"  # or it would take a GPU that it finds
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():

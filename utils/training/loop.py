@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from model.checkpoints.save import save_model
 from model.inputs.batch import Batch
 from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMOutput
-from utils.cli.options import as_dict
 from utils.cli.train_options import TrainArgs
 from utils.datasets.base import Sample
 from utils.datasets.registry import dataset_spec
@@ -50,7 +50,7 @@ BAD_BATCHES = "bad_batches.jsonl"
 
 
 class Run:
-    """The state of a run that outlives an epoch: engine, progress, best score, writers."""
+    """A training run: engine, progress, saved states and TensorBoard, and the loop over them."""
 
     def __init__(
         self,
@@ -75,20 +75,20 @@ class Run:
         self.past_seconds = 0.0
 
     def resume(self, folder: Path) -> None:
-        """Go on from a state."""
+        """Load a state, to continue after its step."""
         self.progress = self.states.load(self.engine, folder)
         self.sums += torch.tensor(self.progress.sums, device=self.sums.device)
         self.past_seconds = self.progress.seconds
-        log.info("goes on after step %d, from %s", self.progress.step, folder)
+        log.info("resumes after step %d, from %s", self.progress.step, folder)
 
     def fit(self, batches: Iterator[Batch], validation: list[Sample]) -> None:
-        """The epochs that are left, each with its validation and a state."""
+        """Train the remaining epochs, each with its validation and a saved state."""
         if rank() == 0:
             self.writer = SummaryWriter(str(self.run_dir), purge_step=self.progress.step + 1)
         for epoch in range(self.progress.epoch, self.args.epochs):
             self.train_epoch(epoch, batches)
             if (epoch + 1) % self.args.validate_every == 0 or epoch + 1 == self.args.epochs:
-                self.save()  # a validation may take longer than a cluster waits
+                self.save()  # validation may take longer than a cluster waits after SIGTERM
                 self.validate(epoch, validation)
             self.progress.epoch = epoch + 1
             if epoch + 1 < self.args.epochs:
@@ -96,7 +96,7 @@ class Run:
         self.states.finish()
 
     def train_epoch(self, epoch: int, batches: Iterator[Batch]) -> None:
-        """`steps` optimiser steps, less those that are done; states in between.
+        """Train the remaining optimiser steps of an epoch, and save states in between.
 
         Raises:
             Stopped: SIGTERM came; a state has been written.
@@ -107,7 +107,7 @@ class Run:
         bar = tqdm(total=self.steps, initial=done, desc=title, unit="step", disable=rank() != 0)
         micro, since = 0, time.perf_counter()
         while self.progress.step < end:
-            rate = self.schedule.get_last_lr()[0]  # of this step; the engine moves the schedule on
+            rate = self.schedule.get_last_lr()[0]  # of this step; the engine advances the schedule
             stop, due = self.train_step(batches)
             micro += self.args.grad_accumulation
             bar.update()
@@ -119,15 +119,15 @@ class Run:
                 self.save()
             if stop:
                 raise Stopped(
-                    f"stopped by SIGTERM after step {self.progress.step}; the same command goes on from there"
+                    f"stopped by SIGTERM after step {self.progress.step}; the same command resumes from there"
                 )
         bar.close()
 
     def train_step(self, batches: Iterator[Batch]) -> tuple[bool, bool]:
-        """One optimiser step; losses are summed on the device and read when they are logged.
+        """One optimiser step; losses are summed on the device, and read only for logging.
 
         Returns:
-            whether the run is to stop, and whether a state is due, the same on every process
+            whether to stop, and whether a state is due, the same on every rank
         """
         taken: list[Sample] = []
         for _ in range(self.args.grad_accumulation):
@@ -138,16 +138,16 @@ class Run:
             self.sums += torch.stack([value_of(output, name, self.sums) for name in LOSSES])
             self.progress.summed += 1
         self.progress.step += 1
-        # In fp16 the loss scale is found by steps that overflow, which is no mistake.
+        # In fp16 steps overflow while the loss scale is searched, which is no fault.
         if not self.engine.was_step_applied() and self.args.precision != "fp16":
             self.skip_nonfinite_step(self.progress.step, "a gradient", taken)
         return stop, due
 
     def finite_forward(self, batches: Iterator[Batch]) -> tuple[PixDLMOutput, Batch, bool, bool]:
-        """The next batch whose loss is a number on every process, and whether to stop and to write a state.
+        """Forward pass of the next batch with a finite loss on every rank; whether to stop, and whether a state is due.
 
         Raises:
-            UserError: too many had none.
+            UserError: more than --max-bad-steps had none.
         """
         while True:
             self.watchdog.heartbeat(f"step {self.progress.step + 1}")
@@ -163,7 +163,7 @@ class Run:
             self.skip_nonfinite_step(self.progress.step + 1, "the loss", batch.samples, f": {losses}")
 
     def state_is_due(self) -> bool:
-        """Whether the options want a state after this step; the first process's clock counts."""
+        """Whether a state is due after this step, by --save-steps or rank 0's clock."""
         every = self.args.save_steps
         if every and (self.progress.step + 1) % every == 0:
             return True
@@ -179,19 +179,19 @@ class Run:
         self.progress.bad_steps += 1
         what = f"{what} at step {step} is not finite{values}"
         own = [f"{sample.record_id} ({sample.question!r})" for sample in samples]
-        named = gather_lists(own)
-        if named is not None:
-            note = {"step": step, "what": what, "records": named}
+        gathered = gather_lists(own)
+        if gathered is not None:
+            note = {"step": step, "what": what, "records": gathered}
             path = self.run_dir / BAD_BATCHES
             with write_errors_as_user_error(path):
                 append_line(path, json.dumps(note, ensure_ascii=False))
-        said = f"{what}; the batch holds {', '.join(named or own)}"
+        message = f"{what}; the batch holds {', '.join(gathered or own)}"
         if self.progress.bad_steps > self.args.max_bad_steps:
-            raise UserError(f"{said}. --max-bad-steps {self.progress.bad_steps} would leave it out")
-        log.warning("left out: %s", said)
+            raise UserError(f"{message}. --max-bad-steps {self.progress.bad_steps} would skip it")
+        log.warning("skipped: %s", message)
 
     def save(self) -> None:
-        """Write a state from which the same command goes on."""
+        """Save a state from which the same command resumes."""
         self.watchdog.heartbeat("writing a state")
         self.progress.seconds = self.seconds()
         self.progress.sums = self.sums.tolist()
@@ -200,11 +200,11 @@ class Run:
         self.watchdog.heartbeat(f"step {self.progress.step + 1}")
 
     def seconds(self) -> float:
-        """The time that the run took, over all its starts."""
+        """Seconds that the run took so far, over all its starts."""
         return round(self.past_seconds + time.perf_counter() - self.started, 1)
 
     def log_losses(self, rate: float, speed: float, bar: tqdm) -> None:
-        """Mean losses since the last line, learning rate, speed and memory to TensorBoard, the log and the bar."""
+        """Log mean losses since the last line, learning rate, speed and memory to TensorBoard, log and progress bar."""
         losses = mean_over_ranks(self.sums / self.progress.summed)
         self.sums.zero_()
         self.progress.summed = 0
@@ -221,7 +221,7 @@ class Run:
         log.info("step %d  %s", step, "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
     def validate(self, epoch: int, samples: list[Sample]) -> None:
-        """Score the validation split and keep the weights."""
+        """Score the validation split and save the weights."""
         self.engine.eval()
         predictions = evaluate(
             self.engine.module,
@@ -239,7 +239,7 @@ class Run:
             self.save_scored(epoch, scores, state)
 
     def scores(self, samples: list[Sample], predictions: list[Prediction]) -> dict[str, dict]:
-        """What the tables show.
+        """The scores of `breakdowns`, for table and `training.json`.
 
         Raises:
             UserError: a mask is not finite.
@@ -253,7 +253,7 @@ class Run:
         log.info("validation after epoch %d:\n%s", epoch + 1, table(scores, self.spec))
         for name in self.spec.metrics:
             self.writer.add_scalar(f"val/{name}", scores["overall"][name], step)
-        record = {"epoch": epoch + 1, "step": step, "validation": scores, "settings": as_dict(self.args)}
+        record = {"epoch": epoch + 1, "step": step, "validation": scores, "settings": asdict(self.args)}
         record["seconds"] = self.seconds()
         folders = ["last", "best"] if giou > self.progress.best else ["last"]
         self.progress.best = max(self.progress.best, giou)
@@ -262,12 +262,12 @@ class Run:
                 save_model(self.run_dir / name, self.engine.module, self.tokenizer, state, record)
 
     def predict(self, batch: Batch) -> PixDLMOutput:
-        """A forward pass of validation."""
+        """A forward pass of validation, through the engine."""
         self.watchdog.heartbeat("validation")
         return self.engine(batch)
 
     def close(self) -> None:
-        """Flush what TensorBoard still holds; SIGTERM then ends the process at once."""
+        """Close the TensorBoard writer, and let SIGTERM end the process again."""
         self.stop.restore_default()
         if self.writer is not None:
             self.writer.close()

@@ -1,4 +1,4 @@
-"""A request to stop: SIGTERM, which a cluster sends before it takes a machine away."""
+"""Preemption: SIGTERM, which a cluster sends some time before it stops a job."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import signal
 
 
 class Stopped(Exception):
-    """The run has been asked to stop, and has written its state."""
+    """The run was asked to stop, and has saved its state."""
 
 
 class StopRequest:
-    """Whether SIGTERM came, which a cluster sends some time before it takes a machine away.
-
-    The run goes on to the end of its step, writes its state and leaves.
-    """
+    """Records SIGTERM instead of ending the process: the run finishes its step, saves its state and exits."""
 
     def __init__(self) -> None:
         self.received = False
@@ -23,5 +20,5 @@ class StopRequest:
         self.received = True
 
     def restore_default(self) -> None:
-        """The run has ended or failed: SIGTERM ends the process again, as a launcher that ends the others means it."""
+        """Let SIGTERM end the process again, once the run has ended or failed: a launcher ends other ranks with it."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,11 +1,10 @@
-"""A run's state on disk: all that it takes to go on exactly where a run stopped, whole or not there.
+"""A run's state on disk: everything to resume exactly where a run stopped, written atomically.
 
-`RUN/state/step-00000150-epoch-0002/` holds what DeepSpeed saves (trained weights, optimiser, schedule), a
-file a process with its random states, `progress.json`, and `checksums.json` over all of it. A folder is
-written beside and renamed, and replaces no other; older ones go only then. A run that has ended leaves
-`finished.json` in their place.
+`RUN/state/step-00000150-epoch-0002/` holds DeepSpeed's checkpoint (trained weights, optimiser, schedule), the
+random states of each process, `progress.json`, and `checksums.json` over all files. A folder is written under
+another name and renamed; only then are older ones deleted. A run that has ended leaves `finished.json` instead.
 
-What does not train is not saved: the same command reads or draws the same again.
+Frozen weights are not saved: the same command loads or initialises the same again.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ log = logging.getLogger(__name__)
 
 PROGRESS, CHECKSUMS, FINISHED = "progress.json", "checksums.json", "finished.json"
 STEPS = "step-*"
-# What may be another when a run goes on: none of it changes a weight.
+# Options that may differ on resume, since they change no weight.
 RESUME_MAY_CHANGE = {"run_dir", "workers", "log_every", "save_steps", "save_minutes", "keep", "restart"}
 RESUME_MAY_CHANGE |= {"timeout_minutes", "max_bad_steps"}
 
@@ -48,10 +47,10 @@ class Progress:
         epoch: epochs ended, their validation included.
         drawn: batches that each process took from its sampler.
         best: highest gIoU in validation.
-        bad_steps: batches and steps left out since a loss or gradient was no number.
-        seconds: time that the run took, over all its starts.
+        bad_steps: batches and steps skipped for a non-finite loss or gradient.
+        seconds: time that the run took so far, over all its starts.
         sums: of each loss since the last log line, in this process.
-        summed: micro-steps in them.
+        summed: number of micro-steps in `sums`.
     """
 
     step: int = 0
@@ -69,18 +68,18 @@ class RunStates:
 
     Args:
         run_dir: of the run.
-        settings: the run's options; a state is taken up only by the same.
+        settings: the run's options; a state is resumed only with the same.
         keep: how many states stay.
     """
 
     def __init__(self, run_dir: Path, settings: dict[str, Any], keep: int) -> None:
         self.folder, self.keep = run_dir / "state", keep
-        self.current: str | None = None  # the state that this process wrote last or went on from
-        # as JSON gives them back, so that both sides compare equal
+        self.current: str | None = None  # the state last saved or loaded by this process
+        # through JSON and back, so that they compare equal to saved ones
         self.settings = json.loads(json.dumps({**settings, "processes": world_size()}))
 
     def check_shared(self) -> None:
-        """Raises UserError where a process does not see the first one's files: its own would be of no use."""
+        """Raise UserError where a rank does not see rank 0's files."""
         if rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
         barrier()
@@ -91,10 +90,10 @@ class RunStates:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """The run is this one's: a second start of it, by mistake or by a scheduler, is refused.
+        """Hold the run's lock: a second start of it, by mistake or by a scheduler, is refused.
 
         Raises:
-            UserError: another one trains there.
+            UserError: another process holds it.
         """
         if rank():
             yield
@@ -102,24 +101,24 @@ class RunStates:
         with ExitStack() as lock:
             try:
                 lock.enter_context(exclusive_lock(self.folder / "running"))
-            except BlockingIOError as error:  # of the lock; one from inside the run is another matter
+            except BlockingIOError as error:  # of the lock alone, not from inside the block
                 raise UserError(
                     f"{self.folder.parent}: another process trains there; end it, or name another --run-dir"
                 ) from error
             yield
 
     def clear(self) -> None:
-        """Forget every state, so that the run starts anew."""
+        """Delete all states, so that the run starts over."""
         if rank() == 0:
             self.remove(self.states())
             (self.folder / FINISHED).unlink(missing_ok=True)
         barrier()
 
     def finished(self) -> bool:
-        """Whether this very run has ended.
+        """Whether the run has ended.
 
         Raises:
-            UserError: one with other options has.
+            UserError: a run with other options has.
         """
 
         def look() -> bool:
@@ -132,17 +131,17 @@ class RunStates:
         return broadcast_from_rank0(look if rank() == 0 else None)
 
     def states(self) -> list[Path]:
-        """All that are there, the oldest first."""
+        """Folders of all states, oldest first."""
         return sorted(self.folder.glob(STEPS))
 
     @staticmethod
     def remove(states: list[Path]) -> None:
-        """Take states away."""
+        """Delete states."""
         for state in states:
             shutil.rmtree(state)
 
     def newest(self) -> Path | None:
-        """The last state whose files are as they were written; what is damaged is told and passed over.
+        """The newest undamaged state, None without; damaged ones are logged and skipped.
 
         Raises:
             UserError: it belongs to a run with other options.
@@ -157,11 +156,11 @@ class RunStates:
             damaged = find_damage(folder)
             if not damaged:
                 return folder
-            log.warning("%s is damaged (%s) and passed over", folder, damaged)
+            log.warning("%s is damaged (%s) and skipped", folder, damaged)
         return None
 
     def check_settings(self, file: Path) -> None:
-        """Raises UserError where the options in `file` are others than now."""
+        """Raise UserError where the options in `file` differ from this run's."""
         record = json.loads(file.read_text())
         then, now = without_retired(record), self.settings
         names = sorted((then.keys() | now.keys()) - RESUME_MAY_CHANGE)
@@ -173,14 +172,14 @@ class RunStates:
             )
 
     def save(self, engine: Any, progress: Progress) -> None:
-        """Write a state, unless it is the current one; every process calls it. Then only the `keep` last stay.
+        """Save a state unless it is the current one, and delete all but the newest `keep`; every rank calls this.
 
         Raises:
             UserError: the disk is full; earlier states are as they were.
         """
         name = f"step-{progress.step:08d}-epoch-{progress.epoch:04d}"
         if name == self.current:
-            return  # an epoch's last step has written it, or a run goes on that was stopped in its validation
+            return  # saved by the epoch's last step, or resumed from before its validation
         with write_errors_as_user_error(self.folder / name), self._beside() as beside:
             engine.save_checkpoint(str(beside), tag=name, save_latest=False, exclude_frozen_parameters=True)
             torch.save(random_states() | {"sums": progress.sums}, beside / name / f"process-{rank()}.pt")
@@ -189,7 +188,7 @@ class RunStates:
                 record = {"progress": asdict(progress), "settings": self.settings}
                 (beside / name / PROGRESS).write_text(json.dumps(record, indent=1))
                 write_checksums(beside / name)
-                # a later one is damaged, or this run would have gone on from it
+                # later ones are damaged, or this run would have resumed from them
                 self.remove([state for state in self.states() if state.name >= name])
                 (beside / name).rename(self.folder / name)
         if rank() == 0:
@@ -199,10 +198,10 @@ class RunStates:
 
     @contextmanager
     def _beside(self) -> Iterator[Path]:
-        """A folder to write into, the same for all processes and gone afterwards."""
+        """A temporary folder to write into, the same for all ranks."""
         beside = self.folder / ".writing"
         if rank() == 0:
-            shutil.rmtree(beside, ignore_errors=True)  # what a killed run left
+            shutil.rmtree(beside, ignore_errors=True)  # left by a killed run
             beside.mkdir(parents=True)
         barrier()
         try:
@@ -212,13 +211,13 @@ class RunStates:
                 shutil.rmtree(beside, ignore_errors=True)
 
     def load(self, engine: Any, folder: Path) -> Progress:
-        """Put the engine and all random states where they were when `folder` was written.
+        """Restore the engine and all random states from a state.
 
         Raises:
-            UserError: the files are not those of this model.
+            UserError: a file is damaged.
         """
         with safe_unpickling():
-            # not strict: what does not train is not in it
+            # not strict: frozen weights are not in it
             engine.load_checkpoint(str(folder.parent), tag=folder.name, load_module_strict=False)
         own = dict(TensorFile(folder / f"process-{rank()}.pt"))
         set_random_states(own)
@@ -228,7 +227,7 @@ class RunStates:
         return progress
 
     def finish(self) -> None:
-        """The run has ended: its states go, and a mark stays that says so."""
+        """Mark the run as ended, and delete its states."""
         if rank() == 0:
             with write_errors_as_user_error(self.folder / FINISHED):
                 atomic_write(self.folder / FINISHED, json.dumps({"settings": self.settings}, indent=1).encode())
@@ -237,10 +236,10 @@ class RunStates:
 
 
 def without_retired(record: dict[str, Any]) -> dict[str, Any]:
-    """The options of a state, less those of earlier versions that no longer act.
+    """The options of a state, without removed options that have no effect any more.
 
-    The feature cache changed no number. Place hints acted in the first `hint_steps` steps alone: before that a
-    state cannot go on as it began, so they stay and the state is refused.
+    The feature cache changed no number. Place hints acted in the first `hint_steps` steps only; a state from
+    before their end cannot be resumed, so the option is kept and the state is refused.
     """
     settings = dict(record["settings"])
     for name in ("feature_cache", "feature_cache_gb"):
@@ -252,7 +251,7 @@ def without_retired(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_checksums(folder: Path) -> None:
-    """`checksums.json`, the sha256 of every other file in `folder`."""
+    """Write `checksums.json`, the sha256 of every other file in `folder`."""
     files = sorted(path for path in folder.iterdir() if path.name != CHECKSUMS)
     with ThreadPoolExecutor() as pool:
         sums = dict(zip((path.name for path in files), pool.map(file_hash, files), strict=True))
@@ -260,7 +259,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str:
-    """What is wrong with the files of a state, "" where nothing is."""
+    """Damage to the files of a state, in words; "" where there is none."""
     try:
         sums = json.loads((folder / CHECKSUMS).read_text())
     except (OSError, ValueError) as error:
@@ -274,7 +273,7 @@ def find_damage(folder: Path) -> str:
 
 
 def random_states() -> dict[str, Any]:
-    """Every generator that training draws from, of this process."""
+    """The states of this process's random generators, in types that load with `weights_only`."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
@@ -286,7 +285,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """The reverse of `random_states`."""
+    """Restore `random_states`."""
     torch.set_rng_state(states["torch"])
     if states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"])

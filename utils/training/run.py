@@ -1,10 +1,11 @@
-"""A training run, from its options to its end."""
+"""A training run: data, model, engine and loop from the options."""
 
 from __future__ import annotations
 
 import json
 import logging
 import random
+from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from utils.cli.options import as_dict
 from utils.cli.train_options import TrainArgs
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
@@ -22,10 +22,7 @@ from utils.datasets.loading.flips import FlippedSamples, FlipSampler
 from utils.datasets.loading.sampler import TrainSampler, infinite_batches, split_fingerprint
 from utils.datasets.loading.workers import dead_worker_as_user_error, ignore_sigterm_in_worker
 from utils.datasets.registry import load_dataset
-from utils.runtime.distributed import (
-    rank,
-    world_size,
-)
+from utils.runtime.distributed import rank, world_size
 from utils.runtime.errors import UserError
 from utils.runtime.precision import DTYPES
 from utils.training.engine import check_precision, engine_config, start_engine
@@ -38,18 +35,18 @@ log = logging.getLogger(__name__)
 
 
 def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
-    """The data, and a run over them unless it has ended already.
+    """Load the data and train, unless the run has ended already.
 
     Raises:
-        UserError: data, weights or options do not fit, or the run fails in a way that the user can mend.
-        Stopped: SIGTERM came; a state has been written.
+        UserError: data, weights or options do not fit, or the run fails in a way that the user can fix.
+        Stopped: SIGTERM came; a state has been saved.
     """
     seed_everything(args.seed)
     check_weight_files(args)
     reading = {"name": args.dataset, "polygons": args.polygons, "skip_bad_records": args.skip_bad_records}
     samples = load_dataset(args.data, "train", **reading)
     validation = load_dataset(args.data, "val", **reading)
-    states = RunStates(run_dir, as_dict(args) | {"training records": split_fingerprint(samples)}, args.keep)
+    states = RunStates(run_dir, asdict(args) | {"training records": split_fingerprint(samples)}, args.keep)
     states.check_shared()
     with states.locked():
         if args.restart:
@@ -68,7 +65,7 @@ def train_on(
     run_dir: Path,
     device: torch.device,
 ) -> None:
-    """Model, engine, loop; it goes on where the same command stopped."""
+    """Build model, engine and loader, and run the loop, resumed from the newest state if there is one."""
     found = states.newest()
     dtype, build = DTYPES[args.precision], partial(build_training_model, args)
     check_precision(dtype)
@@ -78,10 +75,10 @@ def train_on(
     sampler = TrainSampler(samples, args.batch_size, args.grad_accumulation, args.seed, rank(), world_size())
     check_steps(args, sampler)
     steps = args.steps_per_epoch or sampler.steps
-    describe(args, model.config, samples, validation, trained, steps)
+    log_summary(args, model.config, samples, validation, trained, steps)
     model.cast(dtype).to(device)
     if model.use_flash_attention():
-        log.info("the language model attends by flash-attn")
+        log.info("the language model uses flash-attn")
     engine, schedule = start_engine(model, args, total_steps=steps * args.epochs)
     loader = training_loader(
         samples, sampler, args, Collator(model.config, tokenizer, True, True, args.mask_side), device
@@ -100,7 +97,7 @@ def train_on(
 def training_loader(
     samples: list[Sample], sampler: TrainSampler, args: TrainArgs, collate: Collator, device: torch.device
 ) -> DataLoader:
-    """Batches of the sampler, flipped where the options ask for it."""
+    """The DataLoader of training, with flips where --mirror is set."""
     return DataLoader(
         FlippedSamples(samples) if args.mirror else samples,
         batch_sampler=FlipSampler(sampler) if args.mirror else sampler,
@@ -108,13 +105,13 @@ def training_loader(
         num_workers=args.workers,
         persistent_workers=args.workers > 0,
         worker_init_fn=ignore_sigterm_in_worker,
-        generator=torch.Generator().manual_seed(args.seed),  # or workers would draw from dropout's
+        generator=torch.Generator().manual_seed(args.seed),  # else worker seeds would be drawn from dropout's generator
         pin_memory=device.type == "cuda",
     )
 
 
 def check_steps(args: TrainArgs, sampler: TrainSampler) -> None:
-    """Raises UserError where the training records fill no optimiser step."""
+    """Raise UserError where the training records fill no optimiser step."""
     if not sampler.steps:
         raise UserError(
             f"{sampler.records} training records fill no step of {args.batch_size} records x {world_size()} "
@@ -122,9 +119,9 @@ def check_steps(args: TrainArgs, sampler: TrainSampler) -> None:
         )
 
 
-def describe(args: TrainArgs, config: Any, samples: list, validation: list, trained: dict, steps: int) -> None:
-    """What this run is: options, architecture, data, and what trains."""
-    log.info("options %s", json.dumps(as_dict(args)))
+def log_summary(args: TrainArgs, config: Any, samples: list, validation: list, trained: dict, steps: int) -> None:
+    """Log options, architecture, data, and trained parameters."""
+    log.info("options %s", json.dumps(asdict(args)))
     log.info("architecture %s", json.dumps(config.to_diff_dict(), default=str))
     log.info("%d training and %d validation records from %s", len(samples), len(validation), args.data)
     parts = ", ".join(f"{part} {count:,}" for part, count in trained.items())
@@ -134,12 +131,12 @@ def describe(args: TrainArgs, config: Any, samples: list, validation: list, trai
 
 
 def process_group_timeout(args: TrainArgs) -> timedelta:
-    """How long a process waits for the others: longer than one that hangs is left alive to say so."""
+    """Timeout of collectives: longer than the watchdog's, which names the hanging process."""
     return timedelta(minutes=args.timeout_minutes + 5) if args.timeout_minutes else timedelta(days=30)
 
 
 def seed_everything(seed: int) -> None:
-    """Every generator that training uses."""
+    """Seed Python's, NumPy's and PyTorch's random generators."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What training starts from: configuration, tokenizer and weights, and what of them trains."""
+"""The model that training starts from: configuration, tokenizer, weights, and which parts train."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def build_training_model(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokenizer, dict[str, int]]:
     """The model to train, its tokenizer, and the trained parameters by part.
 
-    Parts that start fresh train whatever the defaults say: frozen random weights teach nothing.
+    Parts without loaded weights always train: frozen random weights are useless.
 
     Raises:
         UserError: weights are missing, damaged or do not fit, or an option does not fit the model.
@@ -75,20 +75,20 @@ def build_training_model(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokeniz
 
 
 def backbones(args: TrainArgs) -> Backbones:
-    """The files for a published folder: those that were named, else what lies in or beside it."""
+    """The files for a published folder: the named ones; None searches in and beside it."""
     stock = options_at_default(args, "clip", "sam2")
     clip, sam2 = (None if name in stock else getattr(args, name) for name in ("clip", "sam2"))
     return Backbones(clip, sam2, args.fusion)
 
 
 def options_at_default(args: TrainArgs, *names: str) -> list[str]:
-    """Those of the options that nobody set to something else."""
+    """Those of the options that have their default value."""
     default = TrainArgs()
     return [name for name in names if getattr(args, name) == getattr(default, name)]
 
 
 def build_model(config: PixDLMConfig) -> PixDLMForCausalLM:
-    """A fresh model.
+    """A new model.
 
     Raises:
         UserError: values of the configuration do not fit each other.
@@ -98,7 +98,7 @@ def build_model(config: PixDLMConfig) -> PixDLMForCausalLM:
 
 
 def parts_to_train(config: PixDLMConfig, more: set[str]) -> set[str]:
-    """The usual parts and `more`; the fusion only where the configuration lets it."""
+    """The default parts and `more`; the fusion by default only where the configuration lets it train."""
     usual = {part for part in DEFAULT_TRAINED if part != "fusion" or config.trainable_fusion}
     return usual | more
 
@@ -120,12 +120,12 @@ def build_config(args: TrainArgs) -> tuple[PixDLMConfig, PixTokenizer]:
 
 
 def loss_weights(args: TrainArgs) -> LossWeights:
-    """What each loss counts in a run."""
+    """The weights of a run's losses, from the options."""
     return LossWeights(args.ce_weight, args.bce_weight, args.dice_weight, args.overlap_weight, args.grounding_weight)
 
 
 def enable_gradient_checkpointing(model: PixDLMForCausalLM) -> None:
-    """Let the backward pass compute the language model's layers again instead of keeping what is in them."""
+    """Recompute the language model's activations in the backward pass instead of storing them."""
     model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     model.language_model.enable_input_require_grads()
 
@@ -133,8 +133,8 @@ def enable_gradient_checkpointing(model: PixDLMForCausalLM) -> None:
 def override(config: PixDLMConfig, changes: list[str]) -> PixDLMConfig:
     """A configuration with `field=value` changes, checked as a whole.
 
-    A value is JSON; true and false may be in capitals, and a text needs no quotes. What a dictionary does not
-    name stays as it is.
+    A value is JSON; true and false may be capitalised, and a string needs no quotes. A dictionary updates the
+    field's, key by key.
 
     Raises:
         UserError: no such field, or a value that does not fit.
@@ -153,7 +153,7 @@ def override(config: PixDLMConfig, changes: list[str]) -> PixDLMConfig:
 
 
 def read_value(text: str) -> Any:
-    """What stands after `field=`: JSON, or else the text itself."""
+    """The value after `field=`: JSON, or else the text itself."""
     try:
         return json.loads(text.lower() if text.lower() in ("true", "false") else text)
     except json.JSONDecodeError:
@@ -161,7 +161,7 @@ def read_value(text: str) -> Any:
 
 
 def check_weight_files(args: TrainArgs) -> None:
-    """Every weight that will be read and the data, looked for before anything is built.
+    """Check that all weights and data exist, before anything is built.
 
     Raises:
         UserError: naming all that are missing and where they come from.
@@ -181,7 +181,7 @@ def check_weight_files(args: TrainArgs) -> None:
 
 
 def load_published(model: PixDLMForCausalLM, args: TrainArgs) -> set[str]:
-    """Read Llama, CLIP and SAM2 into the model; returns the parts that stay fresh."""
+    """Load Llama, CLIP and SAM2 into the model; returns the parts that are not loaded."""
     load_llava(model.language_model, Path(args.llava))
     load_clip(model.semantic_path.clip, args.clip, model.config)
     load_sam2(model.pixel_path.encoder, args.sam2)

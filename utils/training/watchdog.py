@@ -1,4 +1,4 @@
-"""What looks after a long run: a request to stop, and a process that hangs."""
+"""A watchdog that ends a hanging process."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from utils.runtime.errors import HUNG_STATUS
 
 
 class Watchdog:
-    """Ends a process that makes no progress: what hangs would hold a whole job's machines for nothing.
+    """Ends a process that makes no progress, which would occupy a whole job's machines.
 
     Args:
-        seconds: without a `heartbeat` after which the process ends.
+        seconds: without a `heartbeat` after which the process ends; 0 for never.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -26,12 +26,12 @@ class Watchdog:
         self.heartbeat("start")
 
     def heartbeat(self, doing: str) -> None:
-        """There is progress; `doing` is what comes next, for the message."""
+        """Report progress; `doing` names what comes next, for the message."""
         self.doing, self.last = doing, time.monotonic()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Look at the time until the block ends; with no limit there is nothing to look at."""
+        """Watch in a thread until the block ends."""
         if not self.seconds:
             yield
             return
@@ -51,12 +51,12 @@ class Watchdog:
                 self._end()
 
     def _end(self) -> None:
-        """Say where the process hangs and leave at once; the launcher then ends the others."""
-        told = (
+        """Print where the process hangs and exit at once; the launcher then ends the other ranks."""
+        message = (
             f"process {rank()} of {world_size()} made no progress for {self.seconds / 60:g} minutes ({self.doing}); "
-            "it ends here, where its threads are stands below. The same command goes on from the last state; "
+            "it ends here, and the stacks of its threads follow. The same command resumes from the last state; "
             "--timeout-minutes allows more\n"
         )
-        os.write(sys.stderr.fileno(), f"error: {told}".encode())  # not by logging, which may be what hangs
+        os.write(sys.stderr.fileno(), f"error: {message}".encode())  # not by logging, which may be what hangs
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
         os._exit(HUNG_STATUS)

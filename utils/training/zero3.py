@@ -1,8 +1,8 @@
-"""ZeRO-3 from the first moment: one process reads the model, and each gets its share of it.
+"""ZeRO-3 from the start: rank 0 loads the model, and every rank receives only its shards.
 
-Built the plain way every process would hold all weights until DeepSpeed parts them: 27 GB in float32 for
-7B, in each of a node's eight processes, and once more on each GPU. Here the first process builds the model,
-the others its outline without memory; one parameter after the other is handed out, parted and let go.
+Otherwise every rank would hold all weights until DeepSpeed shards them: 27 GB in float32 for 7B, in each of a
+node's eight processes, and again on each GPU. Here rank 0 builds the model and the other ranks build it on the
+meta device; parameters are then broadcast, sharded and freed one at a time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Started = tuple[PixDLMForCausalLM, PixTokenizer, dict[str, int]]
 
 @dataclass(frozen=True)
 class ModelSkeleton:
-    """What the first process tells the others of its model: all but the parameters."""
+    """What the other ranks need to build rank 0's model on the meta device: everything but the parameters."""
 
     config: PixDLMConfig
     buffers: dict[str, Tensor]
@@ -48,23 +48,26 @@ class ModelSkeleton:
 
 
 def build_sharded(start: Callable[[], Started], dtype: torch.dtype, config: dict[str, Any]) -> Started:
-    """What `start` gives, called by the first process alone, its parameters parted.
+    """Build a model on rank 0 and shard its parameters over all ranks.
 
     Args:
-        start: builds or reads the model on the CPU.
-        dtype: of the parameters afterwards.
-        config: DeepSpeed's, of ZeRO stage 3.
+        start: builds or loads model, tokenizer and counts of trained parameters on the CPU; rank 0 calls it.
+        dtype: of the sharded parameters.
+        config: DeepSpeed's, with ZeRO stage 3.
+
+    Returns:
+        the results of `start`, on every rank
 
     Raises:
-        UserError: what `start` raises, on every process.
+        UserError: raised by `start`, on every rank.
     """
     built: list[Started] = []
 
-    def tell() -> ModelSkeleton:
+    def build() -> ModelSkeleton:
         built.append(start())
-        return skeleton_of(*built[0])
+        return make_skeleton(*built[0])
 
-    skeleton = broadcast_from_rank0(tell if rank() == 0 else None)
+    skeleton = broadcast_from_rank0(build if rank() == 0 else None)
     model, tokenizer, trained = built[0] if built else build_on_meta(skeleton)
     shard_parameters(model, dtype, config)
     return model, tokenizer, trained
@@ -73,37 +76,37 @@ def build_sharded(start: Callable[[], Started], dtype: torch.dtype, config: dict
 def load_sharded(
     load: Callable[[], tuple[PixDLMForCausalLM, PixTokenizer]], device: torch.device, dtype: torch.dtype, offload: bool
 ) -> tuple[PixDLMForCausalLM, PixTokenizer, Callable[[Batch], PixDLMOutput]]:
-    """What `load` gives, parted over all processes for evaluation, and the engine that runs its forward pass.
+    """Load a model on rank 0 and shard it over all ranks for evaluation; returns the engine for its forward pass too.
 
-    Every process must run as many forward passes: in each the parts come from all of them.
+    Every rank must run the same number of forward passes, since each gathers shards from all ranks.
 
     Args:
-        load: reads the model on the CPU; only the first process does.
+        load: loads model and tokenizer on the CPU; rank 0 calls it.
         device: of this process.
-        dtype: of the parameters afterwards.
-        offload: keep the parts in the CPU's memory instead of the GPUs'.
+        dtype: of the sharded parameters.
+        offload: keep the shards in CPU memory instead of the GPUs'.
 
     Raises:
-        UserError: what `load` raises, on every process, or this device cannot compute in `dtype`.
+        UserError: raised by `load`, on every rank, or this device does not support `dtype`.
     """
     launcher_environment(device, free_port())
     check_precision(dtype)
     config = inference_config(device, dtype, offload)
     model, tokenizer, _ = build_sharded(lambda: (*load(), {}), dtype, config)
-    model.to(device).eval().use_flash_attention()  # DeepSpeed has seen to the parameters, not to the buffers
-    own = sum(parameter.ds_tensor.nbytes for parameter in model.parameters())
-    log.info("%.1f MiB of the weights, in each of %d processes", own / 2**20, world_size())
+    model.to(device).eval().use_flash_attention()  # buffers; DeepSpeed has moved the parameters
+    shards = sum(parameter.ds_tensor.nbytes for parameter in model.parameters())
+    log.info("%.1f MiB of the weights, in each of %d processes", shards / 2**20, world_size())
     return model, tokenizer, start_inference(model, config)
 
 
-def skeleton_of(model: PixDLMForCausalLM, tokenizer: PixTokenizer, trained: dict[str, int]) -> ModelSkeleton:
-    """Enough to build the same model elsewhere."""
+def make_skeleton(model: PixDLMForCausalLM, tokenizer: PixTokenizer, trained: dict[str, int]) -> ModelSkeleton:
+    """The skeleton of a model and its tokenizer."""
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return ModelSkeleton(model.config, dict(model.named_buffers()), names, tokenizer.path, trained)
 
 
 def build_on_meta(skeleton: ModelSkeleton) -> Started:
-    """The same model, its parameters on the meta device."""
+    """The model of a skeleton, its parameters on the meta device."""
     with init_empty_weights(include_buffers=False):
         model = PixDLMForCausalLM(skeleton.config).train()
     for name, parameter in model.named_parameters():
@@ -114,14 +117,14 @@ def build_on_meta(skeleton: ModelSkeleton) -> Started:
 
 
 def shard_parameters(model: nn.Module, dtype: torch.dtype, config: dict[str, Any]) -> None:
-    """Part the parameters over all processes, module by module, with the first process's values; in place."""
+    """Shard the parameters over all ranks, module by module, with rank 0's values; in place."""
     deepspeed = import_deepspeed()
-    for module in reversed(list(model.modules())):  # children first: of its own parameters alone there is then a rest
+    for module in reversed(list(model.modules())):  # children first, so that only a module's own are left
         own = list(module.named_parameters(recurse=False))
         for name, parameter in own:
             if parameter.is_meta:
-                room = torch.empty(parameter.shape, dtype=dtype)
-                setattr(module, name, nn.Parameter(room, requires_grad=parameter.requires_grad))
+                empty = torch.empty(parameter.shape, dtype=dtype)  # Init broadcasts rank 0's values into it
+                setattr(module, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
             else:
                 parameter.data = parameter.data.to(dtype)
         if own:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoints.layouts import named_shapes, named_tensors
+from model.checkpoints.layouts import renamed_shapes, renamed_tensors
 from model.checkpoints.load import load_pretrained
 from model.pixdlm import PixDLMForCausalLM, load_model
 from tests.training import TINY, Server
@@ -100,8 +100,8 @@ def test_the_model_is_put_together(checkpoint_of: MakeCheckpoint, stage: int) ->
         assert state.keys() == expected.keys()
         assert all(torch.equal(state[name], expected[name]) for name in state)
     assert model.config.lora["r"] == 2
-    shapes = dict(named_shapes(checkpoint, model.config))
-    assert shapes == {name: tuple(tensor.shape) for name, tensor in named_tensors(checkpoint, model.config)}
+    shapes = dict(renamed_shapes(checkpoint, model.config))
+    assert shapes == {name: tuple(tensor.shape) for name, tensor in renamed_tensors(checkpoint, model.config)}
 
 
 def test_a_rank_that_is_missing_is_told(sharded: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.checkpoints.export import card, save_published
-from model.checkpoints.layouts import named_shapes, named_tensors
+from model.checkpoints.layouts import renamed_shapes, renamed_tensors
 from model.checkpoints.load import load_pretrained
 from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
@@ -26,8 +26,8 @@ def test_written_as_published_and_read(
     read = load_pretrained(PixDLMForCausalLM, tmp_path / "out")
     assert equal(read, model) and not read.training
     assert read.config.to_dict() | {"dtype": 0} == model.config.to_dict() | {"dtype": 0}
-    shapes = dict(named_shapes(tmp_path / "out", model.config))
-    tensors = dict(named_tensors(tmp_path / "out", model.config))
+    shapes = dict(renamed_shapes(tmp_path / "out", model.config))
+    tensors = dict(renamed_tensors(tmp_path / "out", model.config))
     assert shapes == {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 

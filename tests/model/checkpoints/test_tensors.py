@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model.checkpoints.backbones import load_strict
 from model.checkpoints.load import load_pretrained
-from model.checkpoints.tensors import StrictFill, TensorFile, read_folder, read_tensors, stream_tensors
+from model.checkpoints.tensors import StrictLoad, TensorFile, read_folder, read_tensors, stream_tensors
 from model.pixdlm import PixDLMForCausalLM
 from tests.model.checkpoints.states import same
 from utils.runtime.errors import UserError
@@ -153,19 +153,19 @@ def test_every_tensor_that_does_not_fit_is_listed() -> None:
 
 def test_what_was_given_twice_or_in_fewer_rows_is_told_unless_it_is_expected() -> None:
     own = {"table": torch.zeros(4, 2), "bias": torch.zeros(2)}
-    check = StrictFill(own, "some.pt")
+    check = StrictLoad(own, "some.pt")
     assert check.accepts("table", (3, 2), fewer_rows=True) and check.accepts("bias", (2,))
     check.finish()
     assert not check.accepts("bias", (2,), " in b.pt")
     with pytest.raises(UserError, match=r"^some\.pt does not fit this configuration:\n  twice: bias in b\.pt$"):
         check.finish()
-    check = StrictFill(own, "some.pt")
+    check = StrictLoad(own, "some.pt")
     assert not check.accepts("table", (3, 2)) and not check.accepts("bias", (5,), fewer_rows=True)
     with pytest.raises(
         UserError, match=r"misshapen: table is \(3, 2\), .*\n  misshapen: bias is \(5,\), expected \(2,\)$"
     ):
         check.finish(["table"])
-    check = StrictFill(own, "some.pt")
+    check = StrictLoad(own, "some.pt")
     check.accepts("bias", (2,))
     check.finish(["bias"])  # nothing else is wanted
 

@@ -123,7 +123,7 @@ def test_image_tokens_replace_the_placeholder(llama: LlamaForCausalLM) -> None:
     ],
 )
 def test_every_prompt_needs_one_placeholder_at_one_place(llama: LlamaForCausalLM, ids: list[list[int]]) -> None:
-    with pytest.raises(ValueError, match="image placeholder exactly once and at the same place"):
+    with pytest.raises(ValueError, match="image placeholder exactly once and at the same position"):
         insert_image(llama, torch.tensor(ids), torch.randn(2, 3, 32))
 
 

@@ -14,8 +14,8 @@ from torch import nn
 from utils.benchmark import measure as module
 from utils.benchmark.measure import (
     Part,
-    Run,
     Section,
+    TimedRun,
     flop_counter,
     measure,
     peak_memory,
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 def counted(part: Part) -> dict[str, int]:
     """Operations of the whole under "", and of its sections."""
-    return {name: cost.flops for name, cost in Run(part, CPU, flop_counter()).costs.items()}
+    return {name: cost.flops for name, cost in TimedRun(part, CPU, flop_counter()).costs.items()}
 
 
 # Arithmetic
@@ -146,7 +146,7 @@ def test_the_peak_before_and_between_sections_belongs_to_the_whole(monkeypatch: 
         with section("one"):
             fake.take(1.0, 10)
 
-    costs = Run(Part("part", work, 1), CPU).costs
+    costs = TimedRun(Part("part", work, 1), CPU).costs
     assert (costs[""].peak, costs[""].added, costs["one"].peak) == (180, 80, 110)
 
 
@@ -158,7 +158,7 @@ def test_a_section_entered_twice_adds_up(monkeypatch: pytest.MonkeyPatch) -> Non
             with section("twice"):
                 fake.take(2.0, memory)
 
-    twice = Run(Part("part", work, 1), CPU).costs["twice"]
+    twice = TimedRun(Part("part", work, 1), CPU).costs["twice"]
     assert (twice.seconds, twice.peak) == (4.0, 130)
 
 

@@ -18,7 +18,7 @@ from model.language.tokens import PixTokenizer
 from model.losses import LossWeights
 from model.parts import part_of
 from model.pixdlm import PixDLMForCausalLM
-from utils.benchmark.measure import Part, Run, flop_counter
+from utils.benchmark.measure import Part, TimedRun, flop_counter
 from utils.benchmark.parts import (
     FORWARD,
     TorchEngine,
@@ -26,7 +26,7 @@ from utils.benchmark.parts import (
     forward,
     generation,
     loading,
-    marked,
+    mark_sections,
     prepare,
     training,
 )
@@ -52,7 +52,7 @@ def setup(tiny_config: PixDLMConfig, tokenizer: PixTokenizer, tiny_drseg: Path, 
 
 def counted(part: Part) -> dict[str, int]:
     """Operations of the whole under "", and of its sections."""
-    return {name: cost.flops for name, cost in Run(part, CPU, flop_counter()).costs.items()}
+    return {name: cost.flops for name, cost in TimedRun(part, CPU, flop_counter()).costs.items()}
 
 
 # Parts of the model
@@ -69,7 +69,7 @@ def test_sections_are_marked_in_the_real_forward_pass(
         yield
 
     expected = tiny_model(batch, weights)
-    with marked(tiny_model, FORWARD, section):
+    with mark_sections(tiny_model, FORWARD, section):
         found = tiny_model(batch, weights)
     assert torch.equal(found.loss, expected.loss)
     assert list(dict.fromkeys(entered)) == list(FORWARD)
@@ -115,7 +115,7 @@ def test_loading_is_measured_in_this_process_and_by_workers(setup: Setup) -> Non
     assert (here.name, here.samples) == ("data: decode and collate", 2)
     assert (workers.name, workers.samples) == ("data: loader, 1 worker", 8)
     for part in (here, workers):
-        assert Run(part, CPU).costs[""].seconds > 0
+        assert TimedRun(part, CPU).costs[""].seconds > 0
     assert torch.get_num_threads() == threads
     (alone,) = loading(replace(setup, args=replace(setup.args, workers=0)))
     assert alone.name == here.name
@@ -127,7 +127,7 @@ def test_loading_is_measured_in_this_process_and_by_workers(setup: Setup) -> Non
 def test_a_step_is_adamw_on_clipped_gradients(setup: Setup) -> None:
     plain = copy.deepcopy(setup.model)
     (part,) = training(setup)
-    assert part.samples == 2 and list(Run(part, CPU).costs) == ["", "forward", "backward", "optimiser"]
+    assert part.samples == 2 and list(TimedRun(part, CPU).costs) == ["", "forward", "backward", "optimiser"]
     prepare(plain, setup.train)
     groups = parameter_groups(plain, setup.train.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=setup.train.lr, betas=(0.9, 0.95))

@@ -171,7 +171,7 @@ def test_the_time_is_that_of_the_operations() -> None:
 
 def test_a_plan_of_mini(tmp_path: Path) -> None:
     args = parse_benchmark(["--plan", "--config", "mini", "--gpus", "2", "4", "--out", str(tmp_path / "plan.json")])
-    text = module.planned(args)
+    text = module.plan_report(args)
     plan = json.loads((tmp_path / "plan.json").read_text())
     sample = plan["sample"]
     assert plan["settings"]["precision"] == "fp32" and plan["parameters"]["trained"] == plan["parameters"]["total"] > 0

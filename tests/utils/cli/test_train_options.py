@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 
 from model.presets import NAMED_CONFIGS
-from utils.cli.options import as_dict
 from utils.cli.train_options import PRESETS, TrainArgs, parse_train
 from utils.runtime.errors import UserError
 
@@ -27,8 +26,8 @@ def test_presets_are_of_known_configurations_and_options() -> None:
 
 def test_a_configuration_brings_its_defaults_and_an_option_beats_them() -> None:
     args = parse_train(["--epochs", "3", "--config", "mini", "--zero-stage", "2"])
-    expected = as_dict(TrainArgs()) | PRESETS["mini"] | {"config": "mini", "epochs": 3, "zero_stage": 2}
-    assert as_dict(args) == expected
+    expected = asdict(TrainArgs()) | PRESETS["mini"] | {"config": "mini", "epochs": 3, "zero_stage": 2}
+    assert asdict(args) == expected
     assert args.from_scratch and args.data == "data/DRSeg-mini"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from model.checkpoints.save import save_model
 from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from utils.cli.eval_options import EvalArgs
-from utils.cli.options import as_dict
 from utils.datasets.base import DatasetSpec, Sample
 from utils.datasets.drseg import SPEC
 from utils.evaluation import results
@@ -25,7 +25,7 @@ from utils.evaluation.predict import Prediction
 from utils.evaluation.results import protocol, write_results
 from utils.runtime.errors import UserError
 
-OPTIONS = as_dict(EvalArgs(model="m", data="d"))
+OPTIONS = asdict(EvalArgs(model="m", data="d"))
 SCORES = {"overall": {"count": 1, "giou": 0.5}}
 
 

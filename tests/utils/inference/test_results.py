@@ -10,7 +10,7 @@ import pytest
 from pycocotools import mask as coco
 
 from model.segmenter import Segmentation
-from utils.inference.results import describe, distinct_names
+from utils.inference.results import answer_record, distinct_names
 
 
 def test_names_are_distinct_even_from_a_number_that_is_already_one() -> None:
@@ -22,7 +22,7 @@ def test_a_line_describes_each_mask_and_all_together() -> None:
     masks = np.zeros((2, 6, 8), bool)
     masks[0, 1:3, 2:6] = masks[1, 2:4, 2:4] = True
     answer = Segmentation(masks, np.array([0.9, 0.25], np.float32), np.zeros((2, 4), np.float32), "[SEG0]", 0.75)
-    found = describe(Path("a.jpg"), "Which?", answer)
+    found = answer_record(Path("a.jpg"), "Which?", answer)
     assert (found["picture"], found["question"], found["text"]) == ("a.jpg", "Which?", "[SEG0]")
     assert (found["box"], found["area"], found["area_fraction"]) == ([2, 1, 4, 3], 10, 10 / 48)
     assert found["confidence"] == 0.75 and np.array_equal(coco.decode(found["rle"]), masks.any(axis=0))
@@ -34,5 +34,5 @@ def test_a_line_describes_each_mask_and_all_together() -> None:
 
 def test_a_line_without_a_mask_has_no_box() -> None:
     nothing = Segmentation(np.zeros((0, 6, 8), bool), np.zeros(0, np.float32), np.zeros((0, 4), np.float32), "car", 0.0)
-    found = describe(Path("a.jpg"), "Which?", nothing)
+    found = answer_record(Path("a.jpg"), "Which?", nothing)
     assert (found["masks"], found["box"], found["area"], found["confidence"]) == ([], None, 0, 0.0)

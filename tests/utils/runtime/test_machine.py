@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from utils.runtime import machine as module
-from utils.runtime.machine import code_version, installed, machine
+from utils.runtime.machine import code_version, machine, package_version
 
 
 def test_hardware_and_versions_are_told() -> None:
     found = machine(torch.device("cpu"))
     assert found["cpu"] and found["cores"] >= 1 and found["gpu"] is None and found["threads"] == torch.get_num_threads()
     assert found["versions"]["torch"]
-    assert installed("no-such-package") is None
+    assert package_version("no-such-package") is None
 
 
 def test_the_code_version_is_the_commit_and_says_whether_files_differ(

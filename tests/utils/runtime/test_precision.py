@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from utils.runtime.errors import UserError
-from utils.runtime.precision import DTYPES, PRECISIONS, full_precision, inference_dtype, precision_of
+from utils.runtime.precision import DTYPES, PRECISIONS, full_precision, inference_dtype, precision_name
 
 
 def test_precision_of_inference() -> None:
@@ -28,7 +28,11 @@ def test_every_precision_has_its_type() -> None:
 
 
 def test_a_type_has_the_name_that_the_option_takes() -> None:
-    assert [precision_of(dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)] == ["fp32", "bf16", "fp16"]
+    assert [precision_name(dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)] == [
+        "fp32",
+        "bf16",
+        "fp16",
+    ]
 
 
 def test_full_precision_ends_with_its_block() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from utils.cli.options import as_dict
 from utils.cli.train_options import parse_train
 from utils.runtime.errors import UserError
 from utils.training.resume import (
@@ -37,7 +37,7 @@ RETIRED = {"feature_cache": "runs/cache", "feature_cache_gb": 8.0, "hint_share":
 
 def record(step: int, **changes: object) -> dict[str, Any]:
     """`progress.json` as 5be6f68 wrote it for `mini`."""
-    options = {**as_dict(parse_train(["--config", "mini"])), **RETIRED, **changes}
+    options = {**asdict(parse_train(["--config", "mini"])), **RETIRED, **changes}
     return {"progress": {"step": step}, "settings": {**options, "processes": 1}}
 
 
@@ -45,7 +45,7 @@ def check(tmp_path: Path, written: dict[str, Any]) -> None:
     """Take up a state of `mini` with these contents."""
     file = tmp_path / "progress.json"
     file.write_text(json.dumps(written))
-    RunStates(tmp_path, as_dict(parse_train(["--config", "mini"])), keep=2).check_settings(file)
+    RunStates(tmp_path, asdict(parse_train(["--config", "mini"])), keep=2).check_settings(file)
 
 
 @pytest.mark.parametrize("step", [125, 126, 4000])
@@ -66,7 +66,7 @@ def test_a_state_that_never_had_hints_is_taken_up(tmp_path: Path) -> None:
 
 
 def test_a_run_that_ended_with_hints_is_known_as_ended(tmp_path: Path) -> None:
-    states = RunStates(tmp_path, as_dict(parse_train(["--config", "mini"])), keep=2)
+    states = RunStates(tmp_path, asdict(parse_train(["--config", "mini"])), keep=2)
     states.folder.mkdir()
     (states.folder / FINISHED).write_text(json.dumps({"settings": record(0)["settings"]}))
     assert states.finished()

@@ -18,15 +18,15 @@ from model.inputs.images import Frame, Geometry, frame_of
 from model.language.tokens import PixTokenizer
 from model.processor import PixDLMProcessor
 from utils.datasets.base import Flip, Sample, target_masks
-from utils.datasets.loading.flips import flip
+from utils.datasets.loading.flips import flip_array
 from utils.runtime.errors import UserError
 
 
 class BadSample(UserError):
-    """A sample that no batch can be made of.
+    """A sample that cannot be collated.
 
-    A DataLoader raises a worker's error anew in the main process, with the worker's traceback for its
-    message; of that only the message itself is kept, so that the user reads the same line either way.
+    A DataLoader raises a worker's error again in the main process, with the worker's traceback in its message;
+    only the message proper is kept, so that it reads the same with and without workers.
     """
 
     def __init__(self, message: str) -> None:
@@ -40,8 +40,9 @@ class Collator:
         config: of the model.
         tokenizer: of the model.
         answered: prompts with the answer (training, teacher-forced evaluation) or ending where it begins.
-        cut: cut prompts to `max_sequence`, as training does; else only the language model sets a limit.
-        mask_side: draw targets in frames of at most so many pixels on the longer side, for training; None
+        truncate: cut prompts to `max_sequence`, as training does; else only the language model's context limits
+            them.
+        mask_side: longer side in pixels at which targets are drawn at most, for training; None
             keeps the frame's size, which evaluation needs and which is expensive for large frames.
     """
 
@@ -50,17 +51,17 @@ class Collator:
         config: PixDLMConfig,
         tokenizer: PixTokenizer,
         answered: bool = True,
-        cut: bool = False,
+        truncate: bool = False,
         mask_side: int | None = None,
     ) -> None:
-        self.processor = PixDLMProcessor(config, tokenizer, cut)
+        self.processor = PixDLMProcessor(config, tokenizer, truncate)
         self.config, self.answered, self.mask_side = config, answered, mask_side
 
     def __call__(self, samples: list[Sample]) -> Batch:
         """The batch of `samples`, in their order.
 
         Raises:
-            BadSample: a picture that cannot be decoded, or a question that cannot be asked.
+            BadSample: a picture cannot be decoded, or a question is empty, too long or has a special token.
         """
         try:
             return self.collate(samples)
@@ -68,7 +69,7 @@ class Collator:
             raise BadSample(str(error)) from error
 
     def collate(self, samples: list[Sample]) -> Batch:
-        """What a call does, with the errors as they come."""
+        """`__call__`, with the errors as they are raised."""
         pictures = list(dict.fromkeys((sample.image_path, sample.flip) for sample in samples))
         index = [pictures.index((sample.image_path, sample.flip)) for sample in samples]
         batch = self.processor.batch(
@@ -84,18 +85,18 @@ class Collator:
         return batch
 
     def target_count(self, sample: Sample) -> int:
-        """How many masks answer a sample; the union as one where the model answers with one."""
+        """Number of masks that answer a sample; 1 at most for a model with `single_target`."""
         return min(len(sample.targets), 1) if self.config.single_target else len(sample.targets)
 
-    def frame(self, path: Path, turn: Flip) -> Frame:
-        """A picture as the networks read it, flipped as its samples say."""
+    def frame(self, path: Path, flip: Flip) -> Frame:
+        """A picture as the networks read it, flipped."""
         frame = frame_of(path, self.config)
-        return replace(frame, pixels=flip(frame.pixels, turn, axes=(1, 0)))
+        return replace(frame, pixels=flip_array(frame.pixels, flip, axes=(1, 0)))
 
     def masks(self, sample: Sample, geometry: Geometry) -> Tensor:
         """uint8[K, H, W] of 0, 1 and IGNORE_LABEL.
 
-        A target too small to show at `mask_side` takes every pixel that it touches there.
+        A target that vanishes at `mask_side` covers every pixel that it touches there.
         """
         frame = geometry.height, geometry.width
         shrinks = self.mask_side is not None and self.mask_side < max(frame)
@@ -107,4 +108,4 @@ class Collator:
             for k in vanished:
                 rows, columns = (whole[k] == 1).nonzero()
                 masks[k, rows * height // frame[0], columns * width // frame[1]] = 1
-        return torch.from_numpy(flip(masks, sample.flip, axes=(2, 1)))
+        return torch.from_numpy(flip_array(masks, sample.flip, axes=(2, 1)))

@@ -1,7 +1,7 @@
-"""Training pictures flipped at random, with the words for directions in their questions swapped.
+"""Random flips of training pictures, with direction words in their questions swapped.
 
-Referring expressions are commonly augmented so. It is off unless asked for: in a data set whose pictures
-have writing or a fixed north, or whose questions use these words in other senses, it does harm.
+A common augmentation for referring expressions, off by default: it does harm where pictures contain writing or
+have a fixed north, or where questions use these words in other senses.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ def swap_direction_words(text: str, pairs: tuple[tuple[str, str], ...]) -> str:
     return re.sub(pattern, swap, text, flags=re.IGNORECASE)
 
 
-def flip_sample(sample: Sample, turn: Flip) -> Sample:
-    """The sample as it is asked of its flipped picture; the pixels are flipped when they are read."""
+def flip_sample(sample: Sample, flip: Flip) -> Sample:
+    """The sample with its texts adapted to the flip; pixels are flipped when they are read."""
     question, answer = sample.question, sample.answer
-    for turns, pairs in zip(turn, (HORIZONTAL_WORDS, VERTICAL_WORDS), strict=True):
-        if turns:
+    for flipped, pairs in zip(flip, (HORIZONTAL_WORDS, VERTICAL_WORDS), strict=True):
+        if flipped:
             question = swap_direction_words(question, pairs)
             answer = None if answer is None else swap_direction_words(answer, pairs)
-    return replace(sample, question=question, answer=answer, flip=turn)
+    return replace(sample, question=question, answer=answer, flip=flip)
 
 
-def flip(pixels: np.ndarray, turn: Flip, axes: tuple[int, int]) -> np.ndarray:
-    """An array flipped left to right along axes[0] and top to bottom along axes[1], where `turn` says so."""
-    along = [axis for turns, axis in zip(turn, axes, strict=True) if turns]
+def flip_array(pixels: np.ndarray, flip: Flip, axes: tuple[int, int]) -> np.ndarray:
+    """An array flipped left to right along axes[0] and top to bottom along axes[1], where `flip` says so."""
+    along = [axis for flipped, axis in zip(flip, axes, strict=True) if flipped]
     return np.ascontiguousarray(np.flip(pixels, along)) if along else pixels
 
 
 class FlippedSamples:
-    """A split whose items are picked by index and flip."""
+    """A split indexed by (record index, flip)."""
 
     def __init__(self, samples: list[Sample]) -> None:
         self.samples = samples
@@ -67,13 +67,13 @@ class FlippedSamples:
         return len(self.samples)
 
     def __getitem__(self, pick: Pick) -> Sample:
-        index, turn = pick
-        return flip_sample(self.samples[index], turn)
+        index, flip = pick
+        return flip_sample(self.samples[index], flip)
 
 
 class FlipSampler:
-    """The batches of a `TrainSampler` with a flip for each picture: drawn from seed and epoch, the same on
-    every process, one for all of a picture's records, so that it is still encoded once."""
+    """The batches of a `TrainSampler` with a random flip for each picture, drawn from seed and epoch: the same on
+    every rank, and for all records of a picture, which is still encoded once."""
 
     def __init__(self, sampler: TrainSampler) -> None:
         self.sampler = sampler
@@ -84,6 +84,6 @@ class FlipSampler:
     def __iter__(self) -> Iterator[list[Pick]]:
         generator = self.sampler.epoch_generator()
         drawn = torch.randint(2, (len(self.sampler.groups), 2), generator=generator).bool().tolist()
-        turns = {i: tuple(turn) for turn, group in zip(drawn, self.sampler.groups, strict=True) for i in group}
+        flips = {i: tuple(flip) for flip, group in zip(drawn, self.sampler.groups, strict=True) for i in group}
         for batch in self.sampler:
-            yield [(index, turns[index]) for index in batch]
+            yield [(index, flips[index]) for index in batch]

@@ -1,4 +1,4 @@
-"""The order in which records are trained on: seeded, the same on any number of processes."""
+"""The order of training records: seeded, the same on any number of processes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class TrainSampler:
 
     Records that share a picture stay together, so that the picture is encoded once for all of them.
     A global batch is `batch_size * world` consecutive records; process r takes the r-th part of it.
-    What is left at an epoch's end and fills no global step is dropped.
+    Records at an epoch's end that fill no optimiser step are dropped.
 
     Args:
         samples: the training split.
-        batch_size: records a process and micro-step.
-        accumulation: micro-steps an optimiser step.
+        batch_size: records per process and micro-step.
+        accumulation: micro-steps per optimiser step.
         seed: of the order.
         rank: of this process.
         world: number of processes.
@@ -37,26 +37,26 @@ class TrainSampler:
         self.batch_size, self.accumulation = batch_size, accumulation
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.epoch = 0
-        self.skip = 0  # batches at the start of this pass that are left out, since they were trained on before
+        self.skip = 0  # batches of this epoch to skip, since a resumed run has trained on them
 
     @property
     def steps(self) -> int:
-        """Optimiser steps an epoch."""
+        """Optimiser steps per epoch."""
         return self.records // (self.batch_size * self.world_size * self.accumulation)
 
     def __len__(self) -> int:
         return self.steps * self.accumulation
 
     def epoch_generator(self) -> torch.Generator:
-        """What this epoch is drawn with, the same on every process."""
+        """This epoch's random generator, the same on every rank."""
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
 
     def skip_to(self, drawn: int) -> None:
-        """Go on after so many batches, counted from the first pass."""
+        """Resume after `drawn` batches, counted from the first epoch."""
         self.epoch, self.skip = divmod(drawn, len(self))
 
     def next_pass(self) -> None:
-        """The next pass over the data begins, with another order."""
+        """Start the next epoch, in another order."""
         self.epoch, self.skip = self.epoch + 1, 0
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -69,12 +69,12 @@ class TrainSampler:
 
 
 def infinite_batches(loader: Iterable[T], sampler: TrainSampler) -> Iterator[T]:
-    """A loader's batches without end; the order changes with every pass over the data."""
+    """A loader's batches without end; the order changes every epoch."""
     while True:
         yield from loader
         sampler.next_pass()
 
 
 def split_fingerprint(samples: list[Sample]) -> str:
-    """What tells one training split from another: the number of its records and a checksum of their ids."""
+    """Identifies a training split: number of records and CRC-32 of their ids and questions."""
     return f"{len(samples)} ({zlib.crc32(repr([(one.record_id, one.question) for one in samples]).encode()):08x})"

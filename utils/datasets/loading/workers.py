@@ -1,4 +1,4 @@
-"""DataLoader workers: their end by a signal, and what is said when one dies."""
+"""DataLoader workers: SIGTERM, and the error when one dies."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from utils.runtime.errors import UserError, first_line
 
 
 def ignore_sigterm_in_worker(worker: int) -> None:
-    """Start of a process that decodes pictures: SIGTERM reaches it too, but the step that it feeds is to end.
+    """Worker init function: ignore SIGTERM, which a cluster sends to every process, until the step is done.
 
-    The run that it belongs to still ends it so.
+    SIGTERM from the parent process still ends the worker.
     """
 
     def wait() -> None:
@@ -28,7 +28,7 @@ def ignore_sigterm_in_worker(worker: int) -> None:
 
 @contextmanager
 def dead_worker_as_user_error() -> Iterator[None]:
-    """Turn PyTorch's word for a loading process that was killed, which may come anywhere, into a message.
+    """Turn PyTorch's error about a killed worker, which may be raised anywhere, into a UserError.
 
     Raises:
         UserError: a DataLoader's worker has died.
@@ -40,5 +40,5 @@ def dead_worker_as_user_error() -> Iterator[None]:
             raise
         raise UserError(
             f"a process that decodes pictures died ({first_line(error)}), often for lack of memory: lower --workers "
-            "or --batch-size; the same command goes on from the last state"
+            "or --batch-size; the same command resumes from the last state"
         ) from error

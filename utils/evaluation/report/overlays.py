@@ -17,27 +17,27 @@ from utils.datasets.base import Sample, target_masks
 from utils.evaluation.predict import Prediction
 from utils.runtime.files import atomic_folder, write_errors_as_user_error
 
-PANEL_WIDTHS = (360, 640)  # least and most pixels of a picture beside others
+PANEL_WIDTHS = (360, 640)  # smallest and largest width of a panel in pixels
 FONT_SIZE, MARGIN = 15, 6
 
 
 def side_by_side(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray, caption: str) -> np.ndarray:
-    """Frame, prediction (magenta) and ground truth (cyan) beside each other under the question.
+    """Frame, prediction (magenta) and ground truth (cyan) side by side under a caption.
 
     Args:
         image: uint8[H, W, 3], RGB.
         prediction: uint8[H, W]
         truth: uint8[H, W]
-        caption: what is written above, in as many lines as it needs.
+        caption: written above, wrapped.
 
     Returns:
-        uint8[h, w, 3]; each of the three parts is PANEL_WIDTHS wide
+        uint8[h, w, 3], three panels of a width within PANEL_WIDTHS
     """
     least, most = PANEL_WIDTHS
     width = min(max(image.shape[1], least), most)
     size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
     frame = cv2.resize(image, size, interpolation=cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_CUBIC)
-    # Painted at the size it is shown at, or the outline of a small target would be scaled away.
+    # Painted after resizing, else the outline of a small target would vanish.
     predicted = paint_mask(frame, _scale_mask(prediction == 1, size), PREDICTED)
     annotated = paint_mask(frame, _scale_mask(truth == 1, size), ANNOTATED)
     titled = [
@@ -105,8 +105,8 @@ def draw_overlays(
         UserError: they cannot be written.
     """
     with write_errors_as_user_error(folder), atomic_folder(folder) as beside:
-        for place in np.linspace(0, len(predictions) - 1, min(count, len(predictions))).round().astype(int):
-            one = predictions[place]
+        for position in np.linspace(0, len(predictions) - 1, min(count, len(predictions))).round().astype(int):
+            one = predictions[position]
             sample = samples[one.score.index]
             image = read_image(sample.image_path)
             truth = target_masks(sample, *image.shape[:2], merge=merged)[one.score.target]

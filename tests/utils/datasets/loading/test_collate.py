@@ -133,7 +133,7 @@ def test_unanswered_prompts_end_where_the_answer_begins(
 
 
 def test_the_published_cut_is_at_257_tokens(tokenizer: PixTokenizer) -> None:
-    assert Collator(release_config(), tokenizer, cut=True).processor.max_prompt_tokens == 257
+    assert Collator(release_config(), tokenizer, truncate=True).processor.max_prompt_tokens == 257
     assert Collator(release_config(), tokenizer).processor.max_prompt_tokens == 4096 - 255
 
 
@@ -144,7 +144,7 @@ def test_a_cut_may_take_the_end_of_sequence_but_no_seg_token(
 
     def cut_to(length: int) -> Batch:
         config.max_sequence = length + config.image_tokens - 1
-        return Collator(config, tokenizer, cut=True)(samples)
+        return Collator(config, tokenizer, truncate=True)(samples)
 
     assert cut_to(len(whole.ids)).input_ids[2].tolist() == whole.ids
     batch = cut_to(len(whole.ids) - 1)

@@ -20,7 +20,7 @@ from utils.datasets.loading.flips import (
     VERTICAL_WORDS,
     FlippedSamples,
     FlipSampler,
-    flip,
+    flip_array,
     flip_sample,
     swap_direction_words,
 )
@@ -103,8 +103,8 @@ def test_records_of_a_picture_share_it_only_when_they_are_turned_alike(
 
 def test_what_is_not_turned_is_not_copied() -> None:
     pixels = np.arange(6).reshape(2, 3)
-    assert flip(pixels, (False, False), (1, 0)) is pixels
-    assert flip(pixels, (True, True), (1, 0)).tolist() == [[5, 4, 3], [2, 1, 0]]
+    assert flip_array(pixels, (False, False), (1, 0)) is pixels
+    assert flip_array(pixels, (True, True), (1, 0)).tolist() == [[5, 4, 3], [2, 1, 0]]
 
 
 def split() -> list[Sample]:
