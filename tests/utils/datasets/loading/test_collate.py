@@ -15,7 +15,7 @@ from model.inputs.batch import Batch
 from model.language.tokens import BOS_ID, EOS_ID, IGNORE_INDEX, IMAGE_INDEX, PixTokenizer
 from model.masks import IGNORE_LABEL
 from model.presets import mini_config, release_config
-from utils.datasets.base import Sample
+from utils.datasets.base import Sample, target_masks
 from utils.datasets.loading import collate
 from utils.datasets.loading.collate import BadSample, Collator
 from utils.datasets.registry import load_dataset
@@ -236,8 +236,10 @@ def test_a_batch_knows_whether_pixels_are_ignored(
 def test_an_ignored_pixel_does_not_stand_for_a_target_that_would_vanish(
     config: PixDLMConfig, tokenizer: PixTokenizer, make_drseg: Make, make_record: Make
 ) -> None:
-    corner = [{"segmentation": [61, 41, 63, 41, 63, 43, 61, 43]}]
+    corner = [{"segmentation": [60, 41, 62, 41, 62, 43, 60, 43]}]
     (sample,) = load_dataset(make_drseg([make_record("a", ann_list=corner)]), "test")
-    sample = replace(sample, ignore=((0.0, 0.0, 20.0, 0.0, 20.0, 60.0, 0.0, 60.0),))
-    (mask,) = Collator(config, tokenizer, mask_side=16)([sample]).masks
-    assert (mask[0] == 1).nonzero().tolist() == [[41 * 12 // 60, 61 * 16 // 80]]
+    assert not target_masks(sample, 12, 16).any()
+    ignoring = replace(sample, ignore=((0.0, 0.0, 20.0, 0.0, 20.0, 60.0, 0.0, 60.0),))
+    for one in (sample, ignoring):
+        (mask,) = Collator(config, tokenizer, mask_side=16)([one]).masks
+        assert (mask[0] == 1).nonzero().tolist() == [[41 * 12 // 60, 60 * 16 // 80]]
