@@ -99,8 +99,9 @@ def overlap_loss(logits: Tensor, targets: Tensor, ignores: bool = False) -> Tens
     contested = ((logits > 0).sum(dim=0, keepdim=True) >= 2).to(logits.dtype)
     truth, counted = split_ignored(targets, ignores)
     bce = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none")
-    weight = contested if counted is None else contested * counted
-    return (bce * weight).mean(dim=(1, 2)).sum()
+    if counted is None:
+        return (bce * contested).mean(dim=PIXELS).sum()
+    return ((bce * contested * counted).sum(dim=PIXELS) / counted.sum(dim=PIXELS).clamp(min=1)).sum()
 
 
 def mean_overlap_loss(logits: list[Tensor], targets: list[Tensor], ignores: bool = False) -> Tensor:

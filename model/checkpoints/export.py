@@ -23,6 +23,7 @@ from model.processor import PixDLMProcessor
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_folder, write_errors_as_user_error
 
+METRIC_TITLES = {"giou": "gIoU", "ciou": "cIoU"}
 BACKBONES = ("semantic_path.", "pixel_path.")
 
 
@@ -135,9 +136,13 @@ def card(model: PixDLMForCausalLM, training: dict[str, Any], without_backbones: 
         lines += ["", "**Its fusion is neutral, for want of published weights: this is not the published model.**"]
     validation = training.get("validation") or {}
     if validation:
-        lines += ["", "## Scores on the validation split", "", "| | count | gIoU | cIoU |", "| --- | --- | --- | --- |"]
+        metrics = [name for name in validation["overall"] if name != "count"]
+        titles = [METRIC_TITLES.get(name, name) for name in metrics]
+        lines += ["", "## Scores on the validation split", ""]
+        lines += [f"| | count | {' | '.join(titles)} |", "| --- " * (2 + len(metrics)) + "|"]
         rows = {"overall": validation["overall"], **validation.get("by_reasoning_type", {})}
-        lines += [f"| {k} | {v['count']} | {v['giou']:.3f} | {v['ciou']:.3f} |" for k, v in rows.items()]
+        for name, row in rows.items():
+            lines.append(f"| {name} | {row['count']} | {' | '.join(f'{row[metric]:.3f}' for metric in metrics)} |")
     if training.get("settings"):
         lines += ["", "## Training", "", f"Epoch {training.get('epoch')}, step {training.get('step')}, with"]
         lines += ["", *(f"    {name}: {value}" for name, value in training["settings"].items())]

@@ -177,7 +177,7 @@ def write_errors_as_user_error(out: Path) -> Iterator[None]:
 def _is_write_error(error: Exception) -> bool:
     """Whether writing raised it; safetensors' error is recognised by name, as `utils.download` runs without it."""
     if isinstance(error, RuntimeError):  # torch.save's for an incomplete write
-        return bool(re.search("iostream|PytorchStreamWriter|unexpected pos", str(error)))
+        return bool(re.search("iostream|PytorchStreamWriter|unexpected pos|open file failed", str(error)))
     return isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
 
 
@@ -185,6 +185,8 @@ def _write_cure(error: Exception) -> str:
     """The cure, by errno, which some libraries have only in their message."""
     found = re.search(r"os error (\d+)", str(error))
     number = error.errno if isinstance(error, OSError) and error.errno else int(found[1]) if found else None
+    if number is None:  # torch.save has the system's words alone
+        number = next((code for code in errno.errorcode if os.strerror(code) in str(error)), None)
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "this user may not write there: change the permissions or name another place"
     if number in (errno.ENOSPC, errno.EDQUOT):

@@ -248,15 +248,15 @@ class Run:
         return breakdowns([one.score for one in predictions], self.spec)
 
     def save_scored(self, epoch: int, scores: dict[str, dict], state: dict[str, torch.Tensor]) -> None:
-        """Log scores; write `last/`, and `best/` when gIoU is the best so far."""
-        step, giou = self.progress.step, scores["overall"]["giou"]
+        """Log scores; write `last/`, and `best/` when the data set's first metric is the best so far."""
+        step, score = self.progress.step, scores["overall"][self.spec.metrics[0]]
         log.info("validation after epoch %d:\n%s", epoch + 1, table(scores, self.spec))
         for name in self.spec.metrics:
             self.writer.add_scalar(f"val/{name}", scores["overall"][name], step)
         record = {"epoch": epoch + 1, "step": step, "validation": scores, "settings": asdict(self.args)}
         record["seconds"] = self.seconds()
-        folders = ["last", "best"] if giou > self.progress.best else ["last"]
-        self.progress.best = max(self.progress.best, giou)
+        folders = ["last", "best"] if score > self.progress.best else ["last"]
+        self.progress.best = max(self.progress.best, score)
         for name in folders:
             with write_errors_as_user_error(self.run_dir / name):
                 save_model(self.run_dir / name, self.engine.module, self.tokenizer, state, record)

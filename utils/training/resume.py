@@ -46,7 +46,7 @@ class Progress:
         step: optimiser steps done.
         epoch: epochs ended, their validation included.
         drawn: batches that each process took from its sampler.
-        best: highest gIoU in validation.
+        best: highest value of the first metric in validation.
         bad_steps: batches and steps skipped for a non-finite loss or gradient.
         seconds: time that the run took so far, over all its starts.
         sums: of each loss since the last log line, in this process.

@@ -219,7 +219,6 @@ def test_each_failure_to_write_has_its_cure(tmp_path: Path, error: Exception, cu
     assert caught.value.__cause__ is error
 
 
-@pytest.mark.xfail(strict=True, reason="torch's words for a file that it may not open are not known")
 def test_torch_says_in_words_that_this_user_may_not_write_there() -> None:
     refused = "[enforce fail at inline_container.cc:747] . open file failed with strerror: Permission denied"
     with pytest.raises(UserError, match=re.escape(PERMISSION)), write_errors_as_user_error(Path("out")):

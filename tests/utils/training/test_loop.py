@@ -121,7 +121,6 @@ def test_the_best_weights_are_those_of_the_highest_score(make_run: Any, monkeypa
     assert saved == ["last", "best", "last", "last", "last", "best"]
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="the best weights are asked for their gIoU alone")
 def test_a_data_set_without_giou_has_best_weights_too(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = DatasetSpec("roofs", ("all",), "", "", list, metrics=("ciou",))
     monkeypatch.setitem(DATASETS, "roofs", spec)
