@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -45,12 +46,11 @@ def main() -> None:
         spec = dataset_spec(args.dataset)
         samples = load_dataset(args.data, args.split, args.dataset, args.polygons, args.skip_bad_records)[: args.limit]
         samples = controlled_samples(samples, args.control, args.seed, args.batch_size)
-        runner = None
+        load = partial(load_model, args.model, dtype=dtype, backbones=args.backbones)
         if args.shard:
-            load = lambda: load_model(args.model, "cpu", dtype, args.backbones)  # noqa: E731
-            model, tokenizer, runner = load_sharded(load, device, dtype, args.offload)
+            model, tokenizer, runner = load_sharded(load, device, dtype, args.offload)  # loads on the CPU
         else:
-            model, tokenizer = load_model(args.model, device, dtype, args.backbones)
+            model, tokenizer, runner = *load(device=device), None
         started = time.perf_counter()
         with controlled_model(model, args.control):
             title = f"evaluating {args.split}"

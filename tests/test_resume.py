@@ -94,7 +94,7 @@ def test_a_run_killed_at_ten_random_moments_ends_as_one_left_alone(
         ended = server.train(data, tmp_path / "run", *OPTIONS, before=delay)
         assert ended.status in (0, -signal.SIGKILL), ended.said[-3000:]
         killed += ended.status == -signal.SIGKILL
-        resumed += "resumes after step" in ended.said
+        resumed += "goes on after step" in ended.said
         if killed >= 10 and resumed:  # not each time from the start
             break
         whole *= 0.8 if ended.status == 0 else 1.1  # the machine's speed changes
@@ -113,7 +113,7 @@ def test_a_run_killed_before_any_of_its_steps_goes_on_there(
     assert killed.status == -signal.SIGKILL
     ended = server.train_well(data, tmp_path, *OPTIONS)
     if step:
-        assert f"resumes after step {step}, from " in ended.said
+        assert f"goes on after step {step}, from " in ended.said
     same(ended, undisturbed)
     assert not list((tmp_path / "state").glob("step-*")) and not (tmp_path / "state/.writing").exists()
 
@@ -151,7 +151,7 @@ def test_sigterm_writes_a_state_and_leaves(server: Server, data: Path, undisturb
     )
     assert "Traceback" not in stopped.said
     ended = server.train_well(data, tmp_path, *rarely)
-    assert "resumes after step 5, from " in ended.said
+    assert "goes on after step 5, from " in ended.said
     same(ended, undisturbed)
 
 
@@ -170,7 +170,7 @@ def test_a_damaged_state_is_told_and_the_one_before_is_used(
     file.write_bytes(content)
     ended = server.train_well(data, tmp_path, *OPTIONS)
     assert re.search(rf"step-00000005-epoch-0001 is damaged \({file.name} has changed\) and skipped", ended.said)
-    assert "resumes after step 4, from " in ended.said
+    assert "goes on after step 4, from " in ended.said
     same(ended, undisturbed)
 
 
@@ -192,7 +192,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_state_before(
         "step-00000005-epoch-0001",
     ]
     ended = server.train_well(data, tmp_path, *OPTIONS)
-    assert "and skipped" not in ended.said and "resumes after step 5" in ended.said
+    assert "and skipped" not in ended.said and "goes on after step 5" in ended.said
     same(ended, undisturbed)
 
 
@@ -239,7 +239,7 @@ def test_two_processes_stop_and_go_on_together(server: Server, data: Path, tmp_p
     (state,) = (tmp_path / "run/state").glob("step-*")
     assert {"process-0.pt", "process-1.pt"} <= {path.name for path in state.iterdir()}
     again = server.train_on_two(data, tmp_path / "run", *options)
-    assert again.said.count("resumes after step") == 1
+    assert again.said.count("goes on after step") == 1
     same(again, alone)
 
 
@@ -318,7 +318,7 @@ def test_a_process_that_hangs_ends_and_says_where(server: Server, data: Path, tm
     assert hung.status == 3
     assert "process 0 of 1 made no progress for 0.1 minutes (step 3)" in hung.said and "in killed" in hung.said
     ended = server.train_well(data, tmp_path, *OPTIONS)
-    assert "resumes after step 2" in ended.said
+    assert "goes on after step 2" in ended.said
 
 
 def test_a_worker_that_dies_is_told(server: Server, data: Path, tmp_path: Path) -> None:

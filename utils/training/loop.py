@@ -79,7 +79,7 @@ class Run:
         self.progress = self.states.load(self.engine, folder)
         self.sums += torch.tensor(self.progress.sums, device=self.sums.device)
         self.past_seconds = self.progress.seconds
-        log.info("resumes after step %d, from %s", self.progress.step, folder)
+        log.info("resumed: goes on after step %d, from %s", self.progress.step, folder)
 
     def fit(self, batches: Iterator[Batch], validation: list[Sample]) -> None:
         """Train the remaining epochs, each with its validation and a saved state."""
