@@ -62,6 +62,7 @@ def test_a_state_within_its_hints_is_refused(tmp_path: Path, step: int) -> None:
 
 def test_a_state_that_never_had_hints_is_taken_up(tmp_path: Path) -> None:
     check(tmp_path, record(0, hint_share=0.0, hint_steps=0))
+    check(tmp_path, record(0, hint_share=0.0))
     check(tmp_path, record(0, hint_steps=0))  # no step had any
 
 
