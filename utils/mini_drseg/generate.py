@@ -34,6 +34,8 @@ from utils.runtime.files import atomic_folder, exclusive_lock
 
 VERSION = 1  # increase it whenever the same seed gives other data
 SPLITS = ("train", "val", "test")
+# DRSeg's, written out: utils.datasets imports torch and transformers, which each drawing process would wait for.
+REASONING_TYPES = ("spatial", "attribute", "scene")
 DEFAULT_COUNTS = {"train": 2000, "val": 200, "test": 300}
 RECORDS_PER_PICTURE = len(REASONING_TYPES)  # each a question of another type
 MAX_ATTEMPTS = 200  # scenes drawn until one allows a question of each type
