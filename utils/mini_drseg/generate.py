@@ -23,7 +23,6 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from utils.datasets.drseg import REASONING_TYPES
 from utils.mini_drseg.planner import plan_scene
 from utils.mini_drseg.questions import Candidate, choose_questions
 from utils.mini_drseg.render import render

@@ -223,3 +223,10 @@ def test_two_that_draw_the_same_set_draw_it_once(server: Server, tmp_path: Path)
     assert sum("wrote" in one.stderr for one in ended) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"set"}
     assert len(list((tmp_path / "set").rglob("*.jpg"))) == 4
+
+
+def test_a_drawing_process_imports_no_torch() -> None:
+    """It would take each of them, which are started anew for every split, about ten seconds."""
+    code = "import sys, utils.mini_drseg.generate; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, timeout=120).returncode == 0
+    assert mini_drseg.REASONING_TYPES == REASONING_TYPES
