@@ -168,11 +168,23 @@ def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[A
     return engine, schedule
 
 
+def release_prefetched(engine: Any) -> None:
+    """Let ZeRO-3 finish and give up what it gathers ahead of its use.
+
+    It prefetches in the order of the last training step. A validation never uses lm_head, whose prefetch is then
+    still in flight when the weights are to be gathered or the next step begins ("Cannot partition a param in
+    flight").
+    """
+    if engine.zero_optimization_partition_weights():
+        engine.empty_partition_cache()
+
+
 def gathered_state(engine: Any) -> dict[str, Tensor] | None:
     """The model's tensors on the CPU, on rank 0; None elsewhere. With ZeRO-3 they are gathered one at a time."""
     import deepspeed
 
     writes = engine.global_rank == 0
+    release_prefetched(engine)
     state: dict[str, Tensor] = {}
     parameters = dict(engine.module.named_parameters())
     for name, tensor in engine.module.state_dict(keep_vars=True).items():
