@@ -53,8 +53,9 @@ class PixDLMConfig(PretrainedConfig):
         geometry: "centre_crop" loses the sides of a wide frame and stretches the mask back
             (published), "letterbox" keeps the whole frame and maps masks back exactly.
         clip_positions: "published_shift" or "class_first"; see `semantic_path.resize_positions`.
-        mask_padded_questions: whether padding is masked in the text conditioning.
-        trainable_fusion: whether the fusion trains by default.
+        mask_padded_questions: whether padded question tokens are masked in the text conditioning of a training
+            batch; they take part as published, and are masked in evaluation and inference always.
+        trainable_fusion: whether the fusion may train.
         trainable_token_weights: whether the weights of [SEG] tokens and of scales are parameters.
         single_target: one target an answer (several targets of a record become their union).
         image_grid: side of the grid of image tokens that the language model reads.

@@ -205,4 +205,5 @@ def _pixel_shuffle(quarters: Tensor, size: tuple[int, int]) -> Tensor:
 def _position_map(code: PositionEmbeddingRandom, size: tuple[int, int]) -> Tensor:
     """float32[C, H, W], also where the model's weights are half precision: SAM2 makes its grid in float32."""
     frequencies = {name: buffer.float() for name, buffer in code.named_buffers()}
-    return torch.func.functional_call(code, frequencies, (size,))
+    with torch.autocast(frequencies["positional_encoding_gaussian_matrix"].device.type, enabled=False):
+        return torch.func.functional_call(code, frequencies, (size,))

@@ -141,7 +141,8 @@ class PixDLMForCausalLM(PreTrainedModel):
             features: of these pictures, where `encode_images` was called already.
         """
         features = features or self.encode_images(batch)
-        embeddings, image_start = self.embed_prompts(batch, features.tokens)
+        as_published = loss_weights is not None and not self.config.mask_padded_questions
+        embeddings, image_start = self.embed_prompts(batch, features.tokens, padding_counts=as_published)
         hidden = base_model(self.language_model)(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         question, states = self.seg_states(batch.input_ids, hidden, image_start)
         masks = self.mask_decoder(features.pyramid, batch.image_index[question], self.seg_projection(states))
@@ -161,10 +162,18 @@ class PixDLMForCausalLM(PreTrainedModel):
         tokens = self.projector(resize_tokens(fused, self.config.image_grid))
         return ImageFeatures(pyramid, tokens, batch.geometries)
 
-    def embed_prompts(self, batch: Batch, tokens: Tensor) -> tuple[Tensor, int]:
-        """Prompts with the conditioned image tokens in place: float[Q, L + N - 1, D], and where these start."""
+    def embed_prompts(self, batch: Batch, tokens: Tensor, padding_counts: bool = False) -> tuple[Tensor, int]:
+        """Prompts with the conditioned image tokens in place: float[Q, L + N - 1, D], and where these start.
+
+        Args:
+            batch: of the prompts.
+            tokens: float[I, N, D], of the pictures.
+            padding_counts: let padded question tokens take part in the text conditioning, as the published code
+                did in its training batches. Its evaluation had one question a batch, where nothing is padded, so
+                that anywhere else they are masked: a mask must not depend on the questions beside it.
+        """
         question = question_features(self.language_model, batch.question_ids, batch.question_mask)
-        mask = batch.question_mask if self.config.mask_padded_questions else None
+        mask = None if padding_counts else batch.question_mask
         conditioned = condition_on_text(tokens[batch.image_index], question, mask)
         return insert_image(self.language_model, batch.input_ids, conditioned)
 
@@ -198,7 +207,7 @@ class PixDLMForCausalLM(PreTrainedModel):
     ) -> None:
         """Fill in the weighted losses; masks are compared in the frame's geometry, at the size of the targets."""
         logits = [
-            frame_logits(one, batch.geometries[image], self.config, tuple(masks.shape[-2:]))
+            frame_logits(one.float(), batch.geometries[image], self.config, tuple(masks.shape[-2:]))
             for one, image, masks in zip(output.mask_logits, batch.image_index.tolist(), batch.masks, strict=True)
         ]
         ce = answer_loss(self.language_model, hidden, batch.labels, image_start, self.config.image_tokens)
