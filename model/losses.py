@@ -52,7 +52,7 @@ def mask_dice(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> 
 
 
 def mask_losses(logits: list[Tensor], targets: list[Tensor], ignores: bool = False) -> tuple[Tensor, Tensor]:
-    """Mean BCE and mean dice over all masks of a batch.
+    """Mean BCE and mean dice over all masks of a batch; zero where it has none.
 
     Args:
         logits: per question float[K, H, W], in the frame's geometry, as large as the targets.
@@ -60,15 +60,16 @@ def mask_losses(logits: list[Tensor], targets: list[Tensor], ignores: bool = Fal
         ignores: whether IGNORE_LABEL may occur.
 
     Raises:
-        ValueError: logits and targets differ in shape, or there is no mask at all.
+        ValueError: a question's numbers of logits and of targets differ.
     """
     by_size: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
     for prediction, target in zip(logits, targets, strict=True):
         if prediction.shape != target.shape:
             raise ValueError(f"predicted masks are {tuple(prediction.shape)}, targets {tuple(target.shape)}")
         by_size.setdefault(target.shape[-2:], []).append((prediction, target))
-    if not sum(map(len, targets)):
-        raise ValueError("no question of the batch has a target, so there is no mask to compare")
+    if not sum(map(len, targets)):  # zeros that reach every parameter: other ranks may have masks
+        nothing = torch.cat([one.flatten() for one in logits]).sum()
+        return nothing, nothing
     bce, dice = [], []
     for pairs in by_size.values():  # together, as a few large operations are faster than many small ones
         predicted, truth = (torch.cat(side) for side in zip(*pairs, strict=True))
@@ -107,7 +108,7 @@ def overlap_loss(logits: Tensor, targets: Tensor, ignores: bool = False) -> Tens
 def mean_overlap_loss(logits: list[Tensor], targets: list[Tensor], ignores: bool = False) -> Tensor:
     """The overlap loss summed over all questions, divided by the number of masks."""
     losses = [overlap_loss(one.float(), target, ignores) for one, target in zip(logits, targets, strict=True)]
-    return torch.stack(losses).sum() / sum(len(one) for one in logits)
+    return torch.stack(losses).sum() / max(1, sum(len(one) for one in logits))
 
 
 def grounding_loss(logits: Tensor, targets: list[Tensor], grid: int) -> Tensor:
@@ -124,8 +125,10 @@ def grounding_loss(logits: Tensor, targets: list[Tensor], grid: int) -> Tensor:
         grid: image tokens along a side.
 
     Returns:
-        float[], the mean over masks
+        float[], the mean over masks; zero without any
     """
+    if not len(logits):
+        return logits.sum()
     shares = torch.stack([cell_shares(one, grid) for masks in targets for one in masks])
     return F.cross_entropy(logits.float(), shares)
 

@@ -111,8 +111,11 @@ def consolidated_state(step: Path) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def safe_unpickling() -> Iterator[None]:
-    """Restrict DeepSpeed in the block to unpickling tensors and its own settings; by default it unpickles anything.
+def safe_unpickling(mmap: bool = True) -> Iterator[None]:
+    """Inside it DeepSpeed reads tensors and its own settings alone; it would unpickle anything.
+
+    Args:
+        mmap: leave tensors in their files until they are used; not for files that are removed meanwhile.
 
     Raises:
         UserError: a file is truncated, or its pickle names another class.
@@ -125,8 +128,8 @@ def safe_unpickling() -> Iterator[None]:
     plain_load = torch.load
 
     def safe_load(file: str, **options: Any) -> Any:
-        with read_errors_as_user_error(Path(file)):  # mmap, or whole model files would be read
-            return plain_load(file, **{**options, "weights_only": True, "mmap": True})
+        with read_errors_as_user_error(Path(file)):  # mapped, or model files would be read into memory as a whole
+            return plain_load(file, **{**options, "weights_only": True, "mmap": mmap})
 
     with torch.serialization.safe_globals(known), mock.patch.object(torch, "load", safe_load):
         yield

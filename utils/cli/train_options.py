@@ -12,6 +12,9 @@ from utils.runtime.errors import UserError
 from utils.runtime.precision import PRECISIONS
 
 OFFLOADS = ("none", "optimizer", "all")
+LEAST_WHERE_GIVEN = {"batch_size": 1, "global_batch": 1, "steps_per_epoch": 1, "samples_per_epoch": 1,
+                     "warmup_steps": 0, "mask_side": 16}  # fmt: skip
+PUBLISHED_EPOCH = 200 * 2 * 10 * 8  # records: steps, batch, micro-steps, GPUs
 PRESETS: dict[str, dict[str, Any]] = {
     "mini": {
         "run_dir": "runs/mini",
@@ -20,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "from_scratch": True,
         "epochs": 16,
         "validate_every": 4,  # and after the last one
-        "batch_size": 24,
+        "global_batch": 24,
         "grad_accumulation": 1,
         "lr": 1.1e-3,
         "weight_decay": 0.05,
@@ -35,11 +38,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lora_rank": 0,
         "gradient_checkpointing": False,
         "workers": 0,  # on two cores one more process makes the threads of every operation wait
-        "warmup_steps": 100,
         "log_every": 50,
         "eval_batch_size": 16,
     },
-    "release": {"run_dir": "runs/release"},
+    "native": {"samples_per_epoch": PUBLISHED_EPOCH},
+    "release": {"run_dir": "runs/release", "samples_per_epoch": PUBLISHED_EPOCH},
 }
 
 
@@ -67,13 +70,19 @@ class TrainArgs:
 
     epochs: int = option(10, "Passes over the training split.")
     steps_per_epoch: int | None = option(None, "Optimiser steps that count as an epoch; default: one pass.")
-    batch_size: int = option(2, "Records per process and micro-step.")
-    grad_accumulation: int = option(10, "Micro-steps per optimiser step.")
+    samples_per_epoch: int | None = option(
+        None, "Records that count as an epoch, whatever the number of processes; native and release: as published."
+    )
+    batch_size: int | None = option(None, "Records a process and micro-step; default: 2, or from --global-batch.")
+    grad_accumulation: int = option(10, "Micro-steps an optimiser step.")
+    global_batch: int | None = option(None, "Records an optimiser step of all processes; sets --batch-size. mini: 24.")
     lr: float = option(3e-4, "Peak learning rate.")
     beta1: float = option(0.9, "AdamW's first beta.")
     beta2: float = option(0.95, "AdamW's second beta.")
     weight_decay: float = option(0.0, "AdamW's weight decay, on matrices only.")
-    warmup_steps: int = option(100, "Optimiser steps of linear warm-up; a linear decay to zero follows.")
+    warmup_steps: int | None = option(
+        None, "Optimiser steps of linear warm-up, then a linear decay to zero; default: 100, at most a tenth of all."
+    )
     clip_norm: float = option(1.0, "Gradients are clipped to this norm.")
     ce_weight: float = option(1.0, "Weight of the answer's cross entropy.")
     bce_weight: float = option(2.0, "Weight of the masks' binary cross entropy.")
@@ -120,6 +129,8 @@ def parse_train(argv: list[str] | None = None) -> TrainArgs:
         presets["lora_rank"] = 0
         if not known.init_from:
             presets |= {"init_from": "PixDLM/weights/pixdlm", "fusion": "neutral"}
+    if known.batch_size is not None:
+        presets.pop("global_batch", None)  # one sets the other
     args = parse(TrainArgs, argv, presets)
     check_train(args)
     return args
@@ -143,15 +154,15 @@ def check_train(args: TrainArgs) -> None:
     """
     if args.config not in TRAINED_CONFIGS:
         raise UserError(f"unknown configuration {args.config!r}; known are {', '.join(TRAINED_CONFIGS)}")
-    check_at_least(args, 1, "epochs", "batch_size", "grad_accumulation", "eval_batch_size")
-    check_at_least(args, 1, "log_every", "validate_every", "keep")
-    check_at_least(args, 0, "seed", "warmup_steps", "lora_rank", "workers", "weight_decay", "lr", "clip_norm")
-    check_at_least(args, 0, "ce_weight", "bce_weight", "dice_weight", "overlap_weight", "grounding_weight")
-    if args.steps_per_epoch is not None:
-        check_at_least(args, 1, "steps_per_epoch")
-    if args.mask_side is not None:
-        check_at_least(args, 16, "mask_side")
-    check_at_least(args, 0, "save_minutes", "save_steps", "max_bad_steps", "timeout_minutes")
+    at_least(args, 1, "epochs", "grad_accumulation", "eval_batch_size", "log_every", "validate_every", "keep")
+    for name, least in LEAST_WHERE_GIVEN.items():
+        if getattr(args, name) is not None:
+            at_least(args, least, name)
+    if args.batch_size is not None and args.global_batch is not None:
+        raise UserError("--batch-size and --global-batch set the same; leave one of both out")
+    at_least(args, 0, "seed", "lora_rank", "workers", "weight_decay", "lr", "clip_norm")
+    at_least(args, 0, "ce_weight", "bce_weight", "dice_weight", "overlap_weight", "grounding_weight")
+    at_least(args, 0, "save_minutes", "save_steps", "max_bad_steps", "timeout_minutes")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 0 and less than 1")

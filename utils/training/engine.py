@@ -15,6 +15,8 @@ from utils.runtime.distributed import world_size
 from utils.runtime.errors import UserError
 from utils.runtime.precision import precision_name
 
+DECAYED_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
+
 
 def engine_config(args: TrainArgs) -> dict[str, Any]:
     """DeepSpeed's configuration, from the options."""
@@ -122,12 +124,16 @@ def check_precision(dtype: torch.dtype) -> None:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's parameter groups: trained parameters, with weight decay for all but embeddings, norms and biases."""
+    """Trained parameters; only the weights of linear maps and convolutions are decayed.
+
+    The type of the module decides, not a word in its name: embeddings, position tables, norms, biases and single
+    numbers are left alone.
+    """
+    matrices = {module.weight for module in model.modules() if isinstance(module, DECAYED_MODULES)}
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.requires_grad:
-            shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 empties sharded parameters
-            groups[len(shape) >= 2 and "embed" not in name].append(parameter)
+            groups[parameter in matrices].append(parameter)
     return [
         {"params": parameters, "weight_decay": weight_decay if decayed else 0.0}
         for decayed, parameters in groups.items()
@@ -155,17 +161,39 @@ def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[A
         return max(0.0, (total_steps - step) / max(1, total_steps - args.warmup_steps))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+    buffers = {name: buffer.dtype for name, buffer in model.named_buffers()}
     engine, _, _, schedule = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
         lr_scheduler=schedule,
         config=engine_config(args),
     )
+    check_buffers(model, buffers)
     if world_size() == 1 and args.zero_stage == 0:
         # A single process has nothing to reduce, but would copy all gradients: a tenth of `mini`'s step time.
         # (DeepSpeed would also fill missing gradients with zeros, so that unused parameters decay.)
         engine.enable_backward_allreduce = False
     return engine, schedule
+
+
+def weights_are_finite(model: nn.Module) -> Tensor:
+    """bool[], whether every trained weight that this rank holds is finite."""
+    held = [getattr(one, "ds_tensor", one) for one in model.parameters() if one.requires_grad]
+    return torch.stack([torch.isfinite(one).all() for one in held]).all()
+
+
+def check_buffers(model: nn.Module, before: dict[str, torch.dtype]) -> None:
+    """DeepSpeed 0.19.0 and 0.19.1 round buffers to bf16: rotary phases are off by half a radian at position 400.
+
+    Raises:
+        UserError: naming the first buffer whose type has changed.
+    """
+    for name, buffer in model.named_buffers():
+        if buffer.dtype != before[name]:
+            raise UserError(
+                f"DeepSpeed made {buffer.dtype} of the buffer {name}, which was {before[name]}, so that positions are "
+                "rounded; install the DeepSpeed that requirements.txt asks for"
+            )
 
 
 def release_prefetched(engine: Any) -> None:

@@ -37,7 +37,7 @@ from utils.runtime.errors import UserError
 from utils.runtime.files import append_line, write_errors_as_user_error
 from utils.runtime.logs import peak_memory_gib
 from utils.runtime.precision import DTYPES
-from utils.training.engine import gathered_state
+from utils.training.engine import gathered_state, weights_are_finite
 from utils.training.preemption import Stopped, StopRequest
 from utils.training.resume import Progress, RunStates
 from utils.training.setup import loss_weights
@@ -107,11 +107,13 @@ class Run:
         bar = tqdm(total=self.steps, initial=done, desc=title, unit="step", disable=rank() != 0)
         micro, since = 0, time.perf_counter()
         while self.progress.step < end:
-            rate = self.schedule.get_last_lr()[0]  # of this step; the engine advances the schedule
+            rate = self.schedule.get_last_lr()[0]  # of this step; the engine moves the schedule on
+            before = self.progress.step
             stop, due = self.train_step(batches)
             micro += self.args.grad_accumulation
-            bar.update()
-            if self.progress.step % self.steps % self.args.log_every == 0 or self.progress.step == end:
+            bar.update(self.progress.step - before)
+            logs = self.progress.step % self.steps % self.args.log_every == 0 or self.progress.step == end
+            if logs and self.progress.step > before:
                 records = micro * self.args.batch_size * world_size()
                 self.log_losses(rate, records / (time.perf_counter() - since), bar)
                 micro, since = 0, time.perf_counter()
@@ -137,9 +139,11 @@ class Run:
             self.engine.step()
             self.sums += torch.stack([value_of(output, name, self.sums) for name in LOSSES])
             self.progress.summed += 1
+        applied = self.engine.was_step_applied()
+        if not applied and self.args.precision == "fp16":
+            return stop, due  # the loss scale is found by steps that overflow; they do not count
         self.progress.step += 1
-        # In fp16 steps overflow while the loss scale is searched, which is no fault.
-        if not self.engine.was_step_applied() and self.args.precision != "fp16":
+        if not applied:
             self.skip_nonfinite_step(self.progress.step, "a gradient", taken)
         return stop, due
 
@@ -191,7 +195,17 @@ class Run:
         log.warning("skipped: %s", message)
 
     def save(self) -> None:
-        """Save a state from which the same command resumes."""
+        """Write a state from which the same command goes on.
+
+        Raises:
+            UserError: weights are not finite, so that nothing could go on from them.
+        """
+        (broken,) = any_rank([~weights_are_finite(self.engine.module)], self.engine.device)
+        if broken:
+            raise UserError(
+                f"the weights are not finite after step {self.progress.step}, so no state is written; earlier ones in "
+                f"{self.states.folder} stay. Lower --lr or --clip-norm, or train in fp32 or mixed precision"
+            )
         self.watchdog.heartbeat("writing a state")
         self.progress.seconds = self.seconds()
         self.progress.sums = self.sums.tolist()

@@ -216,8 +216,8 @@ class RunStates:
         Raises:
             UserError: a file is damaged.
         """
-        with safe_unpickling():
-            # not strict: frozen weights are not in it
+        with safe_unpickling(mmap=False):  # the run goes on and removes this state
+            # not strict: what does not train is not in it
             engine.load_checkpoint(str(folder.parent), tag=folder.name, load_module_strict=False)
         own = dict(TensorFile(folder / f"process-{rank()}.pt"))
         set_random_states(own)

@@ -22,11 +22,14 @@ from utils.datasets.loading.flips import FlippedSamples, FlipSampler
 from utils.datasets.loading.sampler import TrainSampler, infinite_batches, split_fingerprint
 from utils.datasets.loading.workers import dead_worker_as_user_error, ignore_sigterm_in_worker
 from utils.datasets.registry import load_dataset
-from utils.runtime.distributed import rank, world_size
-from utils.runtime.errors import UserError
+from utils.runtime.distributed import (
+    rank,
+    world_size,
+)
 from utils.runtime.precision import DTYPES
 from utils.training.engine import check_precision, engine_config, start_engine
 from utils.training.loop import Run
+from utils.training.recipe import resolve
 from utils.training.resume import RunStates
 from utils.training.setup import build_training_model, check_weight_files, enable_gradient_checkpointing
 from utils.training.zero3 import build_sharded
@@ -46,7 +49,8 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     reading = {"name": args.dataset, "polygons": args.polygons, "skip_bad_records": args.skip_bad_records}
     samples = load_dataset(args.data, "train", **reading)
     validation = load_dataset(args.data, "val", **reading)
-    states = RunStates(run_dir, asdict(args) | {"training records": split_fingerprint(samples)}, args.keep)
+    args = resolve(args, len(samples), world_size())
+    states = RunStates(run_dir, as_dict(args) | {"training records": split_fingerprint(samples)}, args.keep)
     states.check_shared()
     with states.locked():
         if args.restart:
@@ -73,9 +77,9 @@ def train_on(
     if args.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     sampler = TrainSampler(samples, args.batch_size, args.grad_accumulation, args.seed, rank(), world_size())
-    check_steps(args, sampler)
-    steps = args.steps_per_epoch or sampler.steps
-    log_summary(args, model.config, samples, validation, trained, steps)
+    steps = args.steps_per_epoch
+    describe(args, model.config, samples, validation, trained, steps)
+    torch.manual_seed(args.seed + rank())  # or every rank would draw the same dropout masks
     model.cast(dtype).to(device)
     if model.use_flash_attention():
         log.info("the language model uses flash-attn")
@@ -110,24 +114,16 @@ def training_loader(
     )
 
 
-def check_steps(args: TrainArgs, sampler: TrainSampler) -> None:
-    """Raise UserError where the training records fill no optimiser step."""
-    if not sampler.steps:
-        raise UserError(
-            f"{sampler.records} training records fill no step of {args.batch_size} records x {world_size()} "
-            f"processes x {args.grad_accumulation} micro-steps; lower --batch-size or --grad-accumulation"
-        )
-
-
-def log_summary(args: TrainArgs, config: Any, samples: list, validation: list, trained: dict, steps: int) -> None:
-    """Log options, architecture, data, and trained parameters."""
-    log.info("options %s", json.dumps(asdict(args)))
+def describe(args: TrainArgs, config: Any, samples: list, validation: list, trained: dict, steps: int) -> None:
+    """What this run is: options, architecture, data, and what trains."""
+    log.info("options %s", json.dumps(as_dict(args)))
     log.info("architecture %s", json.dumps(config.to_diff_dict(), default=str))
     log.info("%d training and %d validation records from %s", len(samples), len(validation), args.data)
     parts = ", ".join(f"{part} {count:,}" for part, count in trained.items())
     log.info("trained parameters: %s; together %s", parts, f"{sum(trained.values()):,}")
     records = args.batch_size * args.grad_accumulation * world_size()
     log.info("%d epochs of %d steps, %d records a step", args.epochs, steps, records)
+    log.info("%d steps in all, %d of them warm-up", steps * args.epochs, args.warmup_steps)
 
 
 def process_group_timeout(args: TrainArgs) -> timedelta:
