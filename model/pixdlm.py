@@ -6,6 +6,7 @@ question, D Llama's width, m the side of the mask logits.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from model.losses import LossWeights, grounding_loss, mask_losses, mean_overlap_
 from model.mask_decoder import MaskDecoder, SegProjection
 from model.pixel_path import PixelPath
 from model.semantic_path import SemanticPath, resize_tokens
+
+FLASH_CAPABILITY = (8, 0)  # of a GPU, the least that flash-attn 2 runs on
 
 
 @dataclass
@@ -120,9 +123,18 @@ class PixDLMForCausalLM(PreTrainedModel):
         return self
 
     def use_flash_attention(self) -> bool:
-        """Switch the language model to flash-attn where that is installed and fits; returns whether it did."""
+        """Let the language model attend by flash-attn where that is installed and fits; returns whether it does.
+
+        It fits half precision on GPUs of compute capability 8 and above. PIXDLM_FLASH_ATTENTION=0 switches it off.
+        """
         weight = self.projector.weight
-        fits = weight.is_cuda and weight.dtype in (torch.bfloat16, torch.float16) and is_flash_attn_2_available()
+        fits = (
+            weight.is_cuda
+            and weight.dtype in (torch.bfloat16, torch.float16)
+            and is_flash_attn_2_available()
+            and torch.cuda.get_device_capability(weight.device) >= FLASH_CAPABILITY
+            and os.environ.get("PIXDLM_FLASH_ATTENTION") != "0"
+        )
         if fits:
             self.language_model.set_attn_implementation("flash_attention_2")
         return fits

@@ -32,6 +32,10 @@ CONFIG_FILE = "config.json"
 PUBLISHED_CLASS = "PixDLMForCausalLM"  # in `architectures`; its model_type is "llava", as LLaVA's own
 ARCHITECTURE_KEY = "pixdlm"  # in a published config.json that this project wrote: the whole PixDLMConfig
 PUBLISHED_LORA_ALPHA = 16.0  # as published (README.md here, "Files"); a checkpoint does not hold it
+ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation")
+# Of a repository on the hub: what a model folder may hold, in the formats that are read first.
+HUB_FILES = ("*.json", "tokenizer.model", "*.safetensors", "clip/*.safetensors", "sam2.pt", "align_stages.bin")
+HUB_PICKLES = ("*.bin",)  # only where it has no safetensors
 LLAMA_FIELDS = (
     "vocab_size",
     "hidden_size",
@@ -58,8 +62,12 @@ def local_folder(folder: str | Path, options: dict[str, Any]) -> Path:
     path = Path(folder)
     if path.exists() or not HUB_ID.fullmatch(str(folder)):
         return path
+    hub = {name: value for name, value in hub.items() if value is not None}
     try:
-        return Path(snapshot_download(str(folder), **{n: v for n, v in hub.items() if v is not None}))
+        fetched = Path(snapshot_download(str(folder), allow_patterns=list(HUB_FILES), **hub))
+        if not holds_weights(fetched):
+            fetched = Path(snapshot_download(str(folder), allow_patterns=[*HUB_FILES, *HUB_PICKLES], **hub))
+        return fetched
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no such folder, and the hub does not give it ({first_line(error)})") from error
 
@@ -120,6 +128,8 @@ def config_fields(folder: Path) -> dict[str, Any] | None:
 
 
 def _from_fields(fields: dict[str, Any], folder: Path) -> PixDLMConfig:
+    # How a model attends is the machine's affair; transformers would fetch a kernel of that name from the hub.
+    fields = {name: value for name, value in fields.items() if name not in ATTENTION_FIELDS}
     with config_errors_as_user_error(f"{folder / CONFIG_FILE}"):
         return PixDLMConfig.from_dict(fields)
 

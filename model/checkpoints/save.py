@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,19 @@ def save_model(
         write_weights(beside, model.config, state)
         shutil.copyfile(tokenizer.path, beside / TOKENIZER_FILE)
         write_training(beside, training)
+
+
+def link_model(source: Path, folder: Path) -> None:
+    """Let `folder` hold the files of `source`: the same ones where the file system has hard links, else copies.
+
+    Neither folder's files are ever changed in place, so that one can be replaced without the other.
+    """
+    with atomic_folder(folder) as beside:
+        for file in source.iterdir():
+            try:
+                os.link(file, beside / file.name)
+            except OSError:  # no hard links there, or another file system behind a symbolic link
+                shutil.copy2(file, beside / file.name)
 
 
 def write_weights(folder: Path, config: PixDLMConfig, state: dict[str, Tensor]) -> None:

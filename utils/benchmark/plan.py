@@ -20,6 +20,8 @@ from utils.benchmark.parts import prepare
 from utils.benchmark.results import aligned
 from utils.benchmark.setup import set_up, train_args
 from utils.cli.benchmark_options import BenchmarkArgs
+from utils.cli.options import as_dict
+from utils.cli.train_options import PUBLISHED_EPOCH
 from utils.download.sources import DRSEG_RECORDS
 from utils.runtime.files import write_json
 from utils.runtime.precision import DTYPES
@@ -34,7 +36,7 @@ REDUCE_BUCKET = 500_000_000
 MAX_LIVE = 1_000_000_000  # parameters that stage 3 keeps gathered at a time
 PERSISTENT = 100_000  # a smaller parameter stays gathered
 
-PUBLISHED_SAMPLES = 10 * 200 * 10 * 8 * 2  # epochs, steps, micro-steps, GPUs, batch
+PUBLISHED_SAMPLES = 10 * PUBLISHED_EPOCH  # what train.sh runs by default, on any number of GPUs
 
 
 @dataclass(frozen=True)
