@@ -172,6 +172,11 @@ def check_train(args: TrainArgs) -> None:
         raise UserError("--train-only names all that trains; leave --train-parts out")
     if args.zero_stage not in (0, 1, 2, 3):
         raise UserError(f"--zero-stage is {args.zero_stage}; ZeRO has stages 0, 1, 2 and 3")
+    if args.precision == "bf16" and args.zero_stage < 2 and args.grad_accumulation > 1:
+        raise UserError(
+            f"--precision bf16 with --zero-stage {args.zero_stage} adds micro-steps up in bfloat16, which loses small "
+            "gradients; use --zero-stage 2 or 3, --precision mixed, or --grad-accumulation 1"
+        )
     if args.offload == "all" and args.zero_stage != 3:
         raise UserError(f"--offload all needs --zero-stage 3, which alone shards parameters; it is {args.zero_stage}")
     if args.offload == "optimizer" and args.zero_stage == 0:
