@@ -176,7 +176,7 @@ def start_engine_of(setup: Setup) -> Any:
         return TorchEngine(model, train)
     launcher_environment(setup.device, free_port())
     alone = replace(
-        train, batch_size=setup.args.batch, grad_accumulation=1, warmup_steps=0, precision=precision_of(setup.dtype)
+        train, batch_size=setup.args.batch, grad_accumulation=1, warmup_steps=0, precision=precision_name(setup.dtype)
     )
     return start_engine(model, alone, ENDLESS)[0]
 

@@ -20,7 +20,6 @@ from utils.benchmark.parts import prepare
 from utils.benchmark.results import aligned
 from utils.benchmark.setup import set_up, train_args
 from utils.cli.benchmark_options import BenchmarkArgs
-from utils.cli.options import as_dict
 from utils.cli.train_options import PUBLISHED_EPOCH
 from utils.download.sources import DRSEG_RECORDS
 from utils.runtime.files import write_json

@@ -154,15 +154,15 @@ def check_train(args: TrainArgs) -> None:
     """
     if args.config not in TRAINED_CONFIGS:
         raise UserError(f"unknown configuration {args.config!r}; known are {', '.join(TRAINED_CONFIGS)}")
-    at_least(args, 1, "epochs", "grad_accumulation", "eval_batch_size", "log_every", "validate_every", "keep")
+    check_at_least(args, 1, "epochs", "grad_accumulation", "eval_batch_size", "log_every", "validate_every", "keep")
     for name, least in LEAST_WHERE_GIVEN.items():
         if getattr(args, name) is not None:
-            at_least(args, least, name)
+            check_at_least(args, least, name)
     if args.batch_size is not None and args.global_batch is not None:
         raise UserError("--batch-size and --global-batch set the same; leave one of both out")
-    at_least(args, 0, "seed", "lora_rank", "workers", "weight_decay", "lr", "clip_norm")
-    at_least(args, 0, "ce_weight", "bce_weight", "dice_weight", "overlap_weight", "grounding_weight")
-    at_least(args, 0, "save_minutes", "save_steps", "max_bad_steps", "timeout_minutes")
+    check_at_least(args, 0, "seed", "lora_rank", "workers", "weight_decay", "lr", "clip_norm")
+    check_at_least(args, 0, "ce_weight", "bce_weight", "dice_weight", "overlap_weight", "grounding_weight")
+    check_at_least(args, 0, "save_minutes", "save_steps", "max_bad_steps", "timeout_minutes")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 0 and less than 1")

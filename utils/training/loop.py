@@ -272,8 +272,8 @@ class Run:
         last, best = self.run_dir / "last", self.run_dir / "best"
         with write_errors_as_user_error(last):
             save_model(last, self.engine.module, self.tokenizer, state, record)
-        if giou > self.progress.best:
-            self.progress.best = giou
+        if score > self.progress.best:
+            self.progress.best = score
             with write_errors_as_user_error(best):
                 link_model(last, best)  # written once: 13.6 GiB at 7B
 

@@ -50,7 +50,7 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     samples = load_dataset(args.data, "train", **reading)
     validation = load_dataset(args.data, "val", **reading)
     args = resolve(args, len(samples), world_size())
-    states = RunStates(run_dir, as_dict(args) | {"training records": split_fingerprint(samples)}, args.keep)
+    states = RunStates(run_dir, asdict(args) | {"training records": split_fingerprint(samples)}, args.keep)
     states.check_shared()
     with states.locked():
         if args.restart:
@@ -78,7 +78,7 @@ def train_on(
         enable_gradient_checkpointing(model)
     sampler = TrainSampler(samples, args.batch_size, args.grad_accumulation, args.seed, rank(), world_size())
     steps = args.steps_per_epoch
-    describe(args, model.config, samples, validation, trained, steps)
+    log_summary(args, model.config, samples, validation, trained, steps)
     torch.manual_seed(args.seed + rank())  # or every rank would draw the same dropout masks
     model.cast(dtype).to(device)
     if model.use_flash_attention():
@@ -114,9 +114,9 @@ def training_loader(
     )
 
 
-def describe(args: TrainArgs, config: Any, samples: list, validation: list, trained: dict, steps: int) -> None:
-    """What this run is: options, architecture, data, and what trains."""
-    log.info("options %s", json.dumps(as_dict(args)))
+def log_summary(args: TrainArgs, config: Any, samples: list, validation: list, trained: dict, steps: int) -> None:
+    """Log options, architecture, data, and trained parameters."""
+    log.info("options %s", json.dumps(asdict(args)))
     log.info("architecture %s", json.dumps(config.to_diff_dict(), default=str))
     log.info("%d training and %d validation records from %s", len(samples), len(validation), args.data)
     parts = ", ".join(f"{part} {count:,}" for part, count in trained.items())
