@@ -69,6 +69,17 @@ def test_masks_that_do_not_match_are_refused(shape: tuple[int, ...]) -> None:
         mask_losses(masks(2)[0], [torch.zeros(shape, dtype=torch.uint8)])
 
 
+def test_a_batch_without_a_target_has_losses_of_zero_that_reach_the_masks() -> None:
+    """On one rank of several it may be so; raising there would leave the others waiting."""
+    logits = torch.zeros(0, 4, 5, requires_grad=True)
+    bce, dice = mask_losses([logits], [torch.zeros(0, 4, 5, dtype=torch.uint8)])
+    overlap = mean_overlap_loss([logits], [torch.zeros(0, 4, 5, dtype=torch.uint8)])
+    grounding = grounding_loss(torch.zeros(0, 4, requires_grad=True), [torch.zeros(0, 4, 5, dtype=torch.uint8)], 2)
+    assert [one.item() for one in (bce, dice, overlap, grounding)] == [0, 0, 0, 0]
+    (bce + dice).backward()
+    assert logits.grad.shape == logits.shape
+
+
 def test_questions_that_do_not_match_are_refused() -> None:
     with pytest.raises(ValueError):
         mask_losses(masks(1, 1)[0], masks(1)[1])

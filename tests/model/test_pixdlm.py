@@ -165,8 +165,8 @@ def test_grounding_compares_with_the_tokens_of_the_image(
     seen = {}
     insert = tiny_model.embed_prompts
 
-    def embed(batch: Batch, tokens: Tensor) -> tuple[Tensor, int]:
-        embeddings, seen["place"] = insert(batch, tokens)
+    def embed(batch: Batch, tokens: Tensor, **options: bool) -> tuple[Tensor, int]:
+        embeddings, seen["place"] = insert(batch, tokens, **options)
         return embeddings, seen["place"]
 
     def seg_image_similarity(states: Tensor, image: Tensor) -> Tensor:
@@ -230,10 +230,17 @@ def test_flash_attention_is_taken_where_it_fits(
     asked = []
     monkeypatch.setattr(pixdlm, "is_flash_attn_2_available", lambda: there)
     monkeypatch.setattr(tiny_model.language_model, "set_attn_implementation", asked.append)
-    weight = SimpleNamespace(is_cuda=True, dtype=dtype)
+    capability = [8, 0]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: tuple(capability))
+    weight = SimpleNamespace(is_cuda=True, dtype=dtype, device="cuda:0")
     tiny_model.__dict__["projector"] = SimpleNamespace(weight=weight)  # before the module of this name
     assert tiny_model.use_flash_attention() == used and asked == ["flash_attention_2"] * used
-    weight.is_cuda = False
+    monkeypatch.setenv("PIXDLM_FLASH_ATTENTION", "0")
+    assert not tiny_model.use_flash_attention()
+    monkeypatch.delenv("PIXDLM_FLASH_ATTENTION")
+    capability[:] = [7, 5]
+    assert not tiny_model.use_flash_attention()
+    capability[:], weight.is_cuda = [9, 0], False
     assert not tiny_model.use_flash_attention()
 
 
@@ -325,18 +332,35 @@ def test_half_precision_trains(tiny_model: PixDLMForCausalLM, collate: Collate) 
 
 @torch.no_grad()
 @pytest.mark.parametrize("masked", [True, False])
-def test_padding_of_questions_acts_only_where_it_is_not_masked(
-    tiny_model: PixDLMForCausalLM, collate: Collate, masked: bool
+@pytest.mark.parametrize("weights", [None, LossWeights()])
+def test_padding_of_questions_takes_part_in_a_published_training_batch_alone(
+    tiny_model: PixDLMForCausalLM, collate: Collate, masked: bool, weights: LossWeights | None
 ) -> None:
     tiny_model.config.mask_padded_questions = masked
     batch = collate(0, 4)
     assert not batch.question_mask.all()
-    masks = tiny_model(batch).mask_logits
+    masks = tiny_model(batch, weights).mask_logits
     shifts = [
-        (tiny_model(collate(number)).mask_logits[0] - mask).abs().max()
+        (tiny_model(collate(number), weights).mask_logits[0] - mask).abs().max()
         for number, mask in zip((0, 4), masks, strict=True)
     ]
-    assert (max(shifts) < 1e-5) == masked
+    assert (max(shifts) < 1e-5) == (masked or weights is None)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("size", [4, 8])
+def test_an_answer_does_not_depend_on_the_questions_beside_it(
+    writer: PixDLMForCausalLM, collate: Collate, masked: bool, size: int
+) -> None:
+    """Evaluation and generation: the same masks and words at batch 1, 4 and 8."""
+    writer.config.mask_padded_questions = masked
+    together, asked = collate(*range(size)), collate(*range(size), answered=False)
+    masks, written = writer(together).mask_logits, writer.generate_answers(asked, 6)
+    for number in range(size):
+        alone = writer(collate(number)).mask_logits[0]
+        torch.testing.assert_close(masks[number], alone, atol=1e-4 * float(alone.std()) + 1e-5, rtol=1e-4)
+        assert writer.generate_answers(collate(number, answered=False), 6) == [written[number]]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

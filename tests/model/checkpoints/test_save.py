@@ -6,9 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 
-from model.checkpoints.save import save_model
+from model.checkpoints.save import link_model, save_model
 from model.config import PixDLMConfig
 from model.language.tokens import PixTokenizer
 from model.lora import lora_settings
@@ -45,3 +46,29 @@ def test_adapters_are_part_of_a_folder(tmp_path: Path, tiny_config: PixDLMConfig
 def test_a_folder_can_be_moved(folder: Path, tmp_path: Path) -> None:
     shutil.move(folder, tmp_path / "elsewhere")
     load_model(tmp_path / "elsewhere")
+
+
+def test_a_linked_folder_is_the_same_files_and_outlives_the_first(
+    tmp_path: Path, tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer
+) -> None:
+    last, best = tmp_path / "last", tmp_path / "best"
+    save_model(last, tiny_model, tokenizer, tiny_model.state_dict(), {"epoch": 1})
+    link_model(last, best)
+    assert {path.name for path in best.iterdir()} == {path.name for path in last.iterdir()}
+    assert (best / "model.safetensors").samefile(last / "model.safetensors")
+    before = (best / "model.safetensors").read_bytes()
+    changed = {name: torch.zeros_like(tensor) for name, tensor in tiny_model.state_dict().items()}
+    save_model(last, tiny_model, tokenizer, changed, {"epoch": 2})
+    assert (best / "model.safetensors").read_bytes() == before
+    assert not (best / "model.safetensors").samefile(last / "model.safetensors")
+
+
+def test_without_hard_links_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last/config.json").write_text("{}")
+    monkeypatch.setattr("os.link", refused)
+    link_model(tmp_path / "last", tmp_path / "best")
+    assert (tmp_path / "best/config.json").read_text() == "{}"

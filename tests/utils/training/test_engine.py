@@ -18,7 +18,14 @@ from utils.cli.train_options import OFFLOADS, TrainArgs, check_train
 from utils.runtime.errors import UserError
 from utils.runtime.precision import DTYPES, PRECISIONS
 from utils.training import engine as module
-from utils.training.engine import engine_config, launcher_environment, parameter_groups, start_engine
+from utils.training.engine import (
+    check_buffers,
+    engine_config,
+    launcher_environment,
+    parameter_groups,
+    start_engine,
+    weights_are_finite,
+)
 
 # Configuration
 
@@ -78,6 +85,9 @@ def test_matrices_are_decayed_embeddings_norms_and_biases_are_not(tiny_model: Pi
     assert "language_model.lm_head.weight" in with_decay and "projector.weight" in with_decay
     assert "language_model.model.embed_tokens.weight" in without and "projector.bias" in without
     assert "language_model.model.norm.weight" in without
+    # by type, not by a word in the name: convolutions that are called embed, and tables that are not
+    assert "mask_decoder.pixel_neck.embed.0.weight" in with_decay
+    assert "seg_projection.token_weights" in without and "pixel_path.encoder.trunk.pos_embed" in without
     trained = {name for name, parameter in tiny_model.named_parameters() if parameter.requires_grad}
     assert with_decay | without == trained and not with_decay & without
     assert not any(name.startswith("semantic_path") for name in trained)
@@ -250,3 +260,25 @@ def test_every_stage_trains_as_pytorch_alone_and_its_weights_come_back_whole(tra
     assert torch.equal(state["places"], torch.arange(3.0)) and torch.equal(state["0.bias"], bias)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=1e-5)
+
+
+# What DeepSpeed leaves
+
+
+def test_buffers_that_were_rounded_are_told() -> None:
+    norm = nn.BatchNorm1d(2)
+    before = {name: buffer.dtype for name, buffer in norm.named_buffers()}
+    check_buffers(norm, before)
+    norm.running_var = norm.running_var.bfloat16()
+    with pytest.raises(UserError, match="made torch.bfloat16 of the buffer running_var, which was torch.float32"):
+        check_buffers(norm, before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_trained_weights_are_looked_at_one_by_one(value: float) -> None:
+    layer = nn.Linear(2, 2)
+    assert weights_are_finite(layer)
+    layer.bias.data[1] = value
+    assert not weights_are_finite(layer)
+    layer.bias.requires_grad_(False)  # what does not train was read so
+    assert weights_are_finite(layer)

@@ -15,19 +15,11 @@ import torch
 from utils.cli.train_options import TrainArgs
 from utils.datasets.base import Sample
 from utils.datasets.loading.sampler import TrainSampler
-from utils.runtime.errors import UserError
-from utils.training.run import check_steps, process_group_timeout, seed_everything, training_loader
+from utils.training.run import process_group_timeout, seed_everything, training_loader
 
 
 def split(count: int) -> list[Sample]:
     return [Sample(Path(f"{i}.jpg"), "left?", None, (), 9, 9, "drseg", str(i), i) for i in range(count)]
-
-
-def test_records_that_fill_no_step_are_refused() -> None:
-    args = TrainArgs(batch_size=2, grad_accumulation=3)
-    check_steps(args, TrainSampler(split(6), 2, 3, seed=0))
-    with pytest.raises(UserError, match="5 training records fill no step of 2 records x 1 processes x 3 micro-steps"):
-        check_steps(args, TrainSampler(split(5), 2, 3, seed=0))
 
 
 def test_others_wait_longer_than_a_hanging_process_lives() -> None:
