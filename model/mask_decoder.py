@@ -6,6 +6,8 @@ width (256 as published), S SAM2's channels, m the side of the mask logits.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from sam2.modeling.position_encoding import PositionEmbeddingRandom
@@ -17,7 +19,7 @@ from model.config import PixDLMConfig
 from model.fusion import to_tokens
 from model.inputs.images import resize_maps
 from model.language.tokens import SCALES, TOKENS_PER_SCALE
-from model.two_way_transformer import TwoWayTransformer
+from model.two_way_transformer import TwoWayTransformer, autocasts
 
 MASK_TOKENS = 4  # Segment Anything's; only token 0 becomes a mask
 MASK_INPUT_CHANNELS = 16  # of the prompt encoder's dense branch, present in published weights
@@ -205,5 +207,6 @@ def _pixel_shuffle(quarters: Tensor, size: tuple[int, int]) -> Tensor:
 def _position_map(code: PositionEmbeddingRandom, size: tuple[int, int]) -> Tensor:
     """float32[C, H, W], also where the model's weights are half precision: SAM2 makes its grid in float32."""
     frequencies = {name: buffer.float() for name, buffer in code.named_buffers()}
-    with torch.autocast(frequencies["positional_encoding_gaussian_matrix"].device.type, enabled=False):
+    device = frequencies["positional_encoding_gaussian_matrix"].device.type
+    with torch.autocast(device, enabled=False) if autocasts(device) else nullcontext():
         return torch.func.functional_call(code, frequencies, (size,))

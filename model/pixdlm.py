@@ -25,13 +25,12 @@ from model.inputs.batch import Batch
 from model.inputs.images import Geometry, frame_logits
 from model.language.conditioning import (
     answer_loss,
-    base_model,
     condition_on_text,
     insert_image,
+    last_hidden_states,
     question_features,
-    shift_by_image,
 )
-from model.language.tokens import ADDED_TOKENS, EOS_ID, PAD_ID, SCALES, SEG_TOKENS, TOKENS_PER_SCALE, PixTokenizer
+from model.language.tokens import EOS_ID, PAD_ID, SCALES, TOKENS_PER_SCALE, PixTokenizer
 from model.lora import add_lora
 from model.losses import LossWeights, grounding_loss, mask_losses, mean_overlap_loss
 from model.mask_decoder import MaskDecoder, SegProjection
@@ -151,18 +150,23 @@ class PixDLMForCausalLM(PreTrainedModel):
             batch: see `model.inputs.batch.Batch`; its prompts hold the answer.
             loss_weights: compute the losses with these weights; None for masks alone.
             features: of these pictures, where `encode_images` was called already.
+
+        Raises:
+            ValueError: a prompt has no image placeholder, or no whole groups of [SEG] tokens.
         """
         features = features or self.encode_images(batch)
         as_published = loss_weights is not None and not self.config.mask_padded_questions
         embeddings, image_start = self.embed_prompts(batch, features.tokens, padding_counts=as_published)
-        hidden = base_model(self.language_model)(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-        question, states = self.seg_states(batch.input_ids, hidden, image_start)
-        masks = self.mask_decoder(features.pyramid, batch.image_index[question], self.seg_projection(states))
-        output = PixDLMOutput(mask_logits=list(masks.split(torch.bincount(question, minlength=len(batch)).tolist())))
+        hidden = last_hidden_states(self.language_model, embeddings)
+        places = batch.places(self.config)
+        row, column = places.seg_states
+        states = hidden[row, column]
+        masks = self.mask_decoder(features.pyramid, places.mask_picture, self.seg_projection(states))
+        output = PixDLMOutput(mask_logits=list(masks.split(places.mask_counts)))
         if loss_weights is not None:
-            self.add_losses(output, batch, hidden, image_start, loss_weights)
+            self.add_losses(output, batch, hidden, loss_weights)
             if loss_weights.grounding:
-                image = hidden[question, image_start : image_start + self.config.image_tokens]
+                image = hidden[places.mask_question, image_start : image_start + self.config.image_tokens]
                 similarity = self.seg_image_similarity(states, image)
                 self.add_grounding(output, batch, similarity, loss_weights.grounding)
         return output
@@ -187,25 +191,8 @@ class PixDLMForCausalLM(PreTrainedModel):
         question = question_features(self.language_model, batch.question_ids, batch.question_mask)
         mask = None if padding_counts else batch.question_mask
         conditioned = condition_on_text(tokens[batch.image_index], question, mask)
-        return insert_image(self.language_model, batch.input_ids, conditioned)
-
-    def seg_states(self, ids: Tensor, hidden: Tensor, image_start: int) -> tuple[Tensor, Tensor]:
-        """The hidden states that predict each [SEG] token.
-
-        Returns:
-            long[M], the question of each mask, and float[M * 9, D]
-
-        Raises:
-            ValueError: a question's [SEG] tokens are not whole groups of nine.
-        """
-        first = self.config.text_config.vocab_size - len(ADDED_TOKENS)
-        row, column = ((ids >= first) & (ids < first + len(SEG_TOKENS))).nonzero(as_tuple=True)
-        group = SCALES * TOKENS_PER_SCALE
-        counts = torch.bincount(row, minlength=len(ids))
-        if (counts % group).any():
-            raise ValueError(f"the questions have {counts.tolist()} [SEG] tokens, which are no whole groups of {group}")
-        states = hidden[row, shift_by_image(column, image_start, self.config.image_tokens) - 1]
-        return row[::group], states
+        image_start = batch.places(self.config).image_start
+        return insert_image(self.language_model, batch.input_ids, conditioned, image_start), image_start
 
     @staticmethod
     def seg_image_similarity(states: Tensor, image: Tensor) -> Tensor:
@@ -214,15 +201,14 @@ class PixDLMForCausalLM(PreTrainedModel):
         groups = states.unflatten(0, (-1, SCALES * TOKENS_PER_SCALE)).mean(dim=1)
         return torch.einsum("md,mnd->mn", groups, image) / image.shape[-1] ** 0.5
 
-    def add_losses(
-        self, output: PixDLMOutput, batch: Batch, hidden: Tensor, image_start: int, weights: LossWeights
-    ) -> None:
+    def add_losses(self, output: PixDLMOutput, batch: Batch, hidden: Tensor, weights: LossWeights) -> None:
         """Fill in the weighted losses; masks are compared in the frame's geometry, at the size of the targets."""
+        places = batch.places(self.config)
         logits = [
             frame_logits(one.float(), batch.geometries[image], self.config, tuple(masks.shape[-2:]))
-            for one, image, masks in zip(output.mask_logits, batch.image_index.tolist(), batch.masks, strict=True)
+            for one, image, masks in zip(output.mask_logits, places.pictures, batch.masks, strict=True)
         ]
-        ce = answer_loss(self.language_model, hidden, batch.labels, image_start, self.config.image_tokens)
+        ce = answer_loss(self.language_model, hidden, places.scored_states, places.scored)
         bce, dice = mask_losses(logits, batch.masks, batch.has_ignored_pixels)
         output.ce_loss = weights.ce * ce
         output.mask_bce_loss = weights.bce * bce

@@ -152,7 +152,7 @@ class PixDLMProcessor(PushToHubMixin):
         prompts = [self.prompt(question, count, targets is not None, name) for question, count, name in asked]
         ids, attention = pad([prompt.ids for prompt in prompts], PAD_ID)
         question_ids, question_mask = pad([self.tokenizer.question(question) for question in questions], PAD_ID)
-        return Batch(
+        batch = Batch(
             clip_pixels=None,
             sam_pixels=None,
             image_index=torch.tensor(image_index),
@@ -163,6 +163,8 @@ class PixDLMProcessor(PushToHubMixin):
             question_mask=question_mask,
             geometries=geometries,
         )
+        batch.places(self.config)  # here, where the host has the prompts: in training a worker's
+        return batch
 
     def prompt(self, question: str, targets: int, answered: bool, name: str) -> Prompt:
         """The conversation about a question, truncated to `max_prompt_tokens`.

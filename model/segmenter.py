@@ -18,7 +18,7 @@ from model.checkpoints.backbones import Backbones
 from model.checkpoints.layouts import local_folder
 from model.inputs.batch import Batch, pad
 from model.inputs.images import Geometry, ImageInput, Picture, frame_logits, frame_of
-from model.language.tokens import PAD_ID, PixTokenizer
+from model.language.tokens import IGNORE_INDEX, PAD_ID, PixTokenizer
 from model.masks import confidence, encode_mask, mask_box
 from model.pixdlm import ImageFeatures, PixDLMForCausalLM, load_model
 from model.processor import PixDLMProcessor, as_list, distinct_images
@@ -133,8 +133,8 @@ class PixDLM:
         features, index = self._features(image, len(questions))
         if len(questions) == 1:
             questions = questions * len(index)
-        batch = self.processor.text(questions, index, features.geometries, targets=None).to(self.model.device)
-        written = self.model.generate_answers(batch, max_new_tokens, features)
+        batch = self.processor.text(questions, index, features.geometries, targets=None)
+        written = self.model.generate_answers(batch.to(self.model.device), max_new_tokens, features)
         logits = self._mask_logits(batch, written, features)
         check_finite(logits, image_names(image), index)
         answers = [
@@ -159,7 +159,10 @@ class PixDLM:
         return features, index
 
     def _mask_logits(self, batch: Batch, written: list[list[int]], features: ImageFeatures) -> list[Tensor | None]:
-        """Per question float[K, m, m], from one teacher-forced pass over what was written; None without a group."""
+        """Per question float[K, m, m], from one teacher-forced pass over what was written; None without a group.
+
+        `batch` is on the CPU, where the prompts are put together.
+        """
         tokenizer = self.processor.tokenizer
         rows = [row for row, ids in enumerate(written) if tokenizer.seg_groups(ids)]
         found: list[Tensor | None] = [None] * len(written)
@@ -168,16 +171,19 @@ class PixDLM:
         prompts = [batch.input_ids[row][batch.attention_mask[row]].tolist() for row in rows]
         answered = [prompt + whole_groups(tokenizer, written[row]) for prompt, row in zip(prompts, rows, strict=True)]
         ids, attention = pad(answered, PAD_ID)
-        kept = torch.tensor(rows, device=self.model.device)
+        kept = torch.tensor(rows)
         teacher_forced = replace(
             batch,
             image_index=batch.image_index[kept],
             question_ids=batch.question_ids[kept],
             question_mask=batch.question_mask[kept],
-            input_ids=ids.to(self.model.device),
-            attention_mask=attention.to(self.model.device),
+            input_ids=ids,
+            attention_mask=attention,
+            labels=torch.full_like(ids, IGNORE_INDEX),
         )
-        for row, logits in zip(rows, self.model(teacher_forced, features=features).mask_logits, strict=True):
+        teacher_forced.places(self.model.config)  # before it is moved
+        masks = self.model(teacher_forced.to(self.model.device), features=features).mask_logits
+        for row, logits in zip(rows, masks, strict=True):
             found[row] = logits
         return found
 

@@ -5,17 +5,37 @@ Shape legend: Q questions, L prompt tokens, T question tokens, N image tokens, D
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from transformers import LlamaForCausalLM, LlamaModel
 
-from model.language.tokens import IGNORE_INDEX, IMAGE_INDEX, PAD_ID
+from model.language.tokens import IMAGE_INDEX, PAD_ID
 
 
 def base_model(language_model: LlamaForCausalLM) -> LlamaModel:
     """The Llama without its head."""
     return language_model.model
+
+
+def last_hidden_states(language_model: LlamaForCausalLM, embeddings: Tensor) -> Tensor:
+    """Of sequences that all begin at position 0, without padding on the left: float[Q, L, D] -> float[Q, L, D]
+
+    transformers reads the positions to see whether sequences are packed into one another, and flash-attn's side of
+    it does so in every layer where Q is 1. They stay on the CPU until then, or a GPU's host would wait each time.
+    """
+    llama = base_model(language_model)
+    positions = torch.arange(embeddings.shape[1], device="cpu")[None]
+    with llama.rotary_emb.register_forward_pre_hook(_bring_positions, with_kwargs=True):
+        return llama(inputs_embeds=embeddings, position_ids=positions, use_cache=False).last_hidden_state
+
+
+def _bring_positions(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Before the rotary embedding: its positions to where its first argument is."""
+    return tree_map_only(Tensor, lambda given: given.to(args[0].device, non_blocking=True), (args, kwargs))
 
 
 @torch.no_grad()
@@ -32,7 +52,7 @@ def question_features(language_model: LlamaForCausalLM, ids: Tensor, mask: Tenso
     Returns:
         float[Q, T, D], without gradient (published behaviour)
     """
-    features = base_model(language_model)(input_ids=ids, use_cache=False).last_hidden_state
+    features = last_hidden_states(language_model, base_model(language_model).embed_tokens(ids))
     return features * mask[..., None]
 
 
@@ -56,26 +76,17 @@ def condition_on_text(tokens: Tensor, question: Tensor, mask: Tensor | None) -> 
     return tokens + similarity.softmax(dim=-1).to(question.dtype) @ question
 
 
-def insert_image(language_model: LlamaForCausalLM, ids: Tensor, tokens: Tensor) -> tuple[Tensor, int]:
-    """Prompt embeddings in which the image tokens replace the placeholder.
+def insert_image(language_model: LlamaForCausalLM, ids: Tensor, tokens: Tensor, image_start: int) -> Tensor:
+    """Prompt embeddings in which the image tokens replace the placeholder: float[Q, L + N - 1, D]
 
     Args:
-        ids: long[Q, L], IMAGE_INDEX once in every row, at the same position (given by the template).
+        ids: long[Q, L], IMAGE_INDEX once in every row, at `image_start` (given by the template).
         tokens: float[Q, N, D]
-
-    Returns:
-        float[Q, L + N - 1, D] and the position of the first image token
-
-    Raises:
-        ValueError: a row has no placeholder, or at another position.
+        image_start: the position of the placeholder (`model.inputs.places`).
     """
-    found = (ids == IMAGE_INDEX).nonzero()
-    if len(found) != len(ids) or (found[:, 1] != found[0, 1]).any():
-        raise ValueError("every prompt needs the image placeholder exactly once and at the same position")
-    image_start = int(found[0, 1])
     embeddings = base_model(language_model).embed_tokens(ids.masked_fill(ids == IMAGE_INDEX, PAD_ID))
     tokens = tokens.to(embeddings.dtype)
-    return torch.cat([embeddings[:, :image_start], tokens, embeddings[:, image_start + 1 :]], dim=1), image_start
+    return torch.cat([embeddings[:, :image_start], tokens, embeddings[:, image_start + 1 :]], dim=1)
 
 
 def shift_by_image(positions: Tensor, image_start: int, image_tokens: int) -> Tensor:
@@ -83,19 +94,15 @@ def shift_by_image(positions: Tensor, image_start: int, image_tokens: int) -> Te
     return positions + (positions > image_start) * (image_tokens - 1)
 
 
-def answer_loss(
-    language_model: LlamaForCausalLM, hidden: Tensor, labels: Tensor, image_start: int, image_tokens: int
-) -> Tensor:
+def answer_loss(language_model: LlamaForCausalLM, hidden: Tensor, states: Tensor, tokens: Tensor) -> Tensor:
     """Cross entropy of the answer, the mean over all scored tokens of the batch.
 
     Logits are computed at the scored positions alone: about ten of hundreds.
 
     Args:
         hidden: float[Q, L + N - 1, D], last hidden states.
-        labels: long[Q, L], IGNORE_INDEX where nothing is scored.
-        image_start: where the image placeholder stood in the prompt.
-        image_tokens: N, how many tokens replaced it.
+        states: long[2, S], row and column of those that predict the scored tokens.
+        tokens: long[S], these.
     """
-    row, column = (labels != IGNORE_INDEX).nonzero(as_tuple=True)
-    states = hidden[row, shift_by_image(column, image_start, image_tokens) - 1]
-    return F.cross_entropy(language_model.lm_head(states).float(), labels[row, column])
+    row, column = states
+    return F.cross_entropy(language_model.lm_head(hidden[row, column]).float(), tokens)

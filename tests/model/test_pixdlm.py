@@ -87,9 +87,13 @@ def test_a_mask_reads_the_states_that_predict_its_tokens(tiny_model: PixDLMForCa
     """With whole prompts in hand: each state is the one before its [SEG] token, behind the image."""
     batch = collate(0, 3, 4)
     ids, room = batch.input_ids, tiny_model.config.image_tokens - 1
-    hidden = torch.arange(ids.shape[1] + room).float()[None, :, None].expand(len(ids), -1, 2)
-    place = int((ids[0] == -200).nonzero())
-    question, states = tiny_model.seg_states(ids, hidden, place)
+    hidden = []
+    handle = tiny_model.language_model.model.register_forward_hook(lambda *a: hidden.append(a[2].last_hidden_state))
+    seen = []
+    handle_of_states = tiny_model.seg_projection.register_forward_pre_hook(lambda _, given: seen.append(*given))
+    tiny_model(batch)
+    handle.remove()
+    handle_of_states.remove()
     first = tiny_model.config.text_config.vocab_size - 15
     places = [
         (row, i)
@@ -97,8 +101,8 @@ def test_a_mask_reads_the_states_that_predict_its_tokens(tiny_model: PixDLMForCa
         for i, token in enumerate(one)
         if token in range(first, first + 9)
     ]
-    assert states[:, 0].tolist() == [i + room - 1 for _, i in places]
-    assert question.tolist() == [row for row, _ in places][::9]
+    assert torch.equal(seen[0], torch.stack([hidden[-1][row, i + room - 1] for row, i in places]))
+    assert batch.places(tiny_model.config).mask_question.tolist() == [row for row, _ in places][::9]
 
 
 def test_a_broken_group_is_refused(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:

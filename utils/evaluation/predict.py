@@ -98,8 +98,7 @@ def evaluate(
     own: list[Prediction] = []
     with full_precision():
         for i, batch in enumerate(tqdm(loader, desc=title, unit="batch", disable=rank() != 0, leave=False)):
-            batch = batch.to(model.device, dtype)
-            output = (runner or model)(batch)
+            output = (runner or model)(batch.to(model.device, dtype))
             if i < len(mine):
                 own.extend(score_batch(model, tokenizer, batch, output.mask_logits))
     gathered = gather_lists(own)
@@ -109,11 +108,11 @@ def evaluate(
 def score_batch(
     model: PixDLMForCausalLM, tokenizer: PixTokenizer, batch: Batch, mask_logits: list[Tensor]
 ) -> list[Prediction]:
-    """The predictions of one batch, in the frames' own geometry."""
-    predictions = []
-    for i, (sample, small, truth) in enumerate(zip(batch.samples, mask_logits, batch.masks, strict=True)):
-        logits = frame_logits(small.float(), batch.geometries[int(batch.image_index[i])], model.config)
-        ids = batch.input_ids[i][batch.labels[i] >= 0].tolist()
+    """The predictions of one batch, in the frames' own geometry; the batch may be on the CPU."""
+    predictions, places = [], batch.places(model.config)
+    scored = zip(batch.samples, mask_logits, batch.masks, places.pictures, places.answers, strict=True)
+    for sample, small, truth, picture, ids in scored:
+        logits = frame_logits(small.float(), batch.geometries[picture], model.config)
         for k, (one, target) in enumerate(zip(logits, truth, strict=True)):
             mask, target = (one > 0).cpu().numpy(), target.cpu().numpy()
             intersection, union = mask_counts(mask, target)

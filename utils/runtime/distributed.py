@@ -109,10 +109,17 @@ def broadcast_from_rank0(compute: Callable[[], T] | None) -> T:
 
 def any_rank(flags: Sequence[bool | torch.Tensor], device: torch.device) -> list[bool]:
     """For each flag, whether any rank has it set; the same on every rank. Synchronises with the device once."""
-    stacked = torch.stack([torch.as_tensor(flag, device=device).to(torch.uint8) for flag in flags])
+    stacked = torch.stack([_on_device(flag, device) for flag in flags])
     if world_size() > 1:
         dist.all_reduce(stacked, op=dist.ReduceOp.MAX)
     return stacked.bool().tolist()
+
+
+def _on_device(flag: bool | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """uint8[]; a number is written there by the device itself, since a copy of it would be waited for."""
+    if isinstance(flag, torch.Tensor):
+        return flag.to(device, torch.uint8)
+    return torch.full((), int(flag), dtype=torch.uint8, device=device)
 
 
 def barrier() -> None:

@@ -205,7 +205,9 @@ def test_a_batch_crosses_workers_whole(
     assert isinstance(crossed, Batch)
     for field in fields(Batch):
         here, there = getattr(batch, field.name), getattr(crossed, field.name)
-        if field.name == "masks":
+        if field.name == "found":
+            assert crossed._found_in_these_prompts()  # and need not be looked for again
+        elif field.name == "masks":
             assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
         else:
             assert torch.equal(here, there) if isinstance(here, torch.Tensor) else here == there
