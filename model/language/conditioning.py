@@ -95,7 +95,7 @@ def shift_by_image(positions: Tensor, image_start: int, image_tokens: int) -> Te
 
 
 def answer_loss(language_model: LlamaForCausalLM, hidden: Tensor, states: Tensor, tokens: Tensor) -> Tensor:
-    """Cross entropy of the answer, the mean over all scored tokens of the batch.
+    """Cross entropy of the answer, the mean over all scored tokens of the batch; zero without any.
 
     Logits are computed at the scored positions alone: about ten of hundreds.
 
@@ -105,4 +105,7 @@ def answer_loss(language_model: LlamaForCausalLM, hidden: Tensor, states: Tensor
         tokens: long[S], these.
     """
     row, column = states
-    return F.cross_entropy(language_model.lm_head(hidden[row, column]).float(), tokens)
+    logits = language_model.lm_head(hidden[row, column]).float()
+    if not len(tokens):
+        return logits.sum()  # a zero that reaches every parameter: other ranks may have some
+    return F.cross_entropy(logits, tokens)

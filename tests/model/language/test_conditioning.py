@@ -9,7 +9,14 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from model.config import PixDLMConfig
-from model.language.conditioning import answer_loss, condition_on_text, insert_image, question_features, shift_by_image
+from model.language.conditioning import (
+    answer_loss,
+    condition_on_text,
+    insert_image,
+    last_hidden_states,
+    question_features,
+    shift_by_image,
+)
 from model.language.tokens import IGNORE_INDEX, IMAGE_INDEX
 
 
@@ -154,3 +161,20 @@ def test_the_loss_of_half_precision_is_taken_in_float32(llama: LlamaForCausalLM)
     labels = torch.tensor([[IGNORE_INDEX, IGNORE_INDEX, 9]])
     loss = loss_of(llama.bfloat16(), torch.randn(1, 3, 32).bfloat16(), labels, 0, 1)
     assert loss.dtype == torch.float32
+
+
+def test_nothing_to_score_is_a_loss_of_zero_with_gradients(llama: LlamaForCausalLM) -> None:
+    hidden = torch.randn(1, 3, 32, requires_grad=True)
+    loss = loss_of(llama, hidden, torch.full((1, 3), IGNORE_INDEX), 0, 1)
+    loss.backward()
+    assert loss == 0 and not hidden.grad.any() and not llama.lm_head.weight.grad.any()
+
+
+# Positions
+
+
+def test_positions_on_the_cpu_change_no_state_and_leave_no_hook(llama: LlamaForCausalLM) -> None:
+    embeddings = torch.randn(2, 5, 32)
+    expected = llama.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+    assert torch.equal(last_hidden_states(llama, embeddings), expected)
+    assert not llama.model.rotary_emb._forward_pre_hooks
