@@ -23,6 +23,7 @@ from model.config import PixDLMConfig
 from model.fusion import Fusion
 from model.inputs.batch import Batch
 from model.inputs.images import Geometry, frame_logits
+from model.inputs.places import Places
 from model.language.conditioning import (
     answer_loss,
     condition_on_text,
@@ -159,8 +160,7 @@ class PixDLMForCausalLM(PreTrainedModel):
         embeddings, image_start = self.embed_prompts(batch, features.tokens, padding_counts=as_published)
         hidden = last_hidden_states(self.language_model, embeddings)
         places = batch.places(self.config)
-        row, column = places.seg_states
-        states = hidden[row, column]
+        states = self.seg_states(hidden, places)
         masks = self.mask_decoder(features.pyramid, places.mask_picture, self.seg_projection(states))
         output = PixDLMOutput(mask_logits=list(masks.split(places.mask_counts)))
         if loss_weights is not None:
@@ -193,6 +193,12 @@ class PixDLMForCausalLM(PreTrainedModel):
         conditioned = condition_on_text(tokens[batch.image_index], question, mask)
         image_start = batch.places(self.config).image_start
         return insert_image(self.language_model, batch.input_ids, conditioned, image_start), image_start
+
+    @staticmethod
+    def seg_states(hidden: Tensor, places: Places) -> Tensor:
+        """The hidden states that predict each [SEG] token: float[Q, L + N - 1, D] -> float[M * 9, D]"""
+        row, column = places.seg_states
+        return hidden[row, column]
 
     @staticmethod
     def seg_image_similarity(states: Tensor, image: Tensor) -> Tensor:
