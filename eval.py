@@ -14,8 +14,11 @@ from pathlib import Path
 
 import torch
 
+from model.checkpoints.load import load_tokenizer
 from model.pixdlm import load_model
+from model.processor import PixDLMProcessor
 from utils.cli.eval_options import parse_eval
+from utils.datasets.questions import check_questions
 from utils.datasets.registry import dataset_spec, load_dataset
 from utils.evaluation.controls import controlled_model, controlled_samples
 from utils.evaluation.metrics import breakdowns
@@ -25,7 +28,7 @@ from utils.evaluation.report.tables import table
 from utils.evaluation.results import protocol, write_results
 from utils.runtime.distributed import pick_device, process_group, world_size
 from utils.runtime.errors import run_main
-from utils.runtime.files import make_output_folder
+from utils.runtime.files import exclusive_lock, make_output_folder, write_errors_as_user_error
 from utils.runtime.logs import peak_memory_gib, start_logging
 from utils.runtime.precision import inference_dtype
 from utils.training.zero3 import load_sharded
@@ -44,7 +47,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with process_group(device):
         spec = dataset_spec(args.dataset)
-        samples = load_dataset(args.data, args.split, args.dataset, args.polygons, args.skip_bad_records)[: args.limit]
+        reading = args.dataset, args.polygons, args.skip_bad_records, args.orientation
+        samples = load_dataset(args.data, args.split, *reading)
+        tokenizer, config = load_tokenizer(Path(args.model))
+        samples = check_questions(samples, PixDLMProcessor(config, tokenizer), args.skip_bad_records)[: args.limit]
         samples = controlled_samples(samples, args.control, args.seed, args.batch_size)
         load = partial(load_model, args.model, dtype=dtype, backbones=args.backbones)
         if args.shard:
@@ -69,9 +75,11 @@ def main() -> None:
             print("neutral fusion: CLIP alone reaches the language model, so this is not the published model")
         by_index = {sample.index: sample for sample in samples}
         rules = protocol(asdict(args), spec, len(samples), model, dtype)
-        write_results(out, scores, rules, model, (Path(args.model), args.backbones), predictions, by_index)
-        if args.overlays:
-            draw_overlays(out / "overlays", args.overlays, by_index, predictions, model.config.single_target)
+        # of two evaluations into one folder all that is there is of one of them
+        with write_errors_as_user_error(out), exclusive_lock(out / ".results.lock", wait=True):
+            write_results(out, scores, rules, model, (Path(args.model), args.backbones), predictions, by_index)
+            if args.overlays:
+                draw_overlays(out / "overlays", args.overlays, by_index, predictions, model.config.single_target)
     log.info("written to %s", out)
 
 

@@ -25,6 +25,7 @@ from utils.cli.export_options import parse_extract
 from utils.runtime.errors import UserError, run_main
 from utils.runtime.files import atomic_file, write_errors_as_user_error
 from utils.runtime.logs import start_logging
+from utils.runtime.places import is_folder
 
 log = logging.getLogger("extract")
 
@@ -47,6 +48,8 @@ def main() -> None:
     if neutral and args.format == "published":
         raise UserError(f"{checkpoint}: its fusion is the neutral one, which holds nothing to pass on as published")
     check_target(out, checkpoint, args.overwrite)
+    if is_folder(out):
+        raise UserError(f"{out}: is a folder; name a file to write, such as {out / 'parts.safetensors'}")
     named = renamed_tensors(checkpoint, config)
     tensors = {name: t.clone().contiguous() for name, t in named if part_of_tensor(name, checkpoint) in wanted}
     absent = wanted - {part_of(name) for name in tensors}

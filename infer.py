@@ -2,23 +2,23 @@
 
 For each picture: `NAME.mask.png` at the picture's size, `NAME.overlay.jpg`, and a line in
 `answers.jsonl` with the generated text, box, area, run lengths and confidence, which is printed too.
+NAME is the picture's, numbered where the folder has such results already: nothing is overwritten. All of them lie
+in the picture as viewers show it, that is with its orientation tag applied.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import sys
 
-import numpy as np
 from tqdm import tqdm
 
-from model.inputs.images import Picture, write_image
-from model.masks import PREDICTED, paint_mask
+from model.inputs.images import Picture
 from model.segmenter import PixDLM
 from utils.cli.infer_options import parse_infer
-from utils.inference.results import answer_record, distinct_names
+from utils.inference.results import ANSWERS, answer_record, json_line, named_masks, write_answer
 from utils.runtime.errors import run_main
-from utils.runtime.files import append_line, make_output_folder, write_errors_as_user_error
+from utils.runtime.files import make_output_folder
 from utils.runtime.logs import start_logging
 
 log = logging.getLogger("infer")
@@ -28,9 +28,10 @@ def main() -> None:
     args, paths = parse_infer()
     start_logging()
     out = make_output_folder(args.out)
+    taken = named_masks(out / ANSWERS)
     pixdlm = PixDLM.from_pretrained(args.model, args.device, args.precision, args.backbones)
-    names = distinct_names(paths)
-    for path, name in zip(tqdm(paths, desc="asking", unit="picture", leave=False), names, strict=True):
+    pixdlm.processor.text([args.ask], [0], [], None, ["--ask"])  # what cannot be asked is told before pictures are read
+    for path in tqdm(paths, desc="asking", unit="picture", leave=False):
         picture = Picture(path)
         answer = pixdlm.segment(picture, args.ask, args.max_new_tokens)
         union = answer.union
@@ -38,17 +39,10 @@ def main() -> None:
             log.warning("%s: no [SEG] group in the answer, so nothing is marked; it answered %r", path, answer.text)
         elif not union.any():
             log.warning("%s: the mask is empty", path)
-        entry = {**answer_record(path, args.ask, answer), "mask": f"{name}.mask.png"}
+        entry = answer_record(path, args.ask, answer)
         if pixdlm.model.config.neutral_fusion:
             entry["neutral_fusion"] = True  # not the published model
-        line = json.dumps(entry, ensure_ascii=False, allow_nan=False)
-        files = {"mask.png": np.uint8(255) * union, "overlay.jpg": paint_mask(picture.pixels, union, PREDICTED)}
-        for suffix, pixels in files.items():
-            with write_errors_as_user_error(out / f"{name}.{suffix}"):
-                write_image(out / f"{name}.{suffix}", pixels)
-        with write_errors_as_user_error(out / "answers.jsonl"):
-            append_line(out / "answers.jsonl", line)
-        print(line)
+        print(json_line(write_answer(out, picture, entry, union, taken), sys.stdout.encoding))
     log.info("written to %s", out)
 
 

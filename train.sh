@@ -37,7 +37,7 @@ launch ${HOSTFILE:+--hostfile "$HOSTFILE"} train.py --config "$name" --data "$da
 
 # Options of data loading apply to the evaluation too.
 reading=()
-for option in dataset polygons workers; do
+for option in dataset polygons orientation workers; do
     if value=$(value_of "$option" "$@"); then reading+=("--$option" "$value"); fi
 done
 if has_flag skip-bad-records "$@"; then reading+=(--skip-bad-records); fi
@@ -49,5 +49,11 @@ evaluate() {
     launch eval.py --model "$run/best" --data "$data" --split test ${reading[@]+"${reading[@]}"} "$@"
 }
 evaluate --out "$run/eval"
-say "The control: the same checkpoint, with the questions shuffled between records."
-evaluate --out "$run/eval-shuffled" --control shuffled-questions --seed 0
+# Where every record asks the same, there is nothing to shuffle, and eval.py would refuse.
+asked=$(grep -a '^  "question": ' "$run/eval/predictions.json" 2>/dev/null | sort -u | wc -l)
+if [ "$asked" -eq 1 ]; then
+    say "No control: every record of the test split asks the same question."
+else
+    say "The control: the same checkpoint, with the questions shuffled between records."
+    evaluate --out "$run/eval-shuffled" --control shuffled-questions --seed 0
+fi

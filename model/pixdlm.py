@@ -7,6 +7,7 @@ question, D Llama's width, m the side of the mask logits.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from transformers.utils import ModelOutput, is_flash_attn_2_available
 from typing_extensions import Self
 
 from model.checkpoints.backbones import Backbones
+from model.checkpoints.layouts import CONFIG_FILE
 from model.checkpoints.load import load_pretrained, load_tokenizer, load_with_options
 from model.config import PixDLMConfig
 from model.fusion import Fusion
@@ -37,6 +39,7 @@ from model.losses import LossWeights, grounding_loss, mask_losses, mean_overlap_
 from model.mask_decoder import MaskDecoder, SegProjection
 from model.pixel_path import PixelPath
 from model.semantic_path import SemanticPath, resize_tokens
+from utils.runtime.files import set_modes
 
 FLASH_CAPABILITY = (8, 0)  # of a GPU, the least that flash-attn 2 runs on
 
@@ -114,6 +117,13 @@ class PixDLMForCausalLM(PreTrainedModel):
             TypeError: an option that is not known.
         """
         return load_with_options(cls, folder, kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; weights are as readable as the config.json beside them."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        folder = Path(save_directory)
+        if kwargs.get("is_main_process", True):  # which alone writes config.json
+            set_modes(folder.glob("*.safetensors"), stat.S_IMODE((folder / CONFIG_FILE).stat().st_mode))
 
     def cast(self, dtype: torch.dtype) -> PixDLMForCausalLM:
         """Cast the weights to `dtype`, in place. Buffers stay float32: bf16 would round RoPE's frequencies and the

@@ -64,7 +64,7 @@ class PixDLMProcessor(PushToHubMixin):
 
         Args:
             images: a file, PIL image, uint8[H, W, 3] or uint8[H, W], or a list of them; duplicates are
-                encoded once.
+                encoded once. Orientation tags of files and PIL images are applied.
             questions: in plain words; one, or a list: as many as there are pictures, or any number about one.
             targets: masks in the teacher-forced answer; None ends the prompt where the answer begins.
 
@@ -151,7 +151,8 @@ class PixDLMProcessor(PushToHubMixin):
         asked = zip(questions, counts, names, strict=True)
         prompts = [self.prompt(question, count, targets is not None, name) for question, count, name in asked]
         ids, attention = pad([prompt.ids for prompt in prompts], PAD_ID)
-        question_ids, question_mask = pad([self.tokenizer.question(question) for question in questions], PAD_ID)
+        bare = [self.bare_question(question, name) for question, name in zip(questions, names, strict=True)]
+        question_ids, question_mask = pad(bare, PAD_ID)
         batch = Batch(
             clip_pixels=None,
             sam_pixels=None,
@@ -185,6 +186,17 @@ class PixDLMProcessor(PushToHubMixin):
                 f"{name}: its prompt has {needed} tokens, {limit} fit beside the image; shorten the question"
             )
         return Prompt(prompt.ids[:limit], prompt.labels[:limit])
+
+    def bare_question(self, question: str, name: str) -> list[int]:
+        """Ids of the question alone.
+
+        Raises:
+            UserError: it is none; it begins with `name`.
+        """
+        try:
+            return self.tokenizer.question(question)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from error
 
 
 def as_list(value: Any, kinds: Any, what: str) -> list[Any]:

@@ -96,7 +96,8 @@ class PixDLM:
         """Encode pictures once, for any number of questions about them.
 
         Args:
-            images: a file, PIL image, uint8[H, W, 3] or uint8[H, W], or a list of them.
+            images: a file, PIL image, uint8[H, W, 3] or uint8[H, W], or a list of them. Orientation tags of files
+                and PIL images are applied: masks lie in the picture as viewers show it.
 
         Raises:
             UserError: a picture cannot be decoded.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from model.masks import PREDICTED, paint_mask
 from model.pixdlm import PixDLMForCausalLM, load_model
 from model.presets import mini_config
 from model.segmenter import whole_groups
+from tests.permissions import refused
 from tests.training import CHECKOUT
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
@@ -169,13 +171,13 @@ def test_a_picture_is_encoded_once(ask: Callable, pictures: list[Path], monkeypa
 
 def test_a_picture_is_decoded_once(ask: Callable, pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """By the networks and the overlay together."""
-    decode, decoded = images._decoded, []
-    monkeypatch.setattr(images, "_decoded", lambda picture: decoded.append(1) or decode(picture))
+    decode, decoded = images.decoded, []
+    monkeypatch.setattr(images, "decoded", lambda *picture: decoded.append(1) or decode(*picture))
     assert ask(*pictures)[0] == 0
     assert len(decoded) == len(pictures)
 
 
-@pytest.mark.parametrize(("earlier", "name"), [(0, "x.overlay.jpg"), (100_000, "answers.jsonl")])
+@pytest.mark.parametrize(("earlier", "name"), [(0, "x-2.overlay.jpg"), (100_000, "answers.jsonl")])
 def test_a_full_disk_is_told_and_earlier_lines_stay(
     ask: Callable, pictures: list[Path], tmp_path: Path, earlier: int, name: str
 ) -> None:
@@ -193,6 +195,7 @@ def test_a_full_disk_is_told_and_earlier_lines_stay(
     assert status == 2 and "Traceback" not in stderr
     assert f"{tmp_path / 'out' / name}: not written, and nothing half-written is left" in stderr
     assert answers.read_text() == before
+    assert not list((tmp_path / "out").glob("x-2*"))  # no mask without a line
 
 
 def test_the_mask_is_that_of_the_forced_answer(
@@ -251,10 +254,77 @@ def test_an_answer_without_a_group_is_an_empty_mask_and_a_warning(
     assert mask.shape == (90, 60) and not mask.any()
 
 
-def test_lines_are_appended_to_those_of_earlier_runs(ask: Callable, pictures: list[Path], tmp_path: Path) -> None:
+def test_lines_are_appended_to_those_of_earlier_runs_and_name_masks_of_their_own(
+    ask: Callable, pictures: list[Path], tmp_path: Path
+) -> None:
     for question in ("One?", "Two?"):
         assert ask(pictures[0], "--ask", question)[0] == 0
-    assert [line["question"] for line in answers(tmp_path)] == ["One?", "Two?"]
+    (tmp_path / "out/x-2.mask.png").unlink()  # a line names it all the same
+    (tmp_path / "out/x-2.overlay.jpg").unlink()
+    (tmp_path / "out/x-3.overlay.jpg").write_text("mine")
+    with open(tmp_path / "out/answers.jsonl", "a") as lines:
+        lines.write('\n{"cut\n[1]\n{"mask": 3}\nnot ended')
+    assert ask(*pictures, "--ask", "Three?")[0] == 0
+    text = (tmp_path / "out/answers.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in text if line.startswith('{"picture"')]
+    assert [line["question"] for line in lines] == ["One?", "Two?", "Three?", "Three?"]
+    assert [line["mask"] for line in lines] == [f"{x}.mask.png" for x in ("x", "x-2", "x-4", "x-5")]
+    assert [line["overlay"] for line in lines] == [f"{x}.overlay.jpg" for x in ("x", "x-2", "x-4", "x-5")]
+    for line in (lines[0], *lines[2:]):
+        mask = np.asarray(Image.open(tmp_path / "out" / line["mask"]))
+        assert (coco.decode(line["rle"]) * 255 == mask).all()
+    assert (tmp_path / "out/x-3.overlay.jpg").read_text() == "mine"
+
+
+def test_processes_that_answer_into_one_folder_do_not_mix(pictures: list[Path], tmp_path: Path) -> None:
+    """Each writes twenty answers about a picture, in another size that tells whose a mask is."""
+    code = """
+import sys
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from model.inputs.images import Picture
+from utils.inference.results import free_name, write_answer
+out, picture, side = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+Image.new("RGB", (side, side)).save(picture)
+taken = set()
+for _ in range(20):
+    write_answer(out, Picture(picture), {"side": side}, np.zeros((side, side), bool), taken)
+"""
+    (tmp_path / "out").mkdir()
+    both = []
+    for side in (3, 4):
+        (tmp_path / str(side)).mkdir()
+        given = [tmp_path / "out", tmp_path / str(side) / "x.png", str(side)]
+        both.append(subprocess.Popen([sys.executable, "-c", code, *map(str, given)], cwd=CHECKOUT))
+    assert [one.wait(timeout=240) for one in both] == [0, 0]
+    lines = answers(tmp_path)
+    assert len(lines) == 40 and len({line["mask"] for line in lines}) == 40
+    for line in lines:
+        for name in (line["mask"], line["overlay"]):
+            with Image.open(tmp_path / "out" / name) as stored:
+                assert stored.size == (line["side"], line["side"])
+    assert len(list((tmp_path / "out").iterdir())) == 81
+
+
+@pytest.mark.parametrize("letter", ["n", "ä", "語"])
+def test_a_picture_whose_name_is_near_the_limit(
+    ask: Callable, pictures: list[Path], tmp_path: Path, letter: str
+) -> None:
+    picture = pictures[0].rename(tmp_path / f"{letter * (251 // len(letter.encode()))}.jpg")
+    for _ in range(2):
+        assert ask(picture)[0] == 0
+    first, second = answers(tmp_path)
+    names = [line[key] for line in (first, second) for key in ("mask", "overlay")]
+    assert len(set(names)) == 4 and {*names, "answers.jsonl"} == {one.name for one in (tmp_path / "out").iterdir()}
+    assert first["mask"].startswith(letter * 10) and second["mask"].endswith("-2.mask.png")
+
+
+def test_a_picture_that_may_not_be_read_is_told_as_that(ask: Callable, pictures: list[Path], tmp_path: Path) -> None:
+    for file in (pictures[0], pictures[0].parent):
+        with refused(file):
+            status, _, stderr = ask(pictures[0])
+        assert status == 2 and f"error: {pictures[0]}: permission denied" in stderr and "damaged" not in stderr
 
 
 @pytest.mark.parametrize("fault", ["missing", "truncated", "text"])
@@ -308,3 +378,46 @@ def test_logits_that_are_no_numbers_are_told(
     status, _, stderr = ask(pictures[0])
     assert status == 2 and f"{pictures[0]}: the mask's logits are not finite" in stderr
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ("caf\udce9?", "--ask: the question holds U.DCE9.* the byte 0xE9 that is no UTF-8"),
+        ("\u200b\u200b", "--ask: the question shows nothing"),
+        ("Which <image>?", "--ask: the question contains the special token '<image>'"),
+        ("why " * 2000, "--ask: its prompt has .* tokens, .* fit beside the image; shorten the question"),
+    ],
+)
+def test_a_question_that_cannot_be_asked_is_told_before_a_picture_is_read(
+    ask: Callable, tmp_path: Path, question: str, message: str
+) -> None:
+    status, _, stderr = ask(tmp_path / "none.jpg", "--ask", question)
+    assert status == 2 and re.search(message, stderr) and "none.jpg" not in stderr
+
+
+def test_a_picture_whose_name_is_no_utf8_is_answered(ask: Callable, pictures: list[Path], tmp_path: Path) -> None:
+    odd = tmp_path / "caf\udce9.jpg"
+    odd.write_bytes(pictures[0].read_bytes())
+    status, stdout, _ = ask(odd, pictures[0])
+    assert status == 0
+    first, second = lines = [json.loads(line) for line in (tmp_path / "out/answers.jsonl").read_bytes().splitlines()]
+    assert first["picture"].endswith(r"/caf\xe9.jpg") and first["mask"] == r"caf\xe9.mask.png"
+    assert all((tmp_path / "out" / line["mask"]).is_file() for line in lines) and first["area"] == second["area"]
+    assert [json.loads(line) for line in stdout.splitlines()] == lines
+
+
+def test_masks_lie_in_the_picture_as_viewers_show_it(ask: Callable, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "plain.png")
+    for orientation, method in ((3, Image.Transpose.ROTATE_180), (8, Image.Transpose.ROTATE_270)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation  # stored the other way round, and shown as the plain one
+        Image.fromarray(noise).transpose(method).save(tmp_path / f"tagged{orientation}.png", exif=exif)
+    assert ask(*(tmp_path / f"{name}.png" for name in ("plain", "tagged3", "tagged8")))[0] == 0
+    plain, *tagged = answers(tmp_path)
+    assert all(line["rle"] == plain["rle"] and line["box"] == plain["box"] for line in tagged)
+    for name in ("tagged3", "tagged8"):
+        for ending in ("mask.png", "overlay.jpg"):
+            found, expected = (Image.open(tmp_path / f"out/{one}.{ending}") for one in (name, "plain"))
+            assert not found.getexif().get(0x0112) and np.array_equal(np.asarray(found), np.asarray(expected))

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from model.checkpoints.export import check_target
 from model.checkpoints.load import load_parts, load_pretrained
 from model.checkpoints.save import save_model
 from model.config import PixDLMConfig
@@ -301,3 +302,16 @@ def test_parts_that_cannot_be(
     with pytest.raises(UserError, match=re.escape(message)):
         call("extract", run_folder, tmp_path / "x", *options)
     assert not (tmp_path / "x").exists()
+
+
+def test_an_empty_folder_is_no_target_that_exists(tmp_path: Path) -> None:
+    source = tmp_path / "best"
+    for path in (source, tmp_path / "empty", tmp_path / "full"):
+        path.mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "full/file").write_text("mine")
+    for name in ("none", "empty", "link"):
+        check_target(tmp_path / name, source, overwrite=False)
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="full: (exists already|is a folder without config.json)"):
+            check_target(tmp_path / "full", source, overwrite)

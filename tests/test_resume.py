@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -16,8 +17,14 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.permissions import refused
 from tests.training import CHECKOUT, Ended, Server, command, environment
+from utils.runtime.errors import UserError
 from utils.runtime.files import exclusive_lock
+from utils.training.resume import find_damage
+
+UMASK = os.umask(0)
+os.umask(UMASK)
 
 # Everything that draws at random is on; a line every second step, so that states fall between lines.
 OPTIONS = ["--mirror", "True", "--lora-rank", "2", "--lora-dropout", "0.2"]
@@ -131,6 +138,37 @@ def test_sharded_states_go_on_too(server: Server, data: Path, tmp_path: Path, ar
     same(server.train_well(data, tmp_path / "run", *options), alone)
 
 
+@pytest.mark.parametrize("stage", ["0", "2", "3"])
+def test_a_run_whose_folder_reads_as_a_pattern_goes_on(server: Server, data: Path, tmp_path: Path, stage: str) -> None:
+    folder = tmp_path / "lr[1e-3]*?"
+    options = [*OPTIONS, "--zero-stage", stage]
+    killed = server.train(data, folder, *options, before=KILL_AT_STEP.format(step=4, signal="SIGKILL"))
+    assert killed.status == -signal.SIGKILL
+    ended = server.train_well(data, folder, *options)
+    assert f"goes on after step 4, from {folder}" in ended.said
+
+
+def test_a_state_that_may_not_be_read_is_not_passed_over_as_damaged(server: Server, data: Path, tmp_path: Path) -> None:
+    server.train(data, tmp_path, *OPTIONS, before=KILL_AT_STEP.format(step=4, signal="SIGKILL"))
+    newest = max((tmp_path / "state").glob("step-*"))
+    for file in (newest / "checksums.json", next(newest.glob("*_model_states.pt")), newest):
+        with refused(file), pytest.raises(UserError, match="permission denied"):
+            find_damage(newest)
+    assert find_damage(newest) == ""
+
+
+def test_a_runs_folders_may_be_links(server: Server, data: Path, tmp_path: Path) -> None:
+    run, big = tmp_path / "run", tmp_path / "big"
+    run.mkdir(), big.mkdir()
+    for name in ("best", "last", "state"):
+        (run / name).symlink_to(big / name)  # that are not there yet
+    server.train_well(data, run, *OPTIONS)
+    assert all((run / name).is_symlink() for name in ("best", "last", "state"))
+    assert {path.name for path in big.iterdir()} == {"best", "last", "state"}
+    for which in ("best", "last"):
+        assert all(path.stat().st_mode & 0o777 == 0o666 & ~UMASK for path in (big / which).iterdir())
+
+
 def test_frozen_weights_are_read_again_not_saved(
     server: Server, data: Path, undisturbed: Ended, tmp_path: Path
 ) -> None:
@@ -204,6 +242,26 @@ def test_another_command_does_not_go_on_with_this_runs_state(server: Server, dat
     assert len(list((tmp_path / "state").glob("step-*"))) == 2
     anew = server.train_well(data, tmp_path, *OPTIONS, "--lr", "2e-3", "--restart")
     assert "resumes after" not in anew.said and list(scalars(tmp_path)) == [2, 3, 5, 6, 8, 9]
+
+
+def test_a_run_goes_on_where_a_record_was_taken_out_and_one_reworded(
+    server: Server, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    file = tmp_path / "data/labels/DRSeg_train.json"
+    records = json.loads(file.read_text())
+    records[5]["questions"] = ["<image>\nWhich car is red?"]
+    file.write_text(json.dumps(records))
+    refused = server.train(tmp_path / "data", tmp_path / "run", *OPTIONS)
+    assert refused.status == 2 and not list((tmp_path / "run").rglob("step-*"))
+    assert f"{file}: record 5 (id '{records[5]['id']}'): " in refused.said and "special token '<image>'" in refused.said
+    skipping = [*OPTIONS, "--skip-bad-records", "True"]
+    server.train(tmp_path / "data", tmp_path / "run", *skipping, before=KILL_AT_STEP.format(step=4, signal="SIGKILL"))
+    records[0]["questions"] = ["Which one is it?"]
+    file.write_text(json.dumps(records[:8]))
+    ended = server.train_well(tmp_path / "data", tmp_path / "run", *skipping)
+    assert "this run began with other training records: 11 (" in ended.said and ", now 7 (" in ended.said
+    assert "goes on after step 4, from " in ended.said and ended.training("last")["step"] == 6  # not 3
 
 
 def test_a_second_start_of_a_run_is_refused(server: Server, data: Path, tmp_path: Path) -> None:

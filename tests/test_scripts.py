@@ -370,3 +370,32 @@ def test_a_signal_reaches_the_run_and_is_waited_for(checkout: Path, number: sign
     assert shell.wait(timeout=20) == 128 + number, shell.stderr.read()
     assert calls(checkout) == [[0], [number]]  # and nothing is evaluated
     shell.stderr.close()
+
+
+@pytest.mark.skipif(not (CHECKOUT / ".git").exists(), reason="not a clone")
+def test_scripts_run_in_a_clone_that_git_makes_for_windows(tmp_path: Path) -> None:
+    clone = ["git", "clone", "--quiet", "--no-local", "-c", "core.autocrlf=true", "-c", "core.eol=crlf"]
+    subprocess.run([*clone, str(CHECKOUT), str(tmp_path / "clone")], check=True, timeout=120)
+    listed = subprocess.run(["git", "ls-files"], cwd=tmp_path / "clone", capture_output=True, text=True, check=True)
+    scripts = [name for name in listed.stdout.splitlines() if name.endswith(".sh") or name == ".ci/run"]
+    assert len(scripts) >= 7
+    for name in scripts:
+        ended = subprocess.run(["bash", "-n", name], cwd=tmp_path / "clone", capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+    for name in listed.stdout.splitlines():
+        if (CHECKOUT / name).suffix in (".sh", ".py", ".json", ".md", ".txt", ".toml", ".log"):
+            assert b"\r\n" not in (tmp_path / "clone" / name).read_bytes(), name
+    state = subprocess.run(["git", "status", "--short"], cwd=tmp_path / "clone", capture_output=True, text=True)
+    assert state.stdout == ""
+
+
+def test_without_several_questions_there_is_no_control(checkout: Path, run: Run) -> None:
+    for questions, controlled in ((["Which car?"] * 2, False), (["Which car?", "Which bus?"], True)):
+        folder = checkout / "runs/mini/eval"
+        folder.mkdir(parents=True, exist_ok=True)
+        records = [{"id": "a", "question": question} for question in questions]
+        (folder / "predictions.json").write_text(json.dumps(records, indent=1))
+        (checkout / "calls").unlink(missing_ok=True)
+        ended = run("train.sh", "mini")
+        assert ended.returncode == 0 and ("No control" not in ended.stderr) == controlled
+        assert (CONTROL == calls(checkout)[-1][1][-4:]) == controlled

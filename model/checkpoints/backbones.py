@@ -26,6 +26,7 @@ from model.lora import LORA_MARK
 from model.semantic_path import resize_positions
 from utils.runtime.errors import UserError
 from utils.runtime.files import file_hash
+from utils.runtime.places import exists, is_file, is_folder
 
 log = logging.getLogger(__name__)
 
@@ -98,12 +99,12 @@ def weight_hashes(folder: Path, config: PixDLMConfig, backbones: Backbones) -> d
     parts = {name.partition(".")[0] for name, _ in renamed_shapes(folder, config)}
     if "semantic_path" not in parts:
         clip = find_backbone(backbones.clip, folder, CLIP_PATHS, "CLIP", "clip")
-        files |= {f"clip/{path.name}": path for path in (weight_files(clip) if clip.is_dir() else [clip])}
+        files |= {f"clip/{path.name}": path for path in (weight_files(clip) if is_folder(clip) else [clip])}
     if "pixel_path" not in parts:
         sam2 = find_backbone(backbones.sam2, folder, SAM2_PATHS, "SAM2", "sam2")
         files[f"sam2/{sam2.name}"] = sam2
     fusion = Path(backbones.fusion or folder / FUSION_FILE)
-    if "fusion" not in parts and fusion.is_file():
+    if "fusion" not in parts and is_file(fusion):
         files[f"fusion/{fusion.name}"] = fusion
     return {name: file_hash(path) for name, path in sorted(files.items())}
 
@@ -114,11 +115,11 @@ def find_backbone(named: str | Path | None, folder: Path, paths: tuple[str, ...]
     Raises:
         UserError: none exists.
     """
-    if named and option == "clip" and not Path(named).exists() and HUB_ID.fullmatch(str(named)):
+    if named and option == "clip" and not exists(named) and HUB_ID.fullmatch(str(named)):
         return local_folder(named, {})
     candidates = [Path(named)] if named else [folder / path for path in paths]
     for candidate in candidates:
-        if candidate.exists():
+        if exists(candidate):
             return candidate
     looked = " or ".join(str(candidate) for candidate in candidates)
     cure = f"name it with --{option}, or fetch it with `python -m utils.download --what {option}`"
@@ -132,7 +133,7 @@ def uses_neutral_fusion(folder: Path, config: PixDLMConfig, backbones: Backbones
         UserError: there are no fusion weights and the neutral one was not asked for, or the folder has
             its own and others were named.
     """
-    own = (folder / FUSION_FILE).is_file() or any("align_stages" in name for name in tensor_shapes(folder))
+    own = is_file(folder / FUSION_FILE) or any("align_stages" in name for name in tensor_shapes(folder))
     if own:
         if backbones.fusion is not None:
             raise UserError(f"{folder}: has fusion weights of its own; leave --fusion out, or take them away first")
@@ -147,7 +148,7 @@ def uses_neutral_fusion(folder: Path, config: PixDLMConfig, backbones: Backbones
         )
     if str(backbones.fusion) == NEUTRAL:
         return True
-    if not Path(backbones.fusion).is_file():
+    if not is_file(backbones.fusion):
         raise UserError(f"--fusion {backbones.fusion}: no such file")
     return TensorFile(backbones.fusion).metadata().get(NEUTRAL_KEY) == "true"
 
@@ -207,7 +208,7 @@ def clip_tensors(path: Path | str, config: PixDLMConfig) -> dict[str, Tensor]:
     The position table is resized to the configuration's grid by its `clip_positions` rule.
     """
     path = Path(path)
-    files = read_folder(path) if path.is_dir() else [(path, read_tensors(path))]
+    files = read_folder(path) if is_folder(path) else [(path, read_tensors(path))]
     state = {name: tensor for _, part in files for name, tensor in part.items()}
     open_clip = "visual.class_embedding" in state or "module.visual.class_embedding" in state
     state = from_open_clip(state) if open_clip else from_transformers_clip(state)

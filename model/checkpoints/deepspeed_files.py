@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import io
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,17 +17,28 @@ from torch import Tensor
 
 from model.checkpoints.tensors import TensorFile, read_errors_as_user_error
 from utils.runtime.errors import UserError, first_line
+from utils.runtime.places import entries, is_file, is_folder
 
 log = logging.getLogger(__name__)
 
 LATEST = "latest"
-MODEL_STATES = "*_model_states.pt"
-OPTIM_STATES = "*_optim_states.pt"
+OPEN_FILES = "/proc/self/fd"  # of this process, by their numbers
+MODEL_STATES = "_model_states.pt"  # what their names end in
+OPTIM_STATES = "_optim_states.pt"
 
 
 def is_zero_folder(folder: Path) -> bool:
     """Whether `folder` is what DeepSpeed saves: `latest` and a folder of that name, or that folder itself."""
-    return (folder / LATEST).is_file() or any(folder.glob(MODEL_STATES))
+    return is_file(folder / LATEST) or bool(ending_in(folder, MODEL_STATES))
+
+
+def ending_in(folder: Path, ending: str) -> list[Path]:
+    """The files of a folder whose names end so, by name.
+
+    Raises:
+        UserError: this user may not list it.
+    """
+    return [path for path in entries(folder) if path.name.endswith(ending)]
 
 
 def step_folder(folder: Path) -> Path:
@@ -34,10 +47,10 @@ def step_folder(folder: Path) -> Path:
     Raises:
         UserError: the step that `latest` names is not there.
     """
-    if not (folder / LATEST).is_file():
+    if not is_file(folder / LATEST):
         return folder
     step = folder / (folder / LATEST).read_text().strip()
-    if step.parent != folder or not step.is_dir():
+    if step.parent != folder or not is_folder(step):
         raise UserError(f"{folder / LATEST}: names {step.name!r}, which is not in {folder}; it is unfinished")
     return step
 
@@ -54,8 +67,8 @@ def zero_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     if first["param_shapes"] is None:
         yield from first["module"].items()
         return
-    if not any(step.glob(OPTIM_STATES)):
-        raise UserError(f"{step}: no {OPTIM_STATES} in it; the checkpoint is unfinished, use an earlier one")
+    if not ending_in(step, OPTIM_STATES):
+        raise UserError(f"{step}: no *{OPTIM_STATES} in it; the checkpoint is unfinished, use an earlier one")
     frozen = first["module"]
     state = consolidated_state(step)
     for name in list(state):
@@ -80,9 +93,9 @@ def model_file(step: Path) -> dict[str, Any]:
     Raises:
         UserError: there is none, or DeepSpeed did not write it.
     """
-    files = sorted(step.glob(MODEL_STATES))
+    files = ending_in(step, MODEL_STATES)
     if not files:
-        raise UserError(f"{step}: no {MODEL_STATES} in it; the checkpoint is unfinished, use an earlier one")
+        raise UserError(f"{step}: no *{MODEL_STATES} in it; the checkpoint is unfinished, use an earlier one")
     states = dict(TensorFile(files[0]))
     absent = {"module", "param_shapes"} - states.keys()
     if absent:
@@ -100,14 +113,30 @@ def consolidated_state(step: Path) -> dict[str, Tensor]:
 
     printed = io.StringIO()
     try:
-        with safe_unpickling(), contextlib.redirect_stdout(printed):
-            return get_fp32_state_dict_from_zero_checkpoint(str(step.parent), tag=step.name, lazy_mode=True)
+        with safe_unpickling(), plain_path(step) as (folder, tag), contextlib.redirect_stdout(printed):
+            return get_fp32_state_dict_from_zero_checkpoint(folder, tag=tag, lazy_mode=True)
     except UserError:
         raise
     except Exception as error:  # whatever a damaged checkpoint makes DeepSpeed raise
         raise UserError(f"{step}: unfinished or damaged ({first_line(error)}); use an earlier one") from error
     finally:
         log.debug("%s", printed.getvalue())
+
+
+@contextlib.contextmanager
+def plain_path(step: Path) -> Iterator[tuple[str, str]]:
+    """A step's folder and name in it as DeepSpeed finds them: it reads `[`, `*` and `?` in them as patterns.
+
+    Where there are any, the folder is opened and goes by the number of that, which Linux keeps a link for.
+    """
+    if glob.escape(str(step)) == str(step):
+        yield str(step.parent), step.name
+        return
+    number = os.open(step, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield OPEN_FILES, str(number)
+    finally:
+        os.close(number)
 
 
 @contextlib.contextmanager
@@ -128,7 +157,8 @@ def safe_unpickling(mmap: bool = True) -> Iterator[None]:
     plain_load = torch.load
 
     def safe_load(file: str, **options: Any) -> Any:
-        with read_errors_as_user_error(Path(file)):  # mapped, or model files would be read into memory as a whole
+        named = os.path.realpath(file) if file.startswith(OPEN_FILES) else file
+        with read_errors_as_user_error(Path(named)):  # mapped, or model files would be read into memory as a whole
             return plain_load(file, **{**options, "weights_only": True, "mmap": mmap})
 
     with torch.serialization.safe_globals(known), mock.patch.object(torch, "load", safe_load):

@@ -21,7 +21,8 @@ from model.language.tokens import BOS_ID, EOS_ID, PAD_ID, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from model.processor import PixDLMProcessor
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_folder, write_errors_as_user_error
+from utils.runtime.files import atomic_folder, check_utf8_path, write_errors_as_user_error
+from utils.runtime.places import exists, has_content, is_file, is_folder
 
 METRIC_TITLES = {"giou": "gIoU", "ciou": "cIoU"}
 BACKBONES = ("semantic_path.", "pixel_path.")
@@ -37,16 +38,18 @@ def check_target(out: Path, source: Path, overwrite: bool, size: int = 0) -> Non
         size: bytes that will be written, where they are known.
 
     Raises:
-        UserError: it exists, holds something other than a model or overlaps the source, or its disk is too full.
+        UserError: its name is not UTF-8, it exists (an empty folder may), holds something other than a model or
+            overlaps the source, or its disk is too full.
     """
+    check_utf8_path(out)
     out, source = out.resolve(), source.resolve()
     if out == source or out in source.parents or source in out.parents:
         raise UserError(f"{out}: is, holds or lies in the checkpoint {source}; name another target")
-    if out.exists() and not overwrite:
+    if has_content(out) and not overwrite:
         raise UserError(f"{out}: exists already; name another target or pass --overwrite")
-    if out.is_dir() and any(out.iterdir()) and not (out / CONFIG_FILE).is_file():
+    if is_folder(out) and has_content(out) and not is_file(out / CONFIG_FILE):
         raise UserError(f"{out}: is a folder without {CONFIG_FILE}, so no model, and is not overwritten")
-    disk = next(parent for parent in out.parents if parent.exists())
+    disk = next(path for path in (out, *out.parents) if exists(path))
     free = shutil.disk_usage(disk).free
     if free < size:
         raise UserError(f"{out}: needs {size / 2**30:.2f} GiB, {disk} has {free / 2**30:.2f} GiB free; make room")

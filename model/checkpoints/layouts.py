@@ -6,7 +6,6 @@ shards, and a DeepSpeed checkpoint.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterator
@@ -24,6 +23,8 @@ from model.config import LLAMA_DERIVED, PixDLMConfig
 from model.lora import lora_settings
 from model.presets import release_config
 from utils.runtime.errors import UserError, config_errors_as_user_error, first_line
+from utils.runtime.json_files import read_json
+from utils.runtime.places import entries, exists, is_file, is_folder
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def local_folder(folder: str | Path, options: dict[str, Any]) -> Path:
     """
     hub = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
     path = Path(folder)
-    if path.exists() or not HUB_ID.fullmatch(str(folder)):
+    if exists(path) or not HUB_ID.fullmatch(str(folder)):
         return path
     hub = {name: value for name, value in hub.items() if value is not None}
     try:
@@ -75,7 +76,7 @@ def local_folder(folder: str | Path, options: dict[str, Any]) -> Path:
 def find_beside_weights(folder: Path, name: str) -> Path | None:
     """The file `name` in the weights' folder, for a DeepSpeed checkpoint in up to two parents too; None without."""
     folders = [folder, folder.parent, folder.parent.parent] if is_zero_folder(folder) else [folder]
-    return next((one / name for one in folders if (one / name).is_file()), None)
+    return next((one / name for one in folders if is_file(one / name)), None)
 
 
 # -- architecture ------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ def load_config(folder: Path) -> PixDLMConfig:
     Raises:
         UserError: no such folder, no configuration in it, or one of another model.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(
             f"{folder}: no such model folder; train one with train.sh, use PixDLM/mini, or fetch the published one "
             "with `python -m utils.download --what pixdlm clip sam2`"
@@ -106,15 +107,12 @@ def config_fields(folder: Path) -> dict[str, Any] | None:
     """`config.json` of the folder; None without.
 
     Raises:
-        UserError: it is not JSON, or of another model.
+        UserError: it may not be read, is not JSON, or of another model.
     """
     file = find_beside_weights(folder, CONFIG_FILE)
     if file is None:
         return None
-    try:
-        fields = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}: not JSON ({error})") from error
+    fields = read_json(file)
     known = isinstance(fields, dict) and (
         fields.get("model_type") == PixDLMConfig.model_type or PUBLISHED_CLASS in (fields.get("architectures") or [])
     )
@@ -190,7 +188,7 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def folder_files(folder: Path) -> list[Path]:
     """The files that hold a folder's tensors."""
     if is_zero_folder(folder):
-        return sorted(path for path in step_folder(folder).iterdir() if path.suffix == ".pt")
+        return [path for path in entries(step_folder(folder)) if path.suffix == ".pt"]
     return weight_files(folder)
 
 

@@ -6,7 +6,6 @@ none keeps its random initialisation.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -34,6 +33,7 @@ from model.config import PixDLMConfig
 from model.language.tokens import TOKENIZER_FILE, PixTokenizer
 from model.parts import part_of
 from utils.runtime.errors import UserError, config_errors_as_user_error
+from utils.runtime.json_files import parse_json, read_json
 
 log = logging.getLogger(__name__)
 
@@ -124,9 +124,14 @@ def fill_parameters(model: PreTrainedModel, tensors: Tensors, dtype: torch.dtype
 
 # -- files of parts ----------------------------------------------------------------------------
 def parts_settings(path: Path) -> tuple[dict[str, Any] | None, bool]:
-    """Metadata of a file of parts: settings of its adapters or None, and whether its fusion is neutral."""
-    metadata = TensorFile(path).metadata()
-    return json.loads(metadata.get(LORA_KEY, "null")), metadata.get(NEUTRAL_KEY) == "true"
+    """Metadata of a file of parts: settings of its adapters or None, and whether its fusion is neutral.
+
+    Raises:
+        UserError: the settings are not JSON.
+    """
+    metadata, where = TensorFile(path).metadata(), f"{path}: its metadata {LORA_KEY!r}"
+    adapters = parse_json(metadata.get(LORA_KEY, "null"), where, "write the file again with extract.py")
+    return adapters, metadata.get(NEUTRAL_KEY) == "true"
 
 
 @torch.no_grad()
@@ -172,13 +177,11 @@ def read_training(folder: Path) -> dict[str, Any]:
     """The record of the run that trained a checkpoint; {} without.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged or may not be read.
     """
     file = find_beside_weights(folder, TRAINING_FILE)
-    try:
-        record = json.loads(file.read_text()) if file else {}
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}: not JSON ({error}); mend it or take it away") from error
+    # not strict: paths among the settings may have bytes that are no UTF-8
+    record = read_json(file, "mend it or take it away", strict=False) if file else {}
     if not isinstance(record, dict):
         raise UserError(f"{file}: expected an object with the run's settings; mend it or take it away")
     return record

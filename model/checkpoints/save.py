@@ -45,6 +45,8 @@ def link_model(source: Path, folder: Path) -> None:
     """
     with atomic_folder(folder) as beside:
         for file in source.iterdir():
+            if not file.is_file():  # the file system's own at a mount point
+                continue
             try:
                 os.link(file, beside / file.name)
             except OSError:  # no hard links there, or another file system behind a symbolic link

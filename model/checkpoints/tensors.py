@@ -5,7 +5,6 @@ Nothing is unpickled beyond tensors: files are safetensors or read with `weights
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from utils.runtime.errors import UserError, first_line
+from utils.runtime.errors import UserError, first_line, permission_denied
+from utils.runtime.files import check_utf8_path
+from utils.runtime.json_files import read_json
+from utils.runtime.places import is_file
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # or shards, with `.index.json` after the name
 
@@ -27,13 +29,15 @@ class TensorFile(Mapping[str, Tensor]):
     The file is memory-mapped; pages that were read count as this process's memory until `reopen`.
 
     Raises:
-        UserError: the file is missing or truncated, or a pickle of more than tensors.
+        UserError: the file is missing, truncated, not readable, under a name that is not UTF-8, or a pickle of more
+            than tensors.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
+        if not is_file(self.path):
             raise UserError(f"{path}: no such weight file; `python -m utils.download` fetches the published ones")
+        check_utf8_path(path)
         self.reopen()
 
     def reopen(self) -> None:
@@ -131,6 +135,8 @@ def read_errors_as_user_error(path: Path) -> Iterator[None]:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         wants = f"it asks for {asked[1]}" if asked else first_line(error)
         raise UserError(f"{path}: not read, for it is damaged or wants to run code ({wants})") from error
+    except PermissionError as error:
+        raise permission_denied(path) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(f"{path}: damaged or cut off ({first_line(error)}); fetch it again") from error
 
@@ -161,7 +167,7 @@ def stream_tensors(files: Iterable[Path], chunk: int = 1 << 30) -> Iterator[tupl
 
 def holds_weights(folder: Path) -> bool:
     """Whether a folder has weights as transformers lays them out."""
-    return any((folder / f"{stem}{end}").is_file() for stem in WEIGHT_FILES for end in ("", ".index.json"))
+    return any(is_file(folder / f"{stem}{end}") for stem in WEIGHT_FILES for end in ("", ".index.json"))
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -172,9 +178,9 @@ def weight_files(folder: Path) -> list[Path]:
     """
     for stem in WEIGHT_FILES:
         index = folder / f"{stem}.index.json"
-        if index.is_file():
+        if is_file(index):
             return [folder / shard for shard in _shards_in_index(index)]
-        if (folder / stem).is_file():
+        if is_file(folder / stem):
             return [folder / stem]
     raise UserError(f"{folder}: no model.safetensors, pytorch_model.bin or index of shards in it")
 
@@ -191,9 +197,10 @@ def read_folder(folder: Path) -> Iterator[tuple[Path, dict[str, Tensor]]]:
 
 def _shards_in_index(index: Path) -> list[str]:
     """File names of the shards. Raises UserError where the index is damaged or names a file elsewhere."""
+    found = read_json(index)
     try:
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        shards = sorted(set(found["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index}: no index of shards ({first_line(error)}); fetch it again") from error
     if any(Path(shard).name != shard for shard in shards):
         raise UserError(f"{index}: names a shard outside its folder; fetch it again")

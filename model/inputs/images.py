@@ -7,8 +7,6 @@ where a frame loses its sides and the mask is stretched over the whole frame all
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +15,11 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from model.config import PixDLMConfig
+from model.inputs.picture_files import PixelsNotUsed, decoded, header_of, opened_picture
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_write
 
@@ -35,16 +34,21 @@ cv2.setNumThreads(0)
 DRAFT_PIXELS = 1 << 20
 
 
-def read_image(path: Path | str) -> np.ndarray:
-    """A picture as uint8[H, W, 3], RGB, in the pixel order of the file.
+def read_image(path: Path | str, upright: bool = True) -> np.ndarray:
+    """A picture as uint8[H, W, 3], RGB.
 
-    An orientation tag is not applied: labels, the size in the header and masks all refer to the pixels as
-    stored. PIL decodes, since OpenCV silently fills the missing part of a truncated file with grey.
+    PIL decodes, since OpenCV silently fills the missing part of a truncated file with grey.
+
+    Args:
+        path: of the file.
+        upright: rotated as its orientation tag says, as viewers show it; else in the pixel order of the file,
+            for labels that were drawn on that.
 
     Raises:
-        UserError: the file is missing, cut off, no picture, or too large to decode at once.
+        UserError: the file is missing, cut off, no picture, too large to decode at once, or has more than 8 bits
+            a channel without a scale that is sure (`model.inputs.picture_files.scaled_to_8_bits`).
     """
-    return Picture(path).pixels
+    return Picture(path, upright).pixels
 
 
 class Picture:
@@ -52,16 +56,17 @@ class Picture:
 
     Args:
         path: of the file.
+        upright: as for `read_image`.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = path
+    def __init__(self, path: Path | str, upright: bool = True) -> None:
+        self.path, self.upright = path, upright
 
     @cached_property
     def pixels(self) -> np.ndarray:
         """uint8[H, W, 3], the whole picture; see `read_image`."""
-        with _opened(self.path) as picture:
-            return _decoded(picture)
+        with opened_picture(self.path) as picture:
+            return decoded(picture, self.upright)
 
     def frame(self, config: PixDLMConfig) -> Frame:
         """The picture at the size that the networks need.
@@ -74,13 +79,13 @@ class Picture:
         Raises:
             UserError: as `read_image`.
         """
-        with _opened(self.path) as picture:
-            geometry = Geometry(config.geometry, picture.height, picture.width)
-            scale = _smallest_scale(geometry, config)
+        with opened_picture(self.path) as picture:
+            geometry = Geometry(config.geometry, *header_of(picture).size(self.upright))
+            scale, whole = _smallest_scale(geometry, config), picture.size
             if scale > 1:
                 picture.draft(None, (picture.width // scale, picture.height // scale))
-            if picture.size != (geometry.width, geometry.height):
-                return Frame(_decoded(picture), geometry)
+            if picture.size != whole:
+                return Frame(decoded(picture, self.upright), geometry)
         return Frame(self.pixels, geometry)
 
 
@@ -100,19 +105,30 @@ class Frame:
 ImageInput = str | Path | Image.Image | np.ndarray | Picture
 
 
-def frame_of(image: ImageInput, config: PixDLMConfig) -> Frame:
+def frame_of(image: ImageInput, config: PixDLMConfig, upright: bool = True) -> Frame:
     """A picture from a file, from PIL, or uint8[H, W, 3] (RGB) or uint8[H, W] (grey), as the networks read it.
 
+    A file's orientation tag is applied, and likewise that of a PIL image that carries one
+    (`PIL.ImageOps.exif_transpose` takes it off); masks lie in the picture as it is then.
+
+    Args:
+        image: the picture; arrays are taken as they are.
+        config: of the model.
+        upright: False leaves a file's pixels as they are stored.
+
     Raises:
-        UserError: a file that is missing, cut off, no picture, or too large to decode at once.
+        UserError: as `read_image`.
         TypeError: none of these.
     """
     if isinstance(image, (str, Path)):
-        image = Picture(image)
+        image = Picture(image, upright)
     if isinstance(image, Picture):
         return image.frame(config)
     if isinstance(image, Image.Image):
-        image = _decoded(image)
+        try:
+            image = decoded(image)
+        except PixelsNotUsed as error:
+            raise UserError(f"a PIL image: {error}") from error
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)):
         found = f"{image.dtype}{list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
         raise TypeError(f"an image is a path, a PIL image, uint8[H, W, 3] or uint8[H, W]; got {found}")
@@ -141,25 +157,6 @@ def _smallest_scale(geometry: Geometry, config: PixDLMConfig) -> int:
     canvas = max(config.vision_config.image_size, config.pixel_image_size if config.pixel_input == "frame" else 0)
     fitting = (scale for scale in (8, 4, 2) if not height % scale and not width % scale)
     return next((scale for scale in fitting if max(height, width) >= scale * canvas), 1)
-
-
-@contextmanager
-def _opened(path: Path | str) -> Iterator[Image.Image]:
-    """The picture, its header read; errors in the block become UserErrors that name the file."""
-    try:
-        with Image.open(path) as picture:
-            yield picture
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such picture") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: too large to decode at once ({error}); cut it into tiles") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: damaged or no picture ({error}); replace the file") from error
-
-
-def _decoded(picture: Image.Image) -> np.ndarray:
-    """uint8[H, W, 3]"""
-    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from pathlib import Path
 import sentencepiece
 
 from utils.runtime.errors import UserError
+from utils.runtime.places import is_file, is_folder
+from utils.runtime.text import code_points, lone_surrogate, shows_nothing
 
 IGNORE_INDEX = -100  # a label that is not scored (PyTorch's cross entropy)
 IMAGE_INDEX = -200  # the placeholder that the image tokens replace
@@ -58,12 +60,17 @@ class PixTokenizer:
 
     def __init__(self, model_file: Path | str, system: str = VICUNA_SYSTEM, vocabulary: int | None = None) -> None:
         path = Path(model_file)
-        if path.is_dir():
+        if is_folder(path):
             path = path / TOKENIZER_FILE
-        if not path.is_file():
+        if not is_file(path):
             raise UserError(f"{path}: no such tokenizer file; it comes with the checkpoint (SentencePiece model)")
         try:
-            self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
+            content = path.read_bytes()  # by us, for it reads no file whose name is not UTF-8
+            if not content:
+                raise RuntimeError("the file is empty")
+            self.pieces = sentencepiece.SentencePieceProcessor(model_proto=content)
+        except PermissionError as error:
+            raise UserError(f"{path}: permission denied; let this user read it") from error
         except (RuntimeError, OSError) as error:
             raise UserError(f"{path}: not a SentencePiece model ({error})") from error
         self.path = path
@@ -77,6 +84,8 @@ class PixTokenizer:
         self.seg_ids = [self.special[token] for token in SEG_TOKENS]
         self._names = {i: token for token, i in self.special.items()}
         self._cut = re.compile("(" + "|".join(re.escape(token) for token in self.special) + ")")
+        opening = f"{system} " if system else ""
+        self._opening = self.encode(f"{opening}USER: <im_start>{IMAGE_TOKEN}<im_end>\n")  # the same for all questions
 
     def __len__(self) -> int:
         return self.vocabulary
@@ -106,8 +115,15 @@ class PixTokenizer:
         return " ".join(words)
 
     def question(self, question: str) -> list[int]:
-        """Ids of the bare question, for the question features: BOS and the text, no template."""
-        return [BOS_ID, *self.pieces.encode(self._checked(question))]
+        """Ids of the bare question, for the question features: BOS and the text, no template.
+
+        Raises:
+            ValueError: see `prompt`.
+        """
+        ids = self.pieces.encode(self._checked(question))
+        if not ids:  # a vocabulary may drop letters that others show
+            raise ValueError(f"nothing of the question is left by this tokenizer ({code_points(question)}); reword it")
+        return [BOS_ID, *ids]
 
     def prompt(self, question: str, targets: int = 1, answered: bool = True) -> Prompt:
         """The conversation about one question.
@@ -116,10 +132,12 @@ class PixTokenizer:
             question: in plain words.
             targets: how many [SEG] groups the answer has, in the order of the targets.
             answered: with the answer (training, teacher-forced evaluation) or ending where it begins (generation).
+
+        Raises:
+            ValueError: the question is none (`checked_question`) or holds a special token.
         """
-        opening = f"{self.system} " if self.system else ""
-        text = f"{opening}USER: <im_start>{IMAGE_TOKEN}<im_end>\n{self._checked(question)} ASSISTANT:"
-        ids = self.encode(text)
+        # as the whole text gives them: it is cut at <im_end>, and the question holds no other place to cut
+        ids = [*self._opening, *self.pieces.encode(f"{self._checked(question)} ASSISTANT:")]
         labels = [IGNORE_INDEX] * len(ids)
         if answered:
             answer = self.seg_ids * targets + [EOS_ID]
@@ -133,10 +151,25 @@ class PixTokenizer:
         return [list(range(start, start + size)) for start in starts]
 
     def _checked(self, question: str) -> str:
-        question = question.strip()
-        if not question:
-            raise ValueError("the question is empty; ask something")
+        question = checked_question(question)
         found = self._cut.search(question)
         if found:
             raise ValueError(f"the question contains the special token {found.group()!r}; leave it out")
         return question
+
+
+def checked_question(question: str) -> str:
+    """A question without the white space around it.
+
+    Raises:
+        ValueError: it is empty, shows nothing, or cannot be written as UTF-8, which SentencePiece reads.
+    """
+    question = question.strip()
+    if not question:
+        raise ValueError("the question is empty; ask something")
+    broken = lone_surrogate(question)
+    if broken:
+        raise ValueError(f"the question holds {broken}; write it anew")
+    if shows_nothing(question):
+        raise ValueError(f"the question shows nothing ({code_points(question)}); ask something")
+    return question

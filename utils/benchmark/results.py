@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from utils.runtime.errors import UserError
+from utils.runtime.json_files import read_json
 
 # Title -> field of a row, factor, format.
 COLUMNS = {
@@ -49,7 +49,9 @@ def read_results(path: Path) -> dict[str, Any]:
         UserError: the file is not one of those.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, "name what --out wrote", strict=False)
         return {"settings": dict(found["settings"]), "parts": list(found["parts"])}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except UserError as error:
+        raise UserError(f"--compare {error}") from error
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"--compare {path}: no measurements of benchmark.py; name what --out wrote") from error

@@ -28,6 +28,7 @@ from utils.datasets.loading.collate import Collator
 from utils.datasets.registry import load_dataset
 from utils.runtime.errors import UserError
 from utils.runtime.files import CHECKOUT
+from utils.runtime.places import is_file
 
 MINI_TOKENIZER = CHECKOUT / "PixDLM" / "mini"
 WIDTH, HEIGHT = 1920, 1080  # DRSeg's
@@ -98,7 +99,7 @@ def find_tokenizer(args: BenchmarkArgs, config: PixDLMConfig, train: TrainArgs) 
     whose last ids are always the added tokens.
     """
     own = Path(train.tokenizer)
-    file = args.tokenizer or (own if (own / TOKENIZER_FILE).is_file() else MINI_TOKENIZER)
+    file = args.tokenizer or (own if is_file(own / TOKENIZER_FILE) else MINI_TOKENIZER)
     return PixTokenizer(file, config.system_prompt, None if train.from_scratch else config.text_config.vocab_size)
 
 

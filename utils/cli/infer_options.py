@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.language.tokens import checked_question
 from utils.cli.options import BackboneArgs, T, check_at_least, option, parser_of
 from utils.runtime.errors import UserError
+from utils.runtime.text import lone_surrogate
 
 
 def parse_with_pictures(kind: type[T], argv: list[str] | None = None) -> tuple[T, list[Path]]:
@@ -18,6 +21,16 @@ def parse_with_pictures(kind: type[T], argv: list[str] | None = None) -> tuple[T
     parsed = vars(parser.parse_intermixed_args(sys.argv[1:] if argv is None else argv))
     pictures = parsed.pop("pictures")
     return kind(**parsed), pictures
+
+
+def in_utf8(argument: str) -> str:
+    """An argument that was typed in UTF-8 where the system's settings name another encoding (LC_ALL=C); others stay."""
+    if not lone_surrogate(argument):
+        return argument
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:
+        return argument
 
 
 @dataclass
@@ -39,7 +52,12 @@ def parse_infer(argv: list[str] | None = None) -> tuple[InferArgs, list[Path]]:
         UserError: an option has a value that cannot be.
     """
     args, pictures = parse_with_pictures(InferArgs, argv)
+    args.ask = in_utf8(args.ask)
     if not args.ask.strip():
         raise UserError('--ask is empty; give the question, e.g. --ask "Which vehicle blocks the crossing?"')
+    try:
+        checked_question(args.ask)
+    except ValueError as error:
+        raise UserError(f"--ask: {error}") from error
     check_at_least(args, 1, "max_new_tokens")
     return args, pictures

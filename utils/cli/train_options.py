@@ -9,6 +9,7 @@ from typing import Any
 from model.presets import TRAINED_CONFIGS
 from utils.cli.options import T, check_at_least, check_one_of, option, parse, parser_of
 from utils.runtime.errors import UserError
+from utils.runtime.files import check_utf8_path
 from utils.runtime.precision import PRECISIONS
 
 OFFLOADS = ("none", "optimizer", "all")
@@ -55,6 +56,7 @@ class TrainArgs:
     data: str = option("data/DRSeg", "Folder of the data set.")
     dataset: str = option("drseg", "Name of the data set's format.")
     polygons: str = option("union", "A target's polygons: their union, or only the first (published reading).")
+    orientation: str = option("check", "Orientation tags: apply them, read as stored, or check (refuse where open).")
     skip_bad_records: bool = option(False, "Count and list records that cannot be used instead of stopping.")
     run_dir: str = option("runs/native", "Where checkpoints, logs and TensorBoard files go.")
 
@@ -166,6 +168,7 @@ def check_train(args: TrainArgs) -> None:
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 0 and less than 1")
+    check_utf8_path(args.run_dir, "--run-dir")
     check_one_of(args, "precision", PRECISIONS)
     check_one_of(args, "offload", OFFLOADS)
     if args.train_only and args.train_parts:

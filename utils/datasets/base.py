@@ -40,6 +40,9 @@ class Sample:
             {"reasoning_type": "spatial", "altitude": 30}.
         ignore: a region whose pixels count neither for nor against a mask, or None.
         flip: how picture and targets are flipped when they are read (`utils.datasets.loading.flips`).
+        source: file, position and id of its record, for errors; "" where there is no file.
+        upright: the picture's orientation tag is applied, as viewers do; False where labels were drawn on the
+            pixels as they are stored.
     """
 
     image_path: Path
@@ -54,6 +57,13 @@ class Sample:
     groups: Mapping[str, Any] = field(default_factory=dict)
     ignore: Target | None = None
     flip: Flip = (False, False)
+    source: str = ""
+    upright: bool = True
+
+    @property
+    def name(self) -> str:
+        """What errors call its record."""
+        return self.source or f"{self.dataset} record {self.record_id!r}"
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class DatasetSpec:
         splits: as published.
         layout: its files, for the error about a missing folder.
         source: where to get it, in one line.
-        loader: `loader(root, split, polygons, skip_bad_records)` returns the samples of a split.
+        loader: `loader(root, split, polygons, skip_bad_records, orientation)` returns the samples of a split.
         metrics: names of those in `utils.evaluation.metrics.METRICS` that it is scored by.
         matching: how predicted masks are matched to several targets: "order" or "hungarian".
         unit: what is scored: "target", or "question" where several targets count as their union.
@@ -81,6 +91,11 @@ class DatasetSpec:
     matching: str = "order"
     unit: str = "target"
     group_titles: Mapping[str, str] = field(default_factory=dict)
+
+
+def target_count(sample: Sample, single: bool) -> int:
+    """How many masks answer a sample; the union as one where the model answers with a `single` one."""
+    return min(len(sample.targets), 1) if single else len(sample.targets)
 
 
 def target_masks(sample: Sample, height: int, width: int, merge: bool = False) -> np.ndarray:
@@ -115,8 +130,7 @@ def _draw(sample: Sample, target: Target, height: int, width: int) -> np.ndarray
     if tuple(target["size"]) != (sample.height, sample.width):
         made, named = target["size"], (sample.height, sample.width)
         raise BadRecord(
-            f"{sample.dataset} record {sample.record_id!r}: an RLE of {made[1]}x{made[0]} pixels in labels "
-            f"of a frame of {named[1]}x{named[0]}"
+            f"{sample.name}: an RLE of {made[1]}x{made[0]} pixels in labels of a frame of {named[1]}x{named[0]}"
         )
     # Nearest keeps 0 and 1, and leaves a mask of the right size as it is.
     return cv2.resize(coco.decode(target), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)

@@ -4,30 +4,35 @@
     ROOT/CODrone/DR{train,val,test}/{id}.jpg
 
 A record is `{id, height, width, ann_list: [{segmentation}], questions, answers, reasoning_types}` with
-an optional `altitude` in metres; a segmentation is one polygon `[x, y, …]` or a list of them. Answers
-and reasoning types are in the order of the questions; null means none.
+an optional `altitude` in metres, rounded to whole ones; a segmentation is one polygon `[x, y, …]` or a list
+of them. Answers and reasoning types are in the order of the questions; null means none.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco
 
+from model.inputs.picture_files import AS_STORED, PictureHeader, read_header
+from model.language.tokens import checked_question
 from model.masks import Polygon, polygons_rle
 from utils.datasets.base import BadRecord, DatasetSpec, Sample
+from utils.datasets.crossings import crosses_itself
+from utils.datasets.picture_names import PictureFinder
 from utils.runtime.errors import UserError
+from utils.runtime.json_files import read_json
+from utils.runtime.places import entries, is_file
+from utils.runtime.text import lone_surrogate
 
 log = logging.getLogger(__name__)
 
 NAME = "drseg"
 POLYGON_RULES = ("union", "first")
+ORIENTATIONS = ("check", "apply", "stored")
 REASONING_TYPES = ("spatial", "attribute", "scene")
 REQUIRED: dict[str, tuple[tuple[type, ...], str]] = {
     "id": ((str, int), "a text or a number"),
@@ -42,7 +47,9 @@ PROPORTION_TOLERANCE = 0.01  # rounding when pictures are resized, no more
 MAX_COORDINATE = 1e6  # pixels; beyond any photograph, and pycocotools would draw all the way there
 
 
-def load_drseg(root: Path, split: str, polygons: str = "union", skip_bad_records: bool = False) -> list[Sample]:
+def load_drseg(
+    root: Path, split: str, polygons: str = "union", skip_bad_records: bool = False, orientation: str = "check"
+) -> list[Sample]:
     """All samples of a split, checked: every picture is there and fits its labels.
 
     Args:
@@ -50,6 +57,8 @@ def load_drseg(root: Path, split: str, polygons: str = "union", skip_bad_records
         split: "train", "val" or "test".
         polygons: "union" of a target's polygons, or only the "first" (the published reading).
         skip_bad_records: leave bad records out, counted and listed in the log.
+        orientation: of pictures with an orientation tag: "apply" it or leave them as "stored", whichever the labels
+            were drawn on; "check" refuses a record whose frame does not tell that it was the stored pixels.
 
     Raises:
         UserError: the split's label file is missing, or holds no list in JSON.
@@ -57,8 +66,10 @@ def load_drseg(root: Path, split: str, polygons: str = "union", skip_bad_records
     """
     if polygons not in POLYGON_RULES:
         raise UserError(f"polygons is {polygons!r}; known are {', '.join(POLYGON_RULES)}")
+    if orientation not in ORIENTATIONS:
+        raise UserError(f"orientation is {orientation!r}; known are {', '.join(ORIENTATIONS)}")
     file = label_file(root, split)
-    reader = _Reader(root, split, file, polygons, decode=skip_bad_records)
+    reader = _Reader(root, split, file, polygons, orientation, decode=skip_bad_records)
     samples: list[Sample] = []
     bad: list[str] = []
     rescaled = 0
@@ -74,8 +85,17 @@ def load_drseg(root: Path, split: str, polygons: str = "union", skip_bad_records
         rescaled += scaled
     if bad:
         log.warning("%s: %d bad records skipped:\n  %s", file, len(bad), "\n  ".join(bad))
+    reader.log_oddities()
     if rescaled:
         log.warning("%s: %d records have pictures of another size; their polygons are scaled", file, rescaled)
+    if reader.crossing:
+        log.warning(
+            "%s: %d polygons cross themselves, the first %s; they are drawn as they are, and what such an outline "
+            "goes round twice is outside",
+            file,
+            len(reader.crossing),
+            reader.crossing[0],
+        )
     if not samples:
         raise UserError(f"{file}: no usable record in it; fetch or make the data again (data/README.md)")
     return samples
@@ -85,11 +105,12 @@ def label_file(root: Path, split: str) -> Path:
     """The label file of a split.
 
     Raises:
-        UserError: the split is missing; those that are there are listed.
+        UserError: the split is missing, those that are there being listed, or may not be read.
     """
     file = root / "labels" / f"DRSeg_{split}.json"
-    if not file.is_file():
-        found = sorted(path.stem.removeprefix("DRSeg_") for path in root.glob("labels/DRSeg_*.json"))
+    if not is_file(file):
+        there = [path for path in entries(file.parent) if path.name.startswith("DRSeg_") and path.suffix == ".json"]
+        found = [path.stem.removeprefix("DRSeg_") for path in there]
         raise UserError(f"{file}: no such split; in {root} there are: {', '.join(found) or 'none'}")
     return file
 
@@ -98,12 +119,9 @@ def read_records(file: Path) -> list[Any]:
     """The list in a label file.
 
     Raises:
-        UserError: it is not JSON, or not a list.
+        UserError: it may not be read, is not JSON, or not a list.
     """
-    try:
-        records = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not JSON ({error}); fetch or unpack it again") from error
+    records = read_json(file, strict=False)  # what is odd in a record is that record's fault
     if not isinstance(records, list):
         raise UserError(f"{file}: holds a {type(records).__name__}, expected a list of records")
     return records
@@ -115,25 +133,34 @@ class _Reader:
     With `decode` pictures are decoded: a truncated one is then a bad record, not an error during training.
     """
 
-    def __init__(self, root: Path, split: str, file: Path, polygons: str, decode: bool) -> None:
+    def __init__(self, root: Path, split: str, file: Path, polygons: str, orientation: str, decode: bool) -> None:
         self.images = root / "CODrone" / f"DR{split}"
-        self.file, self.polygons, self.decode = file, polygons, decode
-        self.sizes: dict[Path, tuple[int, int]] = {}
+        self.pictures = PictureFinder()
+        self.odd_altitudes: list[str] = []
+        self.file, self.polygons, self.orientation, self.decode = file, polygons, orientation, decode
+        self.headers: dict[Path, PictureHeader] = {}
+        self.crossing: list[str] = []  # polygons that cross themselves, of records that are used
 
     def samples(self, position: int, record: Any, first_index: int) -> tuple[list[Sample], bool]:
         """One sample a question, and whether the picture has another size than the labels' frame."""
         where = f"{self.file}: record {position}"
         check_fields(where, record)
-        where += f" (id {record['id']!r})"
+        where += f" (id {shortened(record['id'])})"
         frame = (record["height"], record["width"])
         path = self._picture(where, record["id"])
-        picture = self._picture_fitting(where, path, frame)
+        upright = self._upright(where, path, frame)
+        picture = self.headers[path].size(upright)
         if not record["ann_list"]:
             raise BadRecord(f"{where} has no target (ann_list is empty)")
         targets = tuple(
             self._target(f"{where}, target {i}", annotation, frame, picture)
             for i, annotation in enumerate(record["ann_list"])
         )
+        height = whole_metres(record.get("altitude"))
+        if height is None and record.get("altitude") is not None:
+            odd, name = shortened(record["altitude"]), shortened(record["id"])
+            self.odd_altitudes.append(f"{odd} in record {position} (id {name})")
+        crossing = crossing_polygons(where.removeprefix(f"{self.file}: "), targets)
         samples = [
             Sample(
                 image_path=path,
@@ -145,31 +172,67 @@ class _Reader:
                 dataset=NAME,
                 record_id=str(record["id"]),
                 index=first_index + i,
-                groups=without_none(reasoning_type=kind, altitude=record.get("altitude")),
+                groups=without_none(reasoning_type=kind, altitude=height),
+                source=where,
+                upright=upright,
             )
             for i, (question, answer, kind) in enumerate(checked_questions(where, record))
         ]
+        self.crossing += crossing
         return samples, picture != frame
 
     def _picture(self, where: str, name: str | int) -> Path:
+        if broken := lone_surrogate(str(name)):
+            raise BadRecord(f"{where}: its id holds {broken}")
         path = self.images / f"{name}.jpg"
         if not os.path.normpath(path).startswith(os.path.normpath(self.images) + os.sep):
             raise BadRecord(f"{where}: its picture would lie outside {self.images}")
-        return path
+        return self.pictures.find(where, path)
 
-    def _picture_fitting(self, where: str, path: Path, frame: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the picture, which has the proportions of the labels' frame."""
-        if path not in self.sizes:
-            self.sizes[path] = picture_size(where, path, self.decode)
-        (height, width), (frame_height, frame_width) = self.sizes[path], frame
-        if not same_proportions((height, width), frame):
-            rotated = same_proportions((width, height), frame)
+    def log_oddities(self) -> None:
+        """Tell what was read in another way than it is written, once for the file."""
+        if self.odd_altitudes:
+            log.warning(
+                "%s: %d records have an altitude that is no number of metres and stand in no group by altitude, the "
+                "first %s",
+                *(self.file, len(self.odd_altitudes), self.odd_altitudes[0]),
+            )
+        if self.pictures.otherwise:
+            wanted, found = next(iter(self.pictures.otherwise.items()))
+            log.warning(
+                "%s: %d pictures are named otherwise than their records say, the first %a for %a",
+                *(self.file, len(self.pictures.otherwise), found.name, wanted.name),
+            )
+
+    def _upright(self, where: str, path: Path, frame: tuple[int, int]) -> bool:
+        """Whether the picture's orientation tag is to be applied, so that it lies as its labels do.
+
+        Raises:
+            BadRecord: the picture cannot be used, its proportions are not the labels', or its tag leaves it open.
+        """
+        if path not in self.headers:
+            self.headers[path] = picture_header(where, path, self.decode)
+        header = self.headers[path]
+        turned, stored = (same_proportions(header.size(upright), frame) for upright in (True, False))
+        tagged = header.orientation != AS_STORED
+        wanted = {"apply": turned, "stored": stored, "check": turned or stored}[self.orientation]
+        if not wanted:
+            height, width = header.size(self.orientation == "apply")
+            quarter = same_proportions((width, height), frame)
             raise BadRecord(
                 f"{where}: {path} is {width}x{height} pixels, but the labels were drawn on "
-                f"{frame_width}x{frame_height}; the proportions contradict each other"
-                + (" (it may have to be rotated as its orientation tag says)" if rotated else "")
+                f"{frame[1]}x{frame[0]}; the proportions contradict each other"
+                + (f" (its orientation tag is {header.orientation})" if tagged else "")
+                + (" (its pixels may need the turn that its orientation tag asks for)" if quarter else "")
             )
-        return height, width
+        if tagged and turned and self.orientation == "check":
+            raise BadRecord(
+                f"{where}: {path} has the orientation tag {header.orientation}, and the labels' frame of "
+                f"{frame[1]}x{frame[0]} fits its pixels {'stored or turned' if stored else 'only when turned'}; "
+                "pass --orientation apply if labels were drawn on the picture as viewers show it, --orientation "
+                "stored if on the pixels as stored, or bake the turn into the file (exiftran -ai FILE)"
+            )
+        return self.orientation == "apply" or not tagged
 
     def _target(
         self, where: str, annotation: Any, frame: tuple[int, int], picture: tuple[int, int]
@@ -177,8 +240,10 @@ class _Reader:
         if not isinstance(annotation, dict) or "segmentation" not in annotation:
             raise BadRecord(f"{where} lacks the field 'segmentation'")
         segmentation = annotation["segmentation"]
-        if not isinstance(segmentation, list) or not segmentation:
-            raise BadRecord(f"{where}: segmentation is empty or no list")
+        if not isinstance(segmentation, list):
+            raise BadRecord(f"{where}: segmentation is {shortened(segmentation)}, expected polygons in a list")
+        if not segmentation:
+            raise BadRecord(f"{where}: segmentation is empty")
         lists = segmentation if isinstance(segmentation[0], list) else [segmentation]
         if self.polygons == "first":
             lists = lists[:1]
@@ -196,17 +261,14 @@ def check_fields(where: str, record: Any) -> None:
     """
     if not isinstance(record, dict):
         raise BadRecord(f"{where} is a {type(record).__name__}, expected an object")
-    where += f" (id {record.get('id')!r})"
+    where += f" (id {shortened(record.get('id'))})"
     for field, (kinds, expected) in REQUIRED.items():
         if field not in record:
             raise BadRecord(f"{where} lacks the field {field!r}")
         if type(record[field]) not in kinds:  # isinstance would let true pass for 1
             raise BadRecord(f"{where}: {field} is {shortened(record[field])}, expected {expected}")
-    if record["height"] < 1 or record["width"] < 1:
-        raise BadRecord(f"{where}: its frame is {record['width']}x{record['height']} pixels")
-    altitude = record.get("altitude")
-    if altitude is not None and type(altitude) is not int:
-        raise BadRecord(f"{where}: altitude is {shortened(altitude)}, expected whole metres")
+    if not all(1 <= record[side] <= MAX_COORDINATE for side in ("height", "width")):
+        raise BadRecord(f"{where}: its frame is {shortened(record['width'])}x{shortened(record['height'])} pixels")
 
 
 def checked_questions(where: str, record: dict[str, Any]) -> list[tuple[str, str | None, str | None]]:
@@ -225,6 +287,10 @@ def checked_questions(where: str, record: dict[str, Any]) -> list[tuple[str, str
     for i, (question, answer, kind) in enumerate(rows):
         if not isinstance(question, str) or not question.strip():
             raise BadRecord(f"{where}: question {i} is {shortened(question)}, expected a text")
+        try:
+            checked_question(question)
+        except ValueError as error:
+            raise BadRecord(f"{where}: question {i} {shortened(question)}: {error}") from error
         if answer is not None and not isinstance(answer, str):
             raise BadRecord(f"{where}: answer {i} is {shortened(answer)}, expected a text or null")
         if kind is not None and kind not in REASONING_TYPES:
@@ -234,6 +300,13 @@ def checked_questions(where: str, record: dict[str, Any]) -> list[tuple[str, str
     return [(question.strip(), answer, kind) for question, answer, kind in rows]
 
 
+def whole_metres(altitude: Any) -> int | None:
+    """An altitude for its group, rounded to whole metres; None where it is no number of them."""
+    if type(altitude) not in (int, float) or not abs(altitude) <= MAX_COORDINATE:  # so that NaN is none either
+        return None
+    return round(altitude)
+
+
 def without_none(**values: Any) -> dict[str, Any]:
     """The groups that have a value."""
     return {name: value for name, value in values.items() if value is not None}
@@ -241,7 +314,10 @@ def without_none(**values: Any) -> dict[str, Any]:
 
 def shortened(value: Any) -> str:
     """The repr of a value for a message, at most 60 characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} that is nested too deeply"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -250,21 +326,18 @@ def same_proportions(first: tuple[int, int], second: tuple[int, int]) -> bool:
     return abs(first[0] * second[1] / (first[1] * second[0]) - 1) <= PROPORTION_TOLERANCE
 
 
-def picture_size(where: str, path: Path, decode: bool = False) -> tuple[int, int]:
-    """(height, width) of the pixels as they are stored, from the picture's header; `decode` decodes it too.
+def picture_header(where: str, path: Path, decode: bool = False) -> PictureHeader:
+    """The header of a record's picture; `decode` decodes it too.
 
     Raises:
-        BadRecord: the picture is missing, no picture, or too large to decode.
+        BadRecord: the picture is missing, or cannot be read.
     """
     try:
-        with Image.open(path) as picture:
-            if decode:
-                picture.load()
-            return picture.height, picture.width
-    except FileNotFoundError as error:
-        raise BadRecord(f"{where}: its picture {path} is missing") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadRecord(f"{where}: {path} cannot be read as a picture ({error})") from error
+        return read_header(path, decode)
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise BadRecord(f"{where}: its picture {path} is missing") from error
+        raise BadRecord(f"{where}: {error}") from error
 
 
 def checked_polygon(where: str, values: Any, frame: tuple[int, int]) -> Polygon:
@@ -275,20 +348,35 @@ def checked_polygon(where: str, values: Any, frame: tuple[int, int]) -> Polygon:
     """
     if not isinstance(values, list) or len(values) % 2 or not all(type(v) in (int, float) for v in values):
         raise BadRecord(f"{where} is {shortened(values)}, expected a list of numbers x, y, x, y, …")
-    if not all(math.isfinite(v) and abs(v) <= MAX_COORDINATE for v in values):
+    if not all(abs(v) <= MAX_COORDINATE for v in values):  # nor is NaN
         raise BadRecord(f"{where} has a coordinate that is no pixel's")
     if len(values) < 6:
         raise BadRecord(f"{where} has {len(values) // 2} points; a polygon needs 3")
     xs, ys = values[0::2], values[1::2]
     if max(xs) <= 0 or max(ys) <= 0 or min(xs) >= frame[1] or min(ys) >= frame[0]:
         raise BadRecord(f"{where} lies wholly outside the frame of {frame[1]}x{frame[0]}")
-    if abs(signed_area(values)) < 1e-6:
+    polygon = tuple(float(value) for value in values)
+    empty = abs(signed_area(values)) < 1e-6 and not crosses_itself(polygon)
+    if empty and not coco.area(polygons_rle((polygon,), frame, frame)):
         raise BadRecord(f"{where} has no area")
-    return tuple(float(value) for value in values)
+    return polygon
+
+
+def crossing_polygons(where: str, targets: tuple[tuple[Polygon, ...], ...]) -> list[str]:
+    """What messages call the polygons that cross themselves."""
+    return [
+        f"{where}, target {t}, polygon {p}"
+        for t, target in enumerate(targets)
+        for p, polygon in enumerate(target)
+        if crosses_itself(polygon)
+    ]
 
 
 def signed_area(polygon: list[float]) -> float:
-    """The area that a polygon encloses, negative where its points run the other way round."""
+    """The area that a polygon encloses, negative where its points run the other way round.
+
+    Parts of one that crosses itself may cancel each other.
+    """
     xs, ys = polygon[0::2], polygon[1::2]
     return sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs))) / 2
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from utils.datasets import drseg
 from utils.datasets.base import DatasetSpec, Sample
 from utils.runtime.errors import UserError
+from utils.runtime.places import is_folder
 
 DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in (drseg.SPEC,)}
 
@@ -23,7 +24,12 @@ def dataset_spec(name: str) -> DatasetSpec:
 
 
 def load_dataset(
-    root: Path | str, split: str, name: str = drseg.NAME, polygons: str = "union", skip_bad_records: bool = False
+    root: Path | str,
+    split: str,
+    name: str = drseg.NAME,
+    polygons: str = "union",
+    skip_bad_records: bool = False,
+    orientation: str = "check",
 ) -> list[Sample]:
     """All samples of a split.
 
@@ -31,10 +37,10 @@ def load_dataset(
         UserError: no such data set, folder or split, or a record that cannot be used.
     """
     spec, root = dataset_spec(name), Path(root)
-    if not root.is_dir():
+    if not is_folder(root):
         tree = "\n".join(f"    {root}/{line}" for line in spec.layout.splitlines())
         raise UserError(
             f"{root}: no such data folder; {name} is expected in it as\n{tree}\nwith the splits "
             f"{', '.join(spec.splits)} (data/README.md). It comes from {spec.source}"
         )
-    return spec.loader(root, split, polygons=polygons, skip_bad_records=skip_bad_records)
+    return spec.loader(root, split, polygons=polygons, skip_bad_records=skip_bad_records, orientation=orientation)

@@ -11,7 +11,6 @@ that every record has its picture, are checked; the folder appears only when all
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import re
 import shutil
@@ -21,15 +20,19 @@ import zlib
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
-from utils.download.sources import DRSEG, DRSEG_FOLDER, DRSEG_RECORDS, has_content
+from utils.download.sources import DRSEG, DRSEG_FOLDER, DRSEG_RECORDS
 from utils.runtime.errors import UserError, run_main
 from utils.runtime.files import atomic_folder, file_hash
+from utils.runtime.json_files import parse_json
+from utils.runtime.places import NAME_BYTES, has_content, is_file
 from utils.runtime.progress import byte_bar
+from utils.runtime.text import NameIndex, lone_surrogate, same_name
 
 logger = logging.getLogger(__name__)
 
 SPLITS = tuple(DRSEG_RECORDS)
 CHUNK = 1 << 20  # bytes
+UTF8_NAME = 0x800  # of a member's flags: its name is UTF-8
 PICTURE_ENDINGS = (".jpg", ".jpeg")
 _OTHER_ARCHIVE = "this is not DRSeg's archive as published: `python -m utils.download --what drseg` fetches that one"
 # Raised where an archive is damaged, truncated, encrypted or compressed in an unknown way.
@@ -53,7 +56,19 @@ def check_archive(archive: Path) -> None:
 
 
 def _member_path(info: zipfile.ZipInfo) -> PurePosixPath:
-    return PurePosixPath(info.filename.replace("\\", "/"))
+    return _path_of(info.filename)
+
+
+def _path_of(name: str) -> PurePosixPath:
+    return PurePosixPath(name.replace("\\", "/"))
+
+
+def _raw_stem(info: zipfile.ZipInfo) -> bytes | None:
+    """The bytes of a member's name, without folder and ending, where the archive does not mark it as UTF-8."""
+    if info.flag_bits & UTF8_NAME:
+        return None
+    # zipfile has read them as code page 437, which has a letter for each byte
+    return _path_of(info.orig_filename).stem.encode("cp437")
 
 
 def list_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
@@ -108,26 +123,24 @@ def find_labels(archive: zipfile.ZipFile, files: list[zipfile.ZipInfo]) -> dict[
 
 
 def read_ids(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> list[str]:
-    """The ids of the records in a label file.
+    """The ids of the records in a label file; records that share a picture have the same.
 
     Raises:
-        UserError: it is no list of records, or an id is missing, occurs twice or is no file name.
+        UserError: it is no list of records, or an id is missing or is no file name.
     """
     where = f"{archive.filename}: {info.filename}"
-    try:
-        records = json.loads(archive.read(info))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{where}: not JSON ({error})") from error
+    # as the loader reads it, which looks at all but the ids
+    records = parse_json(archive.read(info), where, f"mend it; {_OTHER_ARCHIVE}", strict=False)
     if not isinstance(records, list) or not all(isinstance(record, dict) and "id" in record for record in records):
         raise UserError(f"{where}: not a list of records with an id")
+    for number, record in enumerate(records):
+        if type(record["id"]) not in (str, int):  # as the loader has it; isinstance would let true pass for 1
+            raise UserError(f"{where}: record {number} has the id {record['id']!r:.60}, expected a text or a number")
     ids = [str(record["id"]) for record in records]
-    seen: set[str] = set()
     for name in ids:
-        if name in seen:
-            raise UserError(f"{where}: the id {name!r} occurs twice")
-        if not name or name.startswith(".") or re.search(r"[/\\:\0]", name):
+        too_long = len(f"{name}.jpg".encode(errors="replace")) > NAME_BYTES
+        if not name or name.startswith(".") or re.search(r"[/\\:\0]", name) or too_long or lone_surrogate(name):
             raise UserError(f"{where}: the id {name!r} cannot be the name of a picture")
-        seen.add(name)
     return ids
 
 
@@ -136,33 +149,44 @@ def find_pictures(
 ) -> dict[str, zipfile.ZipInfo]:
     """The member of the archive that is each record's picture, by its path in the laid-out folder.
 
+    Names may be in another Unicode form or, where the archive does not mark them as UTF-8, in a code page.
+
     Raises:
-        UserError: a record has no picture, or several in its split.
+        UserError: a record has no picture, or several in its split, or one may be that of several records.
     """
-    by_name: dict[str, list[zipfile.ZipInfo]] = defaultdict(list)
-    for info in files:
-        path = _member_path(info)
-        if path.suffix.lower() in PICTURE_ENDINGS:
-            by_name[path.stem].append(info)
+    by_name: NameIndex[zipfile.ZipInfo] = NameIndex()
+    packed = [info for info in files if _member_path(info).suffix.lower() in PICTURE_ENDINGS]
+    for info in packed:
+        by_name.add(_member_path(info).stem, info, _raw_stem(info))
     pictures, missing = {}, []
+    owners: dict[int, str] = {}  # by the member's place in the archive
     for split, names in ids.items():
-        for name in names:
-            candidates = by_name[name]
+        for name in dict.fromkeys(names):
+            found = candidates = by_name.find(name)
             if len(candidates) > 1:
                 # by the folders alone, since a picture's own name may hold the word "test"
                 candidates = [info for info in candidates if find_split(_member_path(info).parent / "_") == split]
                 if len(candidates) != 1:
-                    several = ", ".join(info.filename for info in by_name[name])
+                    several = ", ".join(info.filename for info in found)
                     raise UserError(f"{archive.filename}: record {name!r} of {split} has several pictures: {several}")
             if candidates:
+                owner = owners.setdefault(candidates[0].header_offset, name)
+                if not same_name(owner, name):
+                    raise UserError(
+                        f"{archive.filename}: the picture {candidates[0].filename!r} may be that of {owner!r} and of "
+                        f"{name!r}, for its name is not marked as UTF-8; pack the archive with names in UTF-8"
+                    )
                 pictures[f"CODrone/DR{split}/{name}.jpg"] = candidates[0]
             else:
                 missing.append(f"{split} {name}")
     if missing:
         first = ", ".join(missing[:5])
         message = f"{archive.filename}: {len(missing)} records have no picture (.jpg), the first are {first}"
+        unread = [ascii(info.filename) for info in packed if not info.filename.isascii()]
+        if unread and not all(one.isascii() for one in missing):
+            message += f" (among the names in the archive is {unread[0]}, which is another in any known code page)"
         raise UserError(f"{message}; {_OTHER_ARCHIVE}")
-    unused = sum(map(len, by_name.values())) - len(pictures)
+    unused = len({info.header_offset for info in packed} - owners.keys())
     if unused:
         logger.info("%d pictures belong to no record and are skipped", unused)
     return pictures
@@ -218,7 +242,7 @@ def prepare(archive: Path, out: Path, overwrite: bool = False, checksum: bool = 
     Raises:
         UserError: the archive is missing, damaged or another one, or `out` has content.
     """
-    if not archive.is_file():
+    if not is_file(archive):
         raise UserError(f"{archive}: no such file; `python -m utils.download --what drseg` puts DRSeg.zip into data/")
     if has_content(out) and not overwrite:
         raise UserError(f"{out}: there already; --overwrite replaces it with everything in it")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from utils.runtime.errors import UserError
 from utils.runtime.files import CHECKOUT
+from utils.runtime.places import has_content, is_file, is_folder
 
 HUB = "https://huggingface.co"
 
@@ -175,11 +176,6 @@ DRSEG_FOLDER = "data/DRSeg"  # where the archive is laid out, relative to the ch
 DRSEG_RECORDS = {"train": 2_999, "val": 2_000, "test": 5_001}
 
 
-def has_content(folder: Path) -> bool:
-    """Whether `folder` is a file or a folder with content."""
-    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-
-
 def require(names: Iterable[str], data: Path | None = None, root: Path = CHECKOUT) -> None:
     """Check that weights exist, and a data set.
 
@@ -193,11 +189,11 @@ def require(names: Iterable[str], data: Path | None = None, root: Path = CHECKOU
     """
     missing, lines = [], []
     for collection in (COLLECTIONS[name] for name in names):
-        absent = [target for target in collection.targets(root) if not target.is_file()]
+        absent = [target for target in collection.targets(root) if not is_file(target)]
         if absent:
             missing.append(collection.name)
             lines += [f"  {collection.purpose}, from {collection.page}:", *(f"    {target}" for target in absent)]
-    without_data = data is not None and not (data / "labels").is_dir()
+    without_data = data is not None and not is_folder(data / "labels")
     if without_data:
         missing.append(DRSEG.name)
         lines += [f"  the data set (DRSeg, or another in its layout), from {DRSEG.page}:", f"    {data}/labels"]

@@ -6,14 +6,19 @@ A model that scores the same under a control does not use what the control takes
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from model.pixdlm import PixDLMForCausalLM
 from utils.datasets.base import Sample
 from utils.evaluation.predict import fixed_batches
 from utils.runtime.errors import UserError
+from utils.runtime.files import file_hash
+
+log = logging.getLogger(__name__)
 
 NO_CONTROL, SHUFFLED_QUESTIONS, SWAPPED_IMAGES = CONTROLS = ("none", "shuffled-questions", "swapped-images")
 
@@ -28,10 +33,13 @@ def controlled_samples(samples: list[Sample], control: str, seed: int, batch_siz
         batch_size: records a batch.
 
     Raises:
-        UserError: a batch has a single picture, so that there is none to swap it with.
+        UserError: no record has another question to get, or a batch has a single picture, so that there is none to
+            swap it with: such a control would score as none does.
     """
     if control == SHUFFLED_QUESTIONS:
-        return shuffle_questions(samples, seed)
+        shuffled = shuffle_questions(samples, seed)
+        check_other_questions(samples, shuffled)
+        return shuffled
     if control == SWAPPED_IMAGES:
         check_other_pictures(samples, batch_size)
     return samples
@@ -64,14 +72,39 @@ def shuffle_questions(samples: list[Sample], seed: int) -> list[Sample]:
     order = list(range(len(samples)))
     generator.shuffle(order)
     for i in range(len(order)):
-        if samples[order[i]].question != samples[i].question:
+        if not _asks_the_same(samples[order[i]], samples[i]):
             continue
         for j in generator.sample(range(len(order)), len(order)):
-            kept = samples[order[j]].question != samples[i].question
-            if kept and samples[order[i]].question != samples[j].question:
+            kept = not _asks_the_same(samples[order[j]], samples[i])
+            if kept and not _asks_the_same(samples[order[i]], samples[j]):
                 order[i], order[j] = order[j], order[i]
                 break
     return [replace(sample, question=samples[j].question) for sample, j in zip(samples, order, strict=True)]
+
+
+def _asks_the_same(one: Sample, other: Sample) -> bool:
+    """Whether two questions are one to the model, which reads them without the space around them."""
+    return one.question.strip() == other.question.strip()
+
+
+def check_other_questions(samples: list[Sample], shuffled: list[Sample]) -> None:
+    """Whether shuffling has changed what is asked; told where it has for a part of the records only.
+
+    Raises:
+        UserError: for none, since there is one record, or all ask the same.
+    """
+    kept = sum(_asks_the_same(one, other) for one, other in zip(samples, shuffled, strict=True))
+    if kept == len(samples):
+        why = "there is one record" if kept == 1 else f"all {kept} records ask {samples[0].question!r}"
+        raise UserError(
+            f"--control {SHUFFLED_QUESTIONS}: {why}, so that no other question can be asked and the control would "
+            "control nothing; leave it out, or name a split with several questions"
+        )
+    if kept:
+        log.warning(
+            "--control %s: %d of %d records keep their question, since too many ask the same",
+            *(SHUFFLED_QUESTIONS, kept, len(samples)),
+        )
 
 
 def check_other_pictures(samples: list[Sample], batch_size: int) -> None:
@@ -82,7 +115,7 @@ def check_other_pictures(samples: list[Sample], batch_size: int) -> None:
     """
 
     def fits(size: int) -> bool:
-        return all(len({samples[i].image_path for i in batch}) > 1 for batch in fixed_batches(samples, size))
+        return all(has_other_picture([samples[i].image_path for i in batch]) for batch in fixed_batches(samples, size))
 
     if not fits(batch_size):
         size = next((size for size in range(batch_size, len(samples) + 1) if fits(size)), None)
@@ -90,3 +123,12 @@ def check_other_pictures(samples: list[Sample], batch_size: int) -> None:
         raise UserError(
             f"--control {SWAPPED_IMAGES}: at --batch-size {batch_size} a batch has one picture only; {cure}"
         )
+
+
+def has_other_picture(paths: list[Path]) -> bool:
+    """Whether the files hold at least two pictures; a copy under another name is none."""
+    distinct = list(dict.fromkeys(paths))
+    if len(distinct) < 2:
+        return False
+    # nearly always the sizes tell, and nothing is read
+    return len({path.stat().st_size for path in distinct}) > 1 or len({file_hash(path) for path in distinct}) > 1

@@ -49,12 +49,14 @@ class Prediction:
 
 
 def fixed_batches(samples: list[Sample], size: int) -> list[list[int]]:
-    """Record indices in batches of about `size`; records of one picture stay together."""
+    """Record indices in batches of at most `size`; records of one picture stay together as far as they fit."""
     batches: list[list[int]] = [[]]
     for group in image_groups(samples):
-        if batches[-1] and len(batches[-1]) + len(group) > size:
-            batches.append([])
-        batches[-1].extend(group)
+        for start in range(0, len(group), size):
+            part = group[start : start + size]
+            if batches[-1] and len(batches[-1]) + len(part) > size:
+                batches.append([])
+            batches[-1].extend(part)
     return batches
 
 

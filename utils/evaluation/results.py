@@ -17,7 +17,8 @@ from utils.runtime.files import write_errors_as_user_error, write_json
 from utils.runtime.machine import code_version
 
 # Options of eval.py that the numbers depend on.
-PROTOCOL_OPTIONS = ("dataset", "split", "limit", "skip_bad_records", "polygons", "control", "seed", "batch_size")
+PROTOCOL_OPTIONS = ("dataset", "split", "limit", "skip_bad_records", "polygons", "orientation")
+PROTOCOL_OPTIONS += ("control", "seed", "batch_size")
 
 
 def protocol(

@@ -30,6 +30,8 @@ from utils.mini_drseg.scene import Camera
 from utils.mini_drseg.visibility import visible_things
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_folder, exclusive_lock
+from utils.runtime.json_files import read_json
+from utils.runtime.places import has_content, is_file, through_links, working_place
 
 VERSION = 1  # increase it whenever the same seed gives other data
 SPLITS = ("train", "val", "test")
@@ -98,18 +100,13 @@ def is_current(out: Path) -> bool:
     Raises:
         UserError: `out` is there but holds one of another version or something else.
     """
-    if not out.exists():
+    if not has_content(out):
         return False
-    try:
-        found = json.loads((out / "dataset.json").read_text())
-        version = (found["name"], found["version"])
-    except (OSError, ValueError, KeyError, TypeError):
-        version = None
+    cure, file = f"`python -m utils.mini_drseg --out {out} --overwrite` draws it anew", out / "dataset.json"
+    found = read_json(file, cure, strict=False) if file.exists() else None
+    version = (found.get("name"), found.get("version")) if isinstance(found, dict) else None
     if version != ("DRSeg-mini", VERSION):
-        raise UserError(
-            f"{out} is not DRSeg-mini of version {VERSION}; "
-            f"`python -m utils.mini_drseg --out {out} --overwrite` draws it anew"
-        )
+        raise UserError(f"{out} is not DRSeg-mini of version {VERSION}; {cure}")
     return True
 
 
@@ -121,7 +118,7 @@ def generation_lock(out: Path) -> Iterator[None]:
         UserError: nothing can be written beside `out`.
     """
     try:
-        with exclusive_lock(out.with_name(f".{out.name}.drawing"), wait=True):
+        with exclusive_lock(working_place(through_links(out), "drawing"), wait=True):
             yield
     except OSError as error:
         raise UserError(f"{out}: cannot be written there ({error}); name another folder") from error
@@ -139,9 +136,9 @@ def _check_arguments(out: Path, counts: dict[str, int], seed: int, workers: int,
         raise UserError(f"--workers {workers}: give at least 1")
     if seed < 0:
         raise UserError(f"--seed {seed}: give a seed that is not negative")
-    if out.is_file():
+    if is_file(out):
         raise UserError(f"{out} is a file; name a folder to write to")
-    if out.exists() and any(out.iterdir()) and not overwrite:
+    if has_content(out) and not overwrite:
         raise UserError(f"{out} exists and is not empty; --overwrite replaces it")
 
 

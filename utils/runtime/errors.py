@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -16,6 +17,14 @@ OTHERS_WAIT_SECONDS = 3
 
 class UserError(Exception):
     """An error that the user can fix: the message names the file, record or value and says what to do."""
+
+
+def permission_denied(path: object) -> UserError:
+    """The error of a file or folder that belongs to somebody else."""
+    return UserError(
+        f"{path}: permission denied; this user may not read it, or a folder that it lies in: change its permissions "
+        "(chmod, chown) or name another"
+    )
 
 
 @contextmanager
@@ -37,6 +46,13 @@ def config_errors_as_user_error(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {kind}{cause}".rstrip()) from error
 
 
+def never_fail_to_print() -> None:
+    r"""What a terminal's encoding lacks stands as \xNN or \uNNNN: a result is not lost for a letter in it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a script's `main` and leave with its status.
 
@@ -44,8 +60,9 @@ def run_main(main: Callable[[], int | None]) -> None:
     once; other ranks wait, and print only if the launcher has not ended them by then, so that a message
     appears once and none is lost.
     """
+    never_fail_to_print()
     try:
-        status = main()
+        status = _main_with_permissions_told(main)
     except UserError as error:
         local_rank = os.environ.get("LOCAL_RANK", "0")
         if local_rank != "0":
@@ -56,6 +73,16 @@ def run_main(main: Callable[[], int | None]) -> None:
         print("interrupted", file=sys.stderr, flush=True)
         status = 130
     sys.exit(status or 0)
+
+
+def _main_with_permissions_told(main: Callable[[], int | None]) -> int | None:
+    """Raises UserError where the system refuses a file, wherever that is."""
+    try:
+        return main()
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        raise permission_denied(error.filename) from error
 
 
 def first_line(error: Exception) -> str:

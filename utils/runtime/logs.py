@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from utils.runtime.distributed import rank
+from utils.runtime.files import end_last_line
 
 NOISY = ("DeepSpeed", "transformers", "httpx", "huggingface_hub", "PIL", "deepspeed", "torch.distributed")
 
@@ -37,7 +38,8 @@ def start_logging(file: Path | None = None) -> None:
     handlers: list[logging.Handler] = [TqdmHandler()]
     if file is not None and rank() == 0:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        end_last_line(file)
+        handlers.append(logging.FileHandler(file, encoding="utf-8", errors="backslashreplace"))
     for handler in handlers:
         handler.setFormatter(line)
         root.addHandler(handler)

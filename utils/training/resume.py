@@ -13,29 +13,40 @@ import json
 import logging
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from model.checkpoints.deepspeed_files import safe_unpickling
+from model.checkpoints.deepspeed_files import plain_path, safe_unpickling
 from model.checkpoints.tensors import TensorFile
 from utils.runtime.distributed import barrier, broadcast_from_rank0, rank, world_size
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_write, exclusive_lock, file_hash, write_errors_as_user_error
+from utils.runtime.files import (
+    atomic_write,
+    exclusive_lock,
+    file_hash,
+    make_output_folder,
+    write_errors_as_user_error,
+)
+from utils.runtime.json_files import read_json
+from utils.runtime.places import entries, is_file, is_folder
 
 log = logging.getLogger(__name__)
 
 PROGRESS, CHECKSUMS, FINISHED = "progress.json", "checksums.json", "finished.json"
-STEPS = "step-*"
+STEPS = "step-"  # what the names of states begin with
 # Options that may differ on resume, since they change no weight.
 RESUME_MAY_CHANGE = {"run_dir", "workers", "log_every", "save_steps", "save_minutes", "keep", "restart"}
 RESUME_MAY_CHANGE |= {"timeout_minutes", "max_bad_steps"}
+RECORDS = "training records"  # their number and checksum; others are told, and the run goes on over them
+STATE_CURE = "take it away to go on from the one before, or pass --restart to train anew"
 
 
 @dataclass
@@ -70,20 +81,19 @@ class RunStates:
         run_dir: of the run.
         settings: the run's options; a state is resumed only with the same.
         keep: how many states stay.
+        derived: settings that nobody named and that follow from the number of records.
     """
 
-    def __init__(self, run_dir: Path, settings: dict[str, Any], keep: int) -> None:
-        self.folder, self.keep = run_dir / "state", keep
+    def __init__(self, run_dir: Path, settings: dict[str, Any], keep: int, derived: Iterable[str] = ()) -> None:
+        self.folder, self.keep, self.derived = run_dir / "state", keep, list(derived)
         self.current: str | None = None  # the state last saved or loaded by this process
         # through JSON and back, so that they compare equal to saved ones
         self.settings = json.loads(json.dumps({**settings, "processes": world_size()}))
 
     def check_shared(self) -> None:
-        """Raise UserError where a rank does not see rank 0's files."""
-        if rank() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        barrier()
-        if not self.folder.is_dir():
+        """Raise UserError where states cannot be written or a rank does not see rank 0's files."""
+        broadcast_from_rank0(partial(make_output_folder, self.folder, "--run-dir") if rank() == 0 else None)
+        if not is_folder(self.folder):
             raise UserError(
                 f"--run-dir: {self.folder} is not seen by process {rank()}; use a disk that all nodes share"
             )
@@ -123,16 +133,16 @@ class RunStates:
 
         def look() -> bool:
             file = self.folder / FINISHED
-            if file.is_file():
+            if is_file(file):
                 self.check_settings(file)
                 self.remove(self.states())  # where the run was killed before that
-            return file.is_file()
+            return is_file(file)
 
         return broadcast_from_rank0(look if rank() == 0 else None)
 
     def states(self) -> list[Path]:
         """Folders of all states, oldest first."""
-        return sorted(self.folder.glob(STEPS))
+        return [path for path in entries(self.folder) if path.name.startswith(STEPS)]
 
     @staticmethod
     def remove(states: list[Path]) -> None:
@@ -159,11 +169,38 @@ class RunStates:
             log.warning("%s is damaged (%s) and skipped", folder, damaged)
         return None
 
+    def begun_with(self) -> dict[str, Any]:
+        """The derived settings that the run began with; none of a run that begins now.
+
+        They stay, so that a record that was taken out shortens neither epochs nor schedule.
+        """
+
+        def look() -> dict[str, Any]:
+            files = [self.folder / FINISHED, *(folder / PROGRESS for folder in reversed(self.states()))]
+            for file in filter(Path.is_file, files):
+                try:
+                    record = read_record(file)
+                    return {name: record["settings"][name] for name in record.get("derived", [])}
+                except UserError as error:  # the one before says the same
+                    log.warning("%s", error)
+            return {}
+
+        return broadcast_from_rank0(look if rank() == 0 else None)
+
     def check_settings(self, file: Path) -> None:
-        """Raise UserError where the options in `file` differ from this run's."""
-        record = json.loads(file.read_text())
-        then, now = without_retired(record), self.settings
-        names = sorted((then.keys() | now.keys()) - RESUME_MAY_CHANGE)
+        """Warn where the training records differ from those in `file`.
+
+        Raises:
+            UserError: the options in it differ from this run's, or it cannot be read.
+        """
+        then, now = without_retired(read_record(file)), self.settings
+        if then.get(RECORDS) != now.get(RECORDS):
+            log.warning(
+                "%s: this run began with other training records: %s by number and checksum of ids and questions, now "
+                "%s. It goes on over those that are there now, in the order that follows from them and --seed",
+                *(self.folder.parent, then.get(RECORDS), now.get(RECORDS)),
+            )
+        names = sorted((then.keys() | now.keys()) - RESUME_MAY_CHANGE - {RECORDS})
         other = [f"{n} {then.get(n)!r}, now {now.get(n)!r}" for n in names if then.get(n) != now.get(n)]
         if other:
             raise UserError(
@@ -185,7 +222,7 @@ class RunStates:
             torch.save(random_states() | {"sums": progress.sums}, beside / name / f"process-{rank()}.pt")
             barrier()
             if rank() == 0:
-                record = {"progress": asdict(progress), "settings": self.settings}
+                record = {"progress": asdict(progress), "settings": self.settings, "derived": self.derived}
                 (beside / name / PROGRESS).write_text(json.dumps(record, indent=1))
                 write_checksums(beside / name)
                 # later ones are damaged, or this run would have resumed from them
@@ -216,12 +253,12 @@ class RunStates:
         Raises:
             UserError: a file is damaged.
         """
-        with safe_unpickling(mmap=False):  # the run goes on and removes this state
+        with safe_unpickling(mmap=False), plain_path(folder) as (place, tag):  # the run goes on and removes this state
             # not strict: what does not train is not in it
-            engine.load_checkpoint(str(folder.parent), tag=folder.name, load_module_strict=False)
+            engine.load_checkpoint(place, tag=tag, load_module_strict=False)
         own = dict(TensorFile(folder / f"process-{rank()}.pt"))
         set_random_states(own)
-        progress = Progress(**json.loads((folder / PROGRESS).read_text())["progress"])
+        progress = Progress(**read_record(folder / PROGRESS)["progress"])
         progress.sums = own["sums"]
         self.current = folder.name
         return progress
@@ -229,10 +266,23 @@ class RunStates:
     def finish(self) -> None:
         """Mark the run as ended, and delete its states."""
         if rank() == 0:
+            record = {"settings": self.settings, "derived": self.derived}
             with write_errors_as_user_error(self.folder / FINISHED):
-                atomic_write(self.folder / FINISHED, json.dumps({"settings": self.settings}, indent=1).encode())
+                atomic_write(self.folder / FINISHED, json.dumps(record, indent=1).encode())
             self.remove(self.states())
         barrier()
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """A state's `progress.json`, or `finished.json`: an object with the run's settings.
+
+    Raises:
+        UserError: it cannot be read or holds none.
+    """
+    record = read_json(file, STATE_CURE, strict=False)  # paths among them may have bytes that are no UTF-8
+    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+        raise UserError(f"{file}: holds no options of a run; {STATE_CURE}")
+    return record
 
 
 def without_retired(record: dict[str, Any]) -> dict[str, Any]:
@@ -241,7 +291,7 @@ def without_retired(record: dict[str, Any]) -> dict[str, Any]:
     The feature cache changed no number. Place hints acted in the first `hint_steps` steps only; a state from
     before their end cannot be resumed, so the option is kept and the state is refused.
     """
-    settings = dict(record["settings"])
+    settings = {"orientation": "check", **record["settings"]}
     for name in ("feature_cache", "feature_cache_gb"):
         settings.pop(name, None)
     share, steps = settings.pop("hint_share", 0), settings.pop("hint_steps", 0)
@@ -259,12 +309,20 @@ def write_checksums(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str:
-    """Damage to the files of a state, in words; "" where there is none."""
+    """Damage to the files of a state, in words; "" where there is none.
+
+    Raises:
+        UserError: this user may not read them, which is no damage.
+    """
+    if not is_file(folder / CHECKSUMS):
+        return f"no {CHECKSUMS}"
     try:
-        sums = json.loads((folder / CHECKSUMS).read_text())
-    except (OSError, ValueError) as error:
-        return f"{CHECKSUMS}: {error}"
-    missing = [name for name in sums if not (folder / name).is_file()]
+        sums = read_json(folder / CHECKSUMS)
+    except UserError as error:
+        return str(error)
+    if not isinstance(sums, dict):
+        return f"{CHECKSUMS} holds a {type(sums).__name__}"
+    missing = [name for name in sums if not is_file(folder / name)]
     if missing:
         return f"no {', '.join(missing)}"
     with ThreadPoolExecutor() as pool:

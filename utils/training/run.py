@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from model.processor import PixDLMProcessor
 from utils.cli.train_options import TrainArgs
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
-from utils.datasets.loading.flips import FlippedSamples, FlipSampler
+from utils.datasets.loading.flips import FlippedSamples, FlipSampler, flip_sample
 from utils.datasets.loading.sampler import TrainSampler, infinite_batches, split_fingerprint
 from utils.datasets.loading.workers import dead_worker_as_user_error, ignore_sigterm_in_worker
+from utils.datasets.questions import check_questions
 from utils.datasets.registry import load_dataset
 from utils.runtime.distributed import (
     rank,
@@ -30,8 +33,8 @@ from utils.runtime.precision import DTYPES
 from utils.training.engine import check_precision, engine_config, start_engine
 from utils.training.loop import Run
 from utils.training.recipe import resolve
-from utils.training.resume import RunStates
-from utils.training.setup import build_training_model, check_weight_files, enable_gradient_checkpointing
+from utils.training.resume import RECORDS, RunStates
+from utils.training.setup import build_training_model, check_weight_files, enable_gradient_checkpointing, read_config
 from utils.training.zero3 import build_sharded
 
 log = logging.getLogger(__name__)
@@ -46,19 +49,41 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     """
     seed_everything(args.seed)
     check_weight_files(args)
-    reading = {"name": args.dataset, "polygons": args.polygons, "skip_bad_records": args.skip_bad_records}
-    samples = load_dataset(args.data, "train", **reading)
-    validation = load_dataset(args.data, "val", **reading)
-    args = resolve(args, len(samples), world_size())
-    states = RunStates(run_dir, asdict(args) | {"training records": split_fingerprint(samples)}, args.keep)
+    samples, validation = load_splits(args)
+    asked, args = args, resolve(args, len(samples), world_size())
+    derived = [name for name in ("steps_per_epoch", "warmup_steps") if getattr(asked, name) is None]
+    records = {RECORDS: split_fingerprint(samples)}
+    states = RunStates(run_dir, asdict(args) | records, args.keep, derived)
     states.check_shared()
     with states.locked():
         if args.restart:
             states.clear()
+        begun = {name: value for name, value in states.begun_with().items() if name in derived}
+        args = replace(args, **begun)
+        states = RunStates(run_dir, asdict(args) | records, args.keep, derived)
         if states.finished():
             log.info("%s has ended already, nothing is left to train; --restart trains it anew", run_dir)
             return
         train_on(samples, validation, args, states, run_dir, device)
+
+
+def load_splits(args: TrainArgs) -> tuple[list[Sample], list[Sample]]:
+    """The training and the validation split, all of it checked that can be without the weights.
+
+    Raises:
+        UserError: a record cannot be used, unless bad ones are skipped, or the tokenizer is not there.
+    """
+    reading = args.dataset, args.polygons, args.skip_bad_records, args.orientation
+    samples, validation = (load_dataset(args.data, split, *reading) for split in ("train", "val"))
+    config, tokenizer = read_config(args)
+    cutting, whole = (PixDLMProcessor(config, tokenizer, cut) for cut in (True, False))
+    samples = check_questions(samples, cutting, args.skip_bad_records, mirrored if args.mirror else None)
+    return samples, check_questions(validation, whole, args.skip_bad_records)
+
+
+def mirrored(sample: Sample) -> list[str]:
+    """What is asked of a sample's picture however it is flipped: the words may be longer."""
+    return [flip_sample(sample, turn).question for turn in product((False, True), repeat=2)]
 
 
 def train_on(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from model.checkpoints.backbones import Backbones, load_clip, load_llava, load_sam2
-from model.checkpoints.load import load_parts, parts_settings
+from model.checkpoints.load import load_parts, load_tokenizer, parts_settings
 from model.config import LLAMA_DERIVED, PixDLMConfig
 from model.language.tokens import ADDED_TOKENS, PixTokenizer
 from model.lora import lora_settings
@@ -19,6 +18,8 @@ from model.presets import named_config
 from utils.cli.train_options import TrainArgs
 from utils.download import sources as published
 from utils.runtime.errors import UserError, config_errors_as_user_error
+from utils.runtime.json_files import parse_json
+from utils.runtime.places import exists, is_file
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def build_training_model(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokeniz
     Raises:
         UserError: weights are missing, damaged or do not fit, or an option does not fit the model.
     """
-    if args.init_from and not Path(args.init_from).is_file():
+    if args.init_from and not is_file(args.init_from):
         model, tokenizer = load_model(args.init_from, backbones=backbones(args))
         log.info("starts from %s; its configuration is used, not %s", args.init_from, args.config)
         fresh: set[str] = set()
@@ -72,6 +73,14 @@ def build_training_model(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokeniz
     if not trained:
         raise UserError("nothing trains; name parts with --train-parts")
     return model, tokenizer, trained
+
+
+def read_config(args: TrainArgs) -> tuple[PixDLMConfig, PixTokenizer]:
+    """Configuration and tokenizer of the model that `build_training_model` makes, before any weight is read."""
+    if args.init_from and not Path(args.init_from).is_file():
+        tokenizer, config = load_tokenizer(Path(args.init_from))
+        return config, tokenizer
+    return build_config(args)
 
 
 def backbones(args: TrainArgs) -> Backbones:
@@ -155,8 +164,8 @@ def override(config: PixDLMConfig, changes: list[str]) -> PixDLMConfig:
 def read_value(text: str) -> Any:
     """The value after `field=`: JSON, or else the text itself."""
     try:
-        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
-    except json.JSONDecodeError:
+        return parse_json(text.lower() if text.lower() in ("true", "false") else text, "--override")
+    except UserError:  # no JSON
         return text
 
 
@@ -172,11 +181,11 @@ def check_weight_files(args: TrainArgs) -> None:
         raise UserError("--fusion goes with --init-from and a published folder; leave it out")
     if args.init_from == published.PIXDLM.folder:
         published.require(["pixdlm", *options_at_default(args, "clip", "sam2")], data=Path(args.data))
-    if args.init_from and not Path(args.init_from).is_file():
+    if args.init_from and not is_file(args.init_from):
         return
     published.require(options_at_default(args, "llava", "clip", "sam2"), data=Path(args.data))
     for name in ("llava", "clip", "sam2"):
-        if not Path(getattr(args, name)).exists():
+        if not exists(getattr(args, name)):
             raise UserError(f"--{name} {getattr(args, name)}: no such file or folder")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from model.checkpoints.layouts import renamed_shapes, renamed_tensors
 from model.checkpoints.load import load_pretrained
 from model.pixdlm import PixDLMForCausalLM, load_model
+from tests.permissions import refused
 from tests.training import TINY, Server
 from utils.runtime.errors import UserError
 
@@ -31,7 +33,7 @@ from utils.runtime.ports import free_port
 
 stage, source, out = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 launcher_environment(torch.device("cpu"), free_port())
-args = parse_train(["--config", "mini", "--zero-stage", str(stage), "--warmup-steps", "0"])
+args = parse_train(["--config", "mini", "--zero-stage", str(stage), "--warmup-steps", "0", "--batch-size", "2"])
 with process_group(pick_device()):
     torch.manual_seed(0)
     model = PixDLMForCausalLM(load_config(source))
@@ -143,3 +145,32 @@ def test_a_rank_that_wants_to_run_code_is_refused(sharded: Path, capsys: pytest.
     with pytest.raises(UserError, match=rf"{file.name}: not read, .*\beval\b"):
         load_pretrained(PixDLMForCausalLM, sharded)
     assert "it ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["ck[1]", "what?", "all*", "lr[1e-3]/[ab]", "[!a]"])
+def test_a_name_is_no_pattern(sharded: Path, tmp_path: Path, name: str) -> None:
+    """DeepSpeed looks for its files by one."""
+    for stem in ("lr1", "a", "all", "whatx"):  # what the patterns would find
+        (tmp_path / "named" / stem / "step1").mkdir(parents=True)
+    folder = tmp_path / "named" / name
+    shutil.copytree(sharded, folder)
+    shutil.copy(sharded.parent / "config.json", folder)
+    (folder / "step1").rename(folder / "step[1]*")
+    (folder / "latest").write_text("step[1]*")
+    expected = torch.load(sharded / "expected.pt", weights_only=True)
+    for given in (folder, folder / "step[1]*"):
+        state = load_pretrained(PixDLMForCausalLM, given).state_dict()
+        assert all(torch.equal(state[one], expected[one]) for one in expected)
+    file = sorted((folder / "step[1]*").glob("*_optim_states.pt"))[1]
+    with refused(file), pytest.raises(UserError, match=re.escape(f"{file}: permission denied")):
+        load_pretrained(PixDLMForCausalLM, folder)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=re.escape(f"{file}: damaged or cut off")):
+        load_pretrained(PixDLMForCausalLM, folder)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_told_as_that(sharded: Path) -> None:
+    for path in (sharded / "latest", sharded / "step1", sorted((sharded / "step1").glob("*_model_states.pt"))[0]):
+        with refused(path), pytest.raises(UserError, match="permission denied") as told:
+            load_pretrained(PixDLMForCausalLM, sharded)
+        assert str(path) in str(told.value) and "damaged" not in str(told.value)

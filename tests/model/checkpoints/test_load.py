@@ -26,6 +26,7 @@ from model.language.tokens import PixTokenizer
 from model.lora import lora_settings
 from model.pixdlm import PixDLMForCausalLM, load_model
 from tests.model.checkpoints.states import RELEASE, equal
+from tests.permissions import refused
 from utils.runtime.errors import UserError
 
 
@@ -158,6 +159,7 @@ def test_auto_classes_find_the_package(
 def test_what_transformers_saves_is_read(tmp_path: Path, tiny_model: PixDLMForCausalLM) -> None:
     tiny_model.save_pretrained(tmp_path)
     assert equal(PixDLMForCausalLM.from_pretrained(tmp_path), tiny_model)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1  # weights are as readable as config.json
 
 
 def test_code_in_a_folder_is_never_run(tmp_path: Path, tiny_model: PixDLMForCausalLM) -> None:
@@ -270,3 +272,15 @@ def test_a_missing_tokenizer_is_named(folder: Path) -> None:
     (folder / "tokenizer.model").unlink()
     with pytest.raises(UserError, match=r"tokenizer\.model: no such tokenizer file"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.model", ""])
+def test_what_may_not_be_read_is_told_as_that(
+    tmp_path: Path, tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer, name: str
+) -> None:
+    folder = tmp_path / "best"
+    save_model(folder, tiny_model, tokenizer, tiny_model.state_dict(), {})
+    with refused(folder / name), pytest.raises(UserError, match="permission denied") as told:
+        load_model(folder)
+    assert str(folder / name) in str(told.value)
+    assert not any(word in str(told.value) for word in ("damaged", "fetch", "no such"))

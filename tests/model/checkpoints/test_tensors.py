@@ -109,7 +109,7 @@ def test_a_folder_is_read_shard_by_shard(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "{}", "[]", '{"weight_map": 3}'])
 def test_a_damaged_index_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(UserError, match="model.safetensors.index.json: no index of shards"):
+    with pytest.raises(UserError, match="model.safetensors.index.json: (no index of shards|not JSON)"):
         list(read_folder(tmp_path))
 
 

@@ -70,14 +70,6 @@ def test_pixels_come_as_rgb(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "grey.png"), np.full((4, 6, 3), 200, np.uint8))
 
 
-def test_an_orientation_tag_is_not_applied(tmp_path: Path, picture: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by a quarter to see it upright
-    Image.fromarray(noise(64, 96)).save(tmp_path / "tagged.jpg", exif=exif, quality=95)
-    assert cv2.imread(str(tmp_path / "tagged.jpg")).shape == (96, 64, 3)  # the tag is there
-    assert np.array_equal(read_image(tmp_path / "tagged.jpg"), read_image(picture))
-
-
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_cut_off_picture_is_named(tmp_path: Path, kept: float, progressive: bool) -> None:

@@ -138,3 +138,25 @@ def test_ids_are_the_golden_ones() -> None:
         assert prompt.ids == one["input_ids"] == golden.encode(one["prompt"])
         assert prompt.labels == one["labels"]
         assert golden.question(question) == one["question_ids"]
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ("\u200b\u200b", r"shows nothing \(U\+200B U\+200B\)"),
+        ("\x00\x01\x02\x03\x04", r"shows nothing .*…"),
+        ("\u3164", "shows nothing"),
+        ("Which \ud83d?", r"holds U\+D83D, which is half of a character"),
+        ("caf\udce9?", "the byte 0xE9 that is no UTF-8"),
+    ],
+)
+def test_a_question_must_be_text_that_shows_something(tokenizer: PixTokenizer, question: str, message: str) -> None:
+    for ask in (tokenizer.question, tokenizer.prompt):
+        with pytest.raises(ValueError, match=message):
+            ask(question)
+
+
+def test_a_tokenizer_is_read_under_any_name(tokenizer_file: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "caf\udce9"  # a byte that is no UTF-8
+    odd.write_bytes(tokenizer_file.read_bytes())
+    assert len(PixTokenizer(odd)) == 335

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from tests.permissions import refused
 from utils.datasets import drseg
 from utils.datasets.base import BadRecord, image_groups, target_masks
 from utils.datasets.registry import load_dataset
@@ -62,7 +64,9 @@ def test_headers_are_read_once_a_picture(make_drseg: Make, make_record: Make, mo
         path = root / "CODrone" / "DRtest" / f"{name}.jpg"
         path.write_bytes(path.read_bytes()[:1000])
     opened = []
-    monkeypatch.setattr(drseg.Image, "open", lambda path, real=Image.open: opened.append(path) or real(path))
+    monkeypatch.setattr(
+        drseg, "read_header", lambda path, *to, real=drseg.read_header: opened.append(path) or real(path, *to)
+    )
     assert len(load_dataset(root, "test")) == 3
     assert [path.name for path in opened] == ["a.jpg", "b.jpg"]
 
@@ -141,10 +145,10 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({**TWO_QUESTIONS, "reasoning_types": ["scene"]}, "has 2 questions, but 1 reasoning_types"),
     ({"answers": [5]}, "answer 0 is 5, expected a text or null"),
     ({"reasoning_types": ["size"]}, "reasoning type 0 is 'size'; known are spatial, attribute, scene"),
-    ({"altitude": "low"}, "altitude is 'low', expected whole metres"),
     ({"ann_list": []}, "has no target"),
     ({"ann_list": [{"bbox": [1, 2, 3, 4]}]}, "target 0 lacks the field 'segmentation'"),
     ({"ann_list": [{"segmentation": []}]}, "target 0: segmentation is empty"),
+    ({"ann_list": [{"segmentation": {"counts": "a"}}]}, "segmentation is {'counts': 'a'}, expected polygons in a list"),
     ({"ann_list": segments(SQUARE) + segments(SQUARE, [1, 1, 5, 5])}, "target 1, polygon 1 has 2 points"),
     ({"ann_list": segments([1, 1, 5, 5, 9])}, "polygon 0 is .*, expected a list of numbers"),
     ({"ann_list": segments([1, 1, "5", 5, 9, 1])}, "polygon 0 is .*, expected a list of numbers"),
@@ -190,7 +194,7 @@ def test_a_picture_must_be_there_and_be_one(make_drseg: Make, make_record: Make)
     with pytest.raises(BadRecord, match=r"record 0 \(id 'a'\): its picture .*a\.jpg is missing"):
         load_dataset(root, "test")
     (root / "CODrone" / "DRtest" / "a.jpg").write_text("no picture")
-    with pytest.raises(BadRecord, match=r"record 0 \(id 'a'\): .*a\.jpg cannot be read as a picture"):
+    with pytest.raises(BadRecord, match=r"record 0 \(id 'a'\): .*a\.jpg: damaged or no picture"):
         load_dataset(root, "test")
 
 
@@ -225,3 +229,155 @@ def test_a_picture_that_is_cut_off_is_skipped_too(make_drseg: Make, make_record:
 def test_skipping_all_records_is_an_error(make_drseg: Make, make_record: Make) -> None:
     with pytest.raises(UserError, match="no usable record"):
         load_dataset(make_drseg([make_record(ann_list=[])]), "test", skip_bad_records=True)
+
+
+# What a record may have
+
+
+@pytest.mark.parametrize(("altitude", "group"), [(60, 60), (19.47, 19), (-0.6, -1), (None, None)])
+def test_an_altitude_is_grouped_in_whole_metres(
+    make_drseg: Make, make_record: Make, caplog: pytest.LogCaptureFixture, altitude: float | None, group: int | None
+) -> None:
+    (one,) = load_dataset(make_drseg([make_record(altitude=altitude)]), "test")
+    assert one.groups.get("altitude") == group and not caplog.text
+
+
+@pytest.mark.parametrize("altitude", ["low", "+19.47", float("nan"), float("inf"), 10**400, True, [30], {}])
+def test_an_altitude_that_is_none_costs_no_record(
+    make_drseg: Make, make_record: Make, caplog: pytest.LogCaptureFixture, altitude: Any
+) -> None:
+    records = [make_record("a", altitude=30), make_record("b", altitude=altitude), make_record("c", altitude=altitude)]
+    with caplog.at_level(logging.WARNING):
+        samples = load_dataset(make_drseg(records), "test")
+    assert [one.groups.get("altitude") for one in samples] == [30, None, None]
+    assert "2 records have an altitude that is no number of metres" in caplog.text and "(id 'b')" in caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_labels_are_read_in_any_encoding_of_unicode(make_drseg: Make, make_record: Make, encoding: str) -> None:
+    root = make_drseg([make_record(questions=["Wo ist die Straße?"])])
+    file = root / "labels/DRSeg_test.json"
+    file.write_bytes(json.dumps(json.loads(file.read_text()), ensure_ascii=False).encode(encoding))
+    assert load_dataset(root, "test")[0].question == "Wo ist die Straße?"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ann_list": [{"segmentation": [10, 10, "HUGE", 10, 30, 30]}]}, "a coordinate that is no pixel's"),
+        ({"height": "HUGE"}, "height is inf, expected whole pixels"),
+        ({"width": 10**400}, r"its frame is 10+\.\.\.x60 pixels"),
+        ({"id": "\udce9"}, r"its id holds U\+DCE9"),
+        ({"id": 10**400}, "cannot be read as a picture|is missing"),
+    ],
+)
+def test_absurd_numbers_and_ids_are_a_records_fault(
+    make_drseg: Make, make_record: Make, changes: dict, message: str
+) -> None:
+    root = make_drseg([make_record("good"), make_record("bad")])
+    file = root / "labels/DRSeg_test.json"
+    file.write_text(json.dumps([make_record("good"), make_record("bad", **changes)]).replace('"HUGE"', "9" * 5000))
+    with pytest.raises(BadRecord, match=message) as told:
+        load_dataset(root, "test")
+    assert "record 1" in str(told.value) and len(str(told.value)) < 2000
+    assert [one.record_id for one in load_dataset(root, "test", skip_bad_records=True)] == ["good"]
+
+
+def test_a_sample_knows_where_it_comes_from(make_drseg: Make, make_record: Make) -> None:
+    root = make_drseg([make_record("a"), make_record("b")])
+    assert load_dataset(root, "test")[1].name == f"{root}/labels/DRSeg_test.json: record 1 (id 'b')"
+
+
+@pytest.mark.parametrize("name", ["labels/DRSeg_test.json", "labels", "CODrone", "CODrone/DRtest/a.jpg", ""])
+def test_what_may_not_be_read_is_told_as_that(make_drseg: Callable[..., Path], name: str) -> None:
+    root = make_drseg()
+    with refused(root / name), pytest.raises(UserError, match="permission denied") as told:
+        load_dataset(root, "test")
+    assert str(root / name) in str(told.value)
+    assert not any(word in str(told.value) for word in ("damaged", "fetch", "missing", "no such"))
+# Orientation tags
+
+
+def tag(root: Path, orientation: int, name: str = "a") -> Path:
+    path = root / "CODrone" / "DRtest" / f"{name}.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(path) as picture:
+        picture.save(path, exif=exif, quality=95)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("orientation", "frame", "picture", "fits"),
+    [
+        (2, (60, 80), (60, 80), "stored or turned"),
+        (3, (60, 80), (60, 80), "stored or turned"),
+        (4, (60, 80), (60, 80), "stored or turned"),
+        (6, (64, 64), (64, 64), "stored or turned"),
+        (6, (60, 80), (80, 60), "only when turned"),
+        (8, (60, 80), (160, 120), "only when turned"),
+    ],
+)
+def test_a_tag_that_leaves_the_labels_place_open_is_refused(
+    make_drseg: Make, make_record: Make, orientation: int, frame: tuple, picture: tuple, fits: str
+) -> None:
+    records = [make_record(name, height=frame[0], width=frame[1]) for name in ("a", "b")]
+    root = make_drseg(records, sizes={"a": picture})
+    path = tag(root, orientation)
+    with pytest.raises(
+        BadRecord, match=f"{path} has the orientation tag {orientation}, .*{fits}; pass --orientation apply"
+    ):
+        load_dataset(root, "test")
+    assert [one.record_id for one in load_dataset(root, "test", skip_bad_records=True)] == ["b"]
+    applied = load_dataset(root, "test", orientation="apply")
+    assert [one.upright for one in applied] == [True, True]
+
+
+def test_labels_that_fit_the_stored_pixels_alone_are_read_on_them(make_drseg: Make, make_record: Make) -> None:
+    root = make_drseg([make_record("a"), make_record("b")])
+    tag(root, 6)
+    for orientation in ("check", "stored"):
+        assert [one.upright for one in load_dataset(root, "test", orientation=orientation)] == [False, True]
+    with pytest.raises(BadRecord, match=r"is 60x80 pixels, but .* 80x60; .*orientation tag is 6"):
+        load_dataset(root, "test", orientation="apply")
+    with pytest.raises(UserError, match="orientation is 'up'; known are check, apply, stored"):
+        load_dataset(root, "test", orientation="up")
+
+
+def test_a_tag_that_asks_for_nothing_matters_to_nobody(make_drseg: Make, make_record: Make) -> None:
+    root = make_drseg([make_record("a")])
+    tag(root, 1)
+    assert [one.upright for one in load_dataset(root, "test")] == [True]
+
+
+def test_a_picture_without_a_sure_scale_is_a_bad_record(make_drseg: Make, make_record: Make) -> None:
+    root = make_drseg([make_record("a"), make_record("b")])
+    thermal = np.linspace(28000, 31000, 4800).reshape(60, 80).astype(np.uint16)
+    Image.fromarray(thermal).save(root / "CODrone/DRtest/a.jpg", "PNG")  # named as the layout names it
+    with pytest.raises(BadRecord, match=r"record 0 \(id 'a'\): .*a\.jpg: its pixels have more than 8 bits a channel"):
+        load_dataset(root, "test")
+    assert [one.record_id for one in load_dataset(root, "test", skip_bad_records=True)] == ["b"]
+
+
+# Polygons that cross themselves
+
+
+@pytest.mark.parametrize(
+    ("polygon", "area"),
+    [
+        ([10, 10, 30, 30, 30, 10, 10, 30], 200),  # whose signed area is 0
+        ([10, 10, 30, 30, 30, 12, 10, 30], 190),
+        ([10, 10, 20, 20, 30, 30, 30, 10, 20, 20, 10, 30], 200),
+    ],
+)
+def test_polygons_that_cross_themselves_are_drawn_and_counted(
+    make_drseg: Make, make_record: Make, caplog: pytest.LogCaptureFixture, polygon: list, area: int
+) -> None:
+    records = [make_record("a"), make_record("b", ann_list=segments(SQUARE) + segments(SECOND, polygon))]
+    with caplog.at_level(logging.WARNING):
+        plain, crossing = load_dataset(make_drseg(records), "test")
+    assert "1 polygons cross themselves, the first record 1 (id 'b'), target 1, polygon 1;" in caplog.text
+    assert target_masks(crossing, 60, 80)[1].sum() == 100 + area
+    caplog.clear()
+    load_dataset(make_drseg(records[:1]), "test")
+    assert not caplog.text

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import stat
+import unicodedata
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from tests.permissions import refused
 from tests.utils.download.archive import COUNTS, IDS, check_layout, labels, pack, picture, published_members
 from utils.download import prepare_drseg
 from utils.runtime.errors import UserError
@@ -86,7 +89,7 @@ def test_links_are_refused(archive: Path, tmp_path: Path) -> None:
     [
         ("DRSeg/annotations/DRSeg_val.json", b"{", "DRSeg_val.json: not JSON"),
         ("DRSeg/annotations/DRSeg_val.json", b'{"id": 1}', "DRSeg_val.json: not a list of records"),
-        ("DRSeg/annotations/DRSeg_val.json", b'[{"id": "a"}, {"id": "a"}]', "the id 'a' occurs twice"),
+        ("DRSeg/annotations/DRSeg_val.json", b'[{"id": "%s"}]' % (b"n" * 252), "n' cannot be the name of a picture"),
         ("DRSeg/annotations/DRSeg_val.json", b'[{"id": "../a"}]', "'../a' cannot be the name of a picture"),
         ("DRSeg/annotations/DRSeg_val.json", b'[{"id": "gone"}]', "1 records have no picture .* val gone"),
         ("DRSeg/annotations/DRSeg_val.json", None, r"expected one label file \(.json\) of val, got none"),
@@ -145,3 +148,95 @@ def test_a_missing_archive_and_a_full_disk(archive: Path, tmp_path: Path, monkey
     with pytest.raises(UserError, match="are to be unpacked, 0.00 GB are free"):
         prepare_drseg.prepare(archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_labels_are_read_as_the_loader_reads_them(archive: Path, tmp_path: Path, encoding: str) -> None:
+    members = published_members()
+    for name in [name for name in members if name.endswith(".json")]:
+        members[name] = members[name].decode().encode(encoding)
+    assert prepare_other(tmp_path, members) == COUNTS
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"id": "caf\xe9"}]', "not JSON in UTF-8 .*save it as UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'[{"id": "\\udce9"}]', "cannot be the name of a picture"),
+        (b'[{"id": true}]', "record 0 has the id True, expected a text or a number"),
+        (b'[{"id": 7.0}]', "record 0 has the id 7.0"),
+    ],
+)
+def test_labels_that_the_loader_would_refuse_are_refused(
+    archive: Path, tmp_path: Path, content: bytes, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare_other(tmp_path, published_members() | {"DRSeg/annotations/DRSeg_val.json": content})
+
+
+def packed_in(path: Path, encoding: str, names: dict[str, str]) -> Path:
+    """An archive whose members are named in a code page, without the mark of UTF-8; `names` replaces ids."""
+    stand_ins: dict[str, bytes] = {}  # of the same length, for zipfile would mark the names themselves as UTF-8
+    members: dict[str, bytes] = {}
+    for name, content in published_members().items():
+        for old, new in names.items():
+            name, content = name.replace(old, new), content.replace(old.encode(), new.encode())
+        raw = name.encode(encoding)
+        stand_ins[f"{len(members):04d}".ljust(len(raw), "#")] = raw
+        members[list(stand_ins)[-1]] = content
+    data = pack(path, members).read_bytes()
+    for stand_in, raw in stand_ins.items():
+        data = data.replace(stand_in.encode(), raw)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp437", "cp850", "cp1252", "mac_roman"])
+def test_names_of_pictures_may_be_in_a_code_page(archive: Path, tmp_path: Path, encoding: str) -> None:
+    path = packed_in(tmp_path / "other.zip", encoding, {"test_1": "tést_ü"})
+    assert prepare_drseg.prepare(path, tmp_path / "out", checksum=False) == COUNTS
+    assert (tmp_path / "out/CODrone/DRtest/tést_ü.jpg").read_bytes() == picture("tést_ü")
+
+
+def test_a_name_in_two_unicode_forms_is_one(archive: Path, tmp_path: Path) -> None:
+    members = published_members()
+    members["DRSeg/annotations/DRSeg_val.json"] = json.dumps([{"id": "vol_é"}, {"id": "val_1"}]).encode()
+    members[unicodedata.normalize("NFD", "DRSeg/images/DRval/vol_é.jpg")] = members.pop("DRSeg/images/DRval/val_0.jpg")
+    assert prepare_other(tmp_path, members) == COUNTS
+    assert (tmp_path / "out/CODrone/DRval/vol_é.jpg").read_bytes() == picture("val_0")
+
+
+def test_a_picture_of_two_names_is_told(archive: Path, tmp_path: Path) -> None:
+    ids = json.dumps([{"id": "test_é"}, {"id": "test_Θ"}]).encode()  # 0xE9 in cp1252 and in cp437
+    members = {name: content for name, content in published_members().items() if "DRtest" not in name}
+    members |= {"DRSeg/annotations/DRSeg_test.json": ids, "DRSeg/images/DRtest/test_#.jpg": b"x"}
+    pack(tmp_path / "again.zip", members)
+    changed = (tmp_path / "again.zip").read_bytes().replace(b"test_#.jpg", b"test_\xe9.jpg")
+    (tmp_path / "again.zip").write_bytes(changed)
+    with pytest.raises(UserError, match="may be that of 'test_é' and of 'test_Θ'.*names in UTF-8"):
+        prepare_drseg.prepare(tmp_path / "again.zip", tmp_path / "out", checksum=False)
+def test_records_may_share_a_picture(archive: Path, tmp_path: Path) -> None:
+    members = published_members()
+    twice = [{"id": name, "questions": [str(i)]} for i in range(2) for name in IDS["test"]]
+    members["DRSeg/annotations/DRSeg_test.json"] = json.dumps(twice).encode()
+    assert prepare_other(tmp_path, members) == COUNTS | {"test": 8}
+    assert len(list((tmp_path / "out/CODrone/DRtest").iterdir())) == COUNTS["test"]
+
+
+def test_an_empty_folder_or_a_link_that_is_there_already_is_filled(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "big").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "big")
+    for overwrite in (False, True):
+        prepare_drseg.prepare(archive, tmp_path / "out", overwrite)
+        check_layout(tmp_path / "big")
+    assert (tmp_path / "out").is_symlink() and {path.name for path in (tmp_path / "big").iterdir()} == {
+        "labels",
+        "CODrone",
+    }
+
+
+def test_an_archive_that_may_not_be_read_is_told_as_that(archive: Path, tmp_path: Path) -> None:
+    for checksum in (True, False):
+        with refused(archive), pytest.raises(UserError, match=f"^{archive}: permission denied"):
+            prepare_drseg.prepare(archive, tmp_path / "out", checksum=checksum)

@@ -14,7 +14,15 @@ import torch
 from model.inputs.batch import Batch
 from model.pixdlm import PixDLMForCausalLM
 from utils.datasets.base import Sample
-from utils.evaluation.controls import SWAPPED_IMAGES, controlled_model, shuffle_questions
+from utils.evaluation.controls import (
+    SHUFFLED_QUESTIONS,
+    SWAPPED_IMAGES,
+    controlled_model,
+    controlled_samples,
+    has_other_picture,
+    shuffle_questions,
+)
+from utils.runtime.errors import UserError
 
 
 def asked(*questions: str, pictures: list[int] | None = None) -> list[Sample]:
@@ -61,3 +69,19 @@ def test_only_the_language_model_is_shown_another_picture(
     with pytest.raises(RuntimeError), controlled_model(tiny_model, SWAPPED_IMAGES):
         raise RuntimeError
     assert torch.equal(tiny_model.encode_images(batch).tokens, own.tokens)
+
+
+def test_a_control_that_controls_nothing_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    for questions, why in ((["a?"], "there is one record"), (["a?", " a? ", "a?"], "all 3 records ask 'a\\?'")):
+        with pytest.raises(UserError, match=f"--control shuffled-questions: {why}"):
+            controlled_samples(asked(*questions), SHUFFLED_QUESTIONS, 0, 8)
+    assert not caplog.records
+    controlled_samples(asked("a?", "a?", "a?", "b?"), SHUFFLED_QUESTIONS, 0, 8)
+    assert "2 of 4 records keep their question" in caplog.text
+
+
+def test_a_picture_under_two_names_is_no_other_picture(tmp_path: Path) -> None:
+    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two"), ("d", b"three")):
+        (tmp_path / name).write_bytes(content)
+    found = [has_other_picture([tmp_path / name for name in names]) for names in ("a", "aa", "ab", "ac", "ad", "aabc")]
+    assert found == [False, False, False, True, True, True]

@@ -33,7 +33,7 @@ def asked(*questions: str, pictures: list[int] | None = None) -> list[Sample]:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
-def test_a_pictures_records_stay_together_and_every_record_comes_once(size: int) -> None:
+def test_batches_are_no_larger_and_a_pictures_records_stay_together_as_far_as_they_fit(size: int) -> None:
     pictures = [0, 1, 1, 2, 0, 3, 3, 3, 3, 4]
     batches = fixed_batches(asked(*"abcdefghij", pictures=pictures), size)
     assert sorted(index for batch in batches for index in batch) == list(range(10))
@@ -41,10 +41,12 @@ def test_a_pictures_records_stay_together_and_every_record_comes_once(size: int)
         picture: {i for i, batch in enumerate(batches) for index in batch if pictures[index] == picture}
         for picture in range(5)
     }
-    assert all(len(found) == 1 for found in where.values())
-    largest = max(Counter(pictures).values())
-    assert all(0 < len(batch) <= max(size, largest) for batch in batches)
-    assert all(len(a) + Counter(pictures)[pictures[b[0]]] > size for a, b in zip(batches, batches[1:], strict=False))
+    records = Counter(pictures)
+    assert all(len(found) == -(-records[picture] // size) for picture, found in where.items())
+    assert all(0 < len(batch) <= size for batch in batches)
+    for a, b in zip(batches, batches[1:], strict=False):  # nothing that would have fitted begins a batch
+        first = sum(pictures[index] == pictures[b[0]] for index in b)
+        assert len(a) + first > size
 
 
 # Evaluation of a split

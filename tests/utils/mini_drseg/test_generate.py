@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from model.inputs.images import read_image
+from tests.permissions import refused
 from tests.training import CHECKOUT, Server
 from tests.utils.mini_drseg.drawn import COUNTS, contents
 from utils.datasets.base import Sample
@@ -230,3 +231,17 @@ def test_a_drawing_process_imports_no_torch() -> None:
     code = "import sys, utils.mini_drseg.generate; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, timeout=120).returncode == 0
     assert mini_drseg.REASONING_TYPES == REASONING_TYPES
+
+
+def test_an_empty_folder_that_is_there_already_is_drawn_into(tmp_path: Path) -> None:
+    (tmp_path / "big").mkdir()
+    (tmp_path / "set").symlink_to(tmp_path / "big")
+    assert not is_current(tmp_path / "set")
+    arguments = ["--out", tmp_path / "set", "--if-missing", "--train", "3", "--val", "3", "--test", "3"]
+    for _ in range(2):
+        ended = module(*map(str, arguments))
+        assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "set").is_symlink() and is_current(tmp_path / "big")
+    assert {path.name for path in tmp_path.iterdir()} == {"big", "set"}
+    with refused(tmp_path / "big/dataset.json"), pytest.raises(UserError, match="permission denied"):
+        is_current(tmp_path / "set")

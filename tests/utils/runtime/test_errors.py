@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from utils.runtime import errors
@@ -94,3 +98,12 @@ def test_what_a_configuration_makes_libraries_raise_is_its_own_fault(error: Exce
 def test_the_first_line_of_an_error_stands_for_it() -> None:
     assert first_line(ValueError(" one \ntwo")) == "one " and first_line(KeyError()) == "KeyError"
     assert len(first_line(ValueError("x" * 999))) == 300
+
+
+def test_a_letter_that_the_terminal_lacks_costs_no_result() -> None:
+    code = "from utils.runtime.errors import run_main; run_main(lambda: print('gIoU in Straße \\ud83d'))"
+    for encoding in ("ascii", "latin-1", "utf-8"):
+        ended = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}
+        )
+        assert ended.returncode == 0 and ended.stdout.startswith(b"gIoU in Stra") and b"\\ud83d" in ended.stdout

@@ -23,12 +23,14 @@ from utils.runtime.errors import UserError
 from utils.runtime.files import (
     append_line,
     atomic_folder,
+    check_utf8_path,
     exclusive_lock,
     file_hash,
     make_output_folder,
     write_errors_as_user_error,
     write_json,
 )
+from utils.runtime.json_files import read_json
 from utils.runtime.progress import PlainBar
 
 HOLD = """
@@ -266,3 +268,16 @@ def test_a_hash_is_of_prefix_and_content(tmp_path: Path, monkeypatch: pytest.Mon
     assert [(bar.desc, bar.n, bar.total) for bar in bars] == [("weights", len(content), len(content))]
     (tmp_path / "empty").touch()
     assert file_hash(tmp_path / "empty") == hashlib.sha256().hexdigest()
+
+
+def test_json_of_a_path_that_is_no_utf8_is_utf8_and_comes_back(tmp_path: Path) -> None:
+    value = {"data": "caf\udce9", "name": "Straße"}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json", strict=False) == value
+    assert "Straße" in (tmp_path / "x.json").read_text(encoding="utf-8")
+
+
+def test_a_path_that_is_no_utf8_is_refused_where_weights_go() -> None:
+    check_utf8_path("Straße")
+    with pytest.raises(UserError, match=r"--run-dir caf.xe9: the path holds U\+DCE9, .*rename it"):
+        check_utf8_path("caf\udce9", "--run-dir")

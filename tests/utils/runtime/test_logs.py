@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from utils.runtime import logs
+from utils.runtime.errors import never_fail_to_print
 from utils.runtime.logs import NOISY, TqdmHandler, peak_memory_gib, start_logging
 
 
@@ -76,3 +77,11 @@ def test_lines_go_above_a_progress_bar(monkeypatch: pytest.MonkeyPatch, root: lo
 
 def test_memory_is_that_of_this_process_in_gib() -> None:
     assert 0.05 < peak_memory_gib() < 200
+
+
+def test_a_line_with_a_name_that_is_no_utf8_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    never_fail_to_print()  # as every script does
+    start_logging(tmp_path / "train.log")
+    logging.getLogger("x").warning("%s", "caf\udce9.jpg")
+    assert r"caf\udce9.jpg" in (tmp_path / "train.log").read_text(encoding="utf-8")
+    assert "Logging error" not in capsys.readouterr().err

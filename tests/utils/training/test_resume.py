@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,8 @@ from utils.cli.train_options import parse_train
 from utils.runtime.errors import UserError
 from utils.training.resume import (
     FINISHED,
+    PROGRESS,
+    RECORDS,
     RunStates,
     find_damage,
     random_states,
@@ -83,7 +86,7 @@ def test_other_options_are_held_against_each_other_all_the_same(tmp_path: Path) 
 
 
 def test_what_is_wrong_with_a_state_is_found(tmp_path: Path) -> None:
-    assert find_damage(tmp_path).startswith("checksums.json: ")
+    assert find_damage(tmp_path) == "no checksums.json"
     for name in ("a.pt", "b.pt"):
         (tmp_path / name).write_text(name)
     write_checksums(tmp_path)
@@ -104,3 +107,54 @@ def test_every_generator_goes_on_where_it_was() -> None:
     assert draw() != first
     set_random_states(before)
     assert draw() == first
+
+
+# Training records that have changed
+
+SETTINGS = {"lr": 0.1, "steps_per_epoch": 7, "warmup_steps": 2, RECORDS: "60 (aaaaaaaa)"}
+
+
+def written(run: Path, name: str = "step-00000003-epoch-0000", **changes: Any) -> Path:
+    """A state of a run that began with SETTINGS."""
+    states = RunStates(run, {**SETTINGS, **changes}, keep=2, derived=["steps_per_epoch"])
+    file = states.folder / name / PROGRESS
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"progress": {"step": 3}, "settings": states.settings, "derived": states.derived}))
+    return file
+
+
+def test_other_training_records_are_told_and_gone_on_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = written(tmp_path)
+    now = RunStates(tmp_path, {**SETTINGS, RECORDS: "59 (bbbbbbbb)"}, keep=2)
+    with caplog.at_level(logging.WARNING):
+        now.check_settings(file)
+    assert "60 (aaaaaaaa) by number and checksum of ids and questions, now 59 (bbbbbbbb)" in caplog.text
+    with pytest.raises(UserError, match=r"other options \(lr 0.1, now 0.2\)"):
+        RunStates(tmp_path, {**SETTINGS, "lr": 0.2}, keep=2).check_settings(file)
+
+
+def test_what_follows_from_the_records_stays_as_the_run_began(tmp_path: Path) -> None:
+    fewer = RunStates(tmp_path, {**SETTINGS, "steps_per_epoch": 6, RECORDS: "50 (cccccccc)"}, keep=2)
+    assert fewer.begun_with() == {}
+    written(tmp_path)
+    assert fewer.begun_with() == {"steps_per_epoch": 7}  # the warm-up was named
+    written(tmp_path, "step-00000005-epoch-0000", **{RECORDS: "50 (cccccccc)"})  # gone on with once already
+    assert fewer.begun_with() == {"steps_per_epoch": 7}
+    later = tmp_path / "state/step-00000006-epoch-0000"
+    later.mkdir()
+    (later / PROGRESS).write_text("{")
+    assert fewer.begun_with() == {"steps_per_epoch": 7}  # by the one before
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"settings": 3}'])
+def test_a_record_of_a_run_that_is_none_is_told(tmp_path: Path, text: str) -> None:
+    file = tmp_path / FINISHED
+    file.write_text(text)
+    with pytest.raises(UserError, match=f"{FINISHED}: .*--restart"):
+        RunStates(tmp_path, SETTINGS, keep=2).check_settings(file)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000])
+def test_checksums_that_are_none_are_damage(tmp_path: Path, text: str) -> None:
+    (tmp_path / "checksums.json").write_text(text)
+    assert "checksums.json" in find_damage(tmp_path)

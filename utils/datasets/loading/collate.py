@@ -17,7 +17,7 @@ from model.inputs.batch import Batch
 from model.inputs.images import Frame, Geometry, frame_of
 from model.language.tokens import PixTokenizer
 from model.processor import PixDLMProcessor
-from utils.datasets.base import Flip, Sample, target_masks
+from utils.datasets.base import Flip, Sample, target_count, target_masks
 from utils.datasets.loading.flips import flip_array
 from utils.runtime.errors import UserError
 
@@ -70,14 +70,15 @@ class Collator:
 
     def collate(self, samples: list[Sample]) -> Batch:
         """`__call__`, with the errors as they are raised."""
-        pictures = list(dict.fromkeys((sample.image_path, sample.flip) for sample in samples))
-        index = [pictures.index((sample.image_path, sample.flip)) for sample in samples]
+        shown = [(sample.image_path, sample.upright, sample.flip) for sample in samples]
+        pictures = list(dict.fromkeys(shown))
+        index = [pictures.index(one) for one in shown]
         batch = self.processor.batch(
             (self.frame(*picture) for picture in pictures),
             index,
             [sample.question for sample in samples],
             [self.target_count(sample) for sample in samples] if self.answered else None,
-            [f"{sample.dataset} record {sample.record_id!r}" for sample in samples],
+            [sample.name for sample in samples],
         )
         batch.masks = [self.masks(sample, batch.geometries[i]) for sample, i in zip(samples, index, strict=True)]
         batch.has_ignored_pixels = any(sample.ignore is not None for sample in samples)
@@ -86,11 +87,11 @@ class Collator:
 
     def target_count(self, sample: Sample) -> int:
         """Number of masks that answer a sample; 1 at most for a model with `single_target`."""
-        return min(len(sample.targets), 1) if self.config.single_target else len(sample.targets)
+        return target_count(sample, self.config.single_target)
 
-    def frame(self, path: Path, flip: Flip) -> Frame:
-        """A picture as the networks read it, flipped."""
-        frame = frame_of(path, self.config)
+    def frame(self, path: Path, upright: bool, flip: Flip) -> Frame:
+        """A picture as the networks read it, rotated and flipped as its samples say."""
+        frame = frame_of(path, self.config, upright)
         return replace(frame, pixels=flip_array(frame.pixels, flip, axes=(1, 0)))
 
     def masks(self, sample: Sample, geometry: Geometry) -> Tensor:

@@ -1,12 +1,13 @@
 """Random flips of training pictures, with direction words in their questions swapped.
 
-A common augmentation for referring expressions, off by default: it does harm where pictures contain writing or
-have a fixed north, or where questions use these words in other senses.
+A common augmentation for referring expressions, off by default: it does harm where pictures contain writing. A
+picture is not flipped in a direction where a word of one of its records may mean that direction or something else,
+and not at all where one names a compass point or an hour of the clock.
 """
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,41 +15,33 @@ import numpy as np
 import torch
 
 from utils.datasets.base import Flip, Sample
+from utils.datasets.loading.directions import HORIZONTAL_WORDS, VERTICAL_WORDS, is_clear, swap_direction_words
 from utils.datasets.loading.sampler import TrainSampler
 
-HORIZONTAL_WORDS = (("left", "right"), ("leftmost", "rightmost"))
-VERTICAL_WORDS = (
-    ("top", "bottom"),
-    ("topmost", "bottommost"),
-    ("highest", "lowest"),
-    ("upper", "lower"),
-    ("above", "below"),
-)
+log = logging.getLogger(__name__)
 
+AXES = (HORIZONTAL_WORDS, VERTICAL_WORDS)  # in the order of `Flip`
 Pick = tuple[int, Flip]  # a record's index, and how its picture is flipped
 
 
-def swap_direction_words(text: str, pairs: tuple[tuple[str, str], ...]) -> str:
-    """The text with each word of a pair replaced by the other; "left" as a verb ("has left", "left the") stays."""
-    other = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
-    words = "|".join(other)
-    pattern = rf"(?<!has )(?<!have )(?<!had )\b(?!left (?:the|a|an)\b)({words})\b"
-
-    def swap(match: re.Match[str]) -> str:
-        word = other[match[0].lower()]
-        return word.capitalize() if match[0][0].isupper() else word
-
-    return re.sub(pattern, swap, text, flags=re.IGNORECASE)
-
-
 def flip_sample(sample: Sample, flip: Flip) -> Sample:
-    """The sample with its texts adapted to the flip; pixels are flipped when they are read."""
+    """The sample with its texts adapted to the flip; pixels are flipped when they are read.
+
+    Words that are not understood stay: `allowed_flips` tells where there are none.
+    """
     question, answer = sample.question, sample.answer
-    for flipped, pairs in zip(flip, (HORIZONTAL_WORDS, VERTICAL_WORDS), strict=True):
+    for flipped, axis in zip(flip, AXES, strict=True):
         if flipped:
-            question = swap_direction_words(question, pairs)
-            answer = None if answer is None else swap_direction_words(answer, pairs)
+            question = swap_direction_words(question, axis)
+            answer = None if answer is None else swap_direction_words(answer, axis)
     return replace(sample, question=question, answer=answer, flip=flip)
+
+
+def allowed_flips(sample: Sample) -> Flip:
+    """In which directions question and answer are understood, so that they can be asked of the flipped picture."""
+    texts = [text for text in (sample.question, sample.answer) if text]
+    across, upright = (all(is_clear(text, axis) for text in texts) for axis in AXES)
+    return across, upright
 
 
 def flip_array(pixels: np.ndarray, flip: Flip, axes: tuple[int, int]) -> np.ndarray:
@@ -73,10 +66,23 @@ class FlippedSamples:
 
 class FlipSampler:
     """The batches of a `TrainSampler` with a random flip for each picture, drawn from seed and epoch: the same on
-    every rank, and for all records of a picture, which is still encoded once."""
+    every rank, and for all records of a picture, which is still encoded once. A picture is flipped only in directions
+    that all of its records allow."""
 
     def __init__(self, sampler: TrainSampler) -> None:
         self.sampler = sampler
+        each = [allowed_flips(sample) for sample in sampler.samples]
+        self.allowed = [
+            tuple(all(each[i][axis] for i in group) for axis in range(len(AXES))) for group in sampler.groups
+        ]
+        kept = [sum(not allowed[axis] for allowed in self.allowed) for axis in range(len(AXES))]
+        if any(kept):
+            unclear = next(s.question for s, allowed in zip(sampler.samples, each, strict=True) if not all(allowed))
+            log.warning(
+                "of %d pictures %d are not flipped left to right and %d not top to bottom, since their questions or "
+                "answers have words whose direction is not sure, such as %r",
+                *(len(self.allowed), *kept, unclear),
+            )
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -84,6 +90,10 @@ class FlipSampler:
     def __iter__(self) -> Iterator[list[Pick]]:
         generator = self.sampler.epoch_generator()
         drawn = torch.randint(2, (len(self.sampler.groups), 2), generator=generator).bool().tolist()
-        flips = {i: tuple(flip) for flip, group in zip(drawn, self.sampler.groups, strict=True) for i in group}
+        flips = {
+            i: tuple(wanted and may for wanted, may in zip(flip, allowed, strict=True))
+            for flip, allowed, group in zip(drawn, self.allowed, self.sampler.groups, strict=True)
+            for i in group
+        }
         for batch in self.sampler:
             yield [(index, flips[index]) for index in batch]

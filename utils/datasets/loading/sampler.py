@@ -32,7 +32,7 @@ class TrainSampler:
     def __init__(
         self, samples: list[Sample], batch_size: int, accumulation: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> None:
-        self.groups = image_groups(samples)
+        self.samples, self.groups = samples, image_groups(samples)
         self.records = len(samples)
         self.batch_size, self.accumulation = batch_size, accumulation
         self.seed, self.rank, self.world_size = seed, rank, world_size
@@ -52,7 +52,12 @@ class TrainSampler:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
 
     def skip_to(self, drawn: int) -> None:
-        """Resume after `drawn` batches, counted from the first epoch."""
+        """Resume after `drawn` batches, counted from the first epoch.
+
+        Epochs are counted in batches of the data as they are now. Where records were removed or reworded since
+        `drawn` was noted, the interrupted epoch continues in another order from the same number of batches: some of
+        its records are met twice and some not at all. Later epochs are whole again, however often the run stops.
+        """
         self.epoch, self.skip = divmod(drawn, len(self))
 
     def next_pass(self) -> None:

@@ -16,6 +16,7 @@ from model.masks import ANNOTATED, PREDICTED, paint_mask
 from utils.datasets.base import Sample, target_masks
 from utils.evaluation.predict import Prediction
 from utils.runtime.files import atomic_folder, write_errors_as_user_error
+from utils.runtime.places import fitting_name
 
 PANEL_WIDTHS = (360, 640)  # smallest and largest width of a panel in pixels
 FONT_SIZE, MARGIN = 15, 6
@@ -108,8 +109,9 @@ def draw_overlays(
         for position in np.linspace(0, len(predictions) - 1, min(count, len(predictions))).round().astype(int):
             one = predictions[position]
             sample = samples[one.score.index]
-            image = read_image(sample.image_path)
+            image = read_image(sample.image_path, sample.upright)
             truth = target_masks(sample, *image.shape[:2], merge=merged)[one.score.target]
             picture = side_by_side(image, coco.decode(one.rle), truth, f"{sample.question}   IoU {one.score.iou:.2f}")
             name = re.sub(r"[^\w.-]", "_", sample.record_id)
-            write_image(beside / f"{one.score.index:05d}_{one.score.target}_{name}.jpg", picture)
+            name = fitting_name(beside, f"{one.score.index:05d}_{one.score.target}_{name}", ".jpg")
+            write_image(beside / name, picture)

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from model.config import PixDLMConfig
@@ -150,7 +152,8 @@ def test_a_cut_may_take_the_end_of_sequence_but_no_seg_token(
     batch = cut_to(len(whole.ids) - 1)
     assert batch.input_ids[2].tolist() == whole.ids[:-1] and batch.labels[2].tolist() == whole.labels[:-1]
     assert batch.input_ids[0].tolist().count(EOS_ID) == 1  # shorter ones stay whole
-    with pytest.raises(UserError, match=rf"drseg record 'b': .* {len(whole.ids) - 1} tokens, {len(whole.ids) - 2} fit"):
+    tokens = len(whole.ids)
+    with pytest.raises(UserError, match=rf"record 1 \(id 'b'\): .* {tokens - 1} tokens, {tokens - 2} fit"):
         cut_to(len(whole.ids) - 2)
 
 
@@ -173,7 +176,7 @@ def test_a_special_token_in_a_question_is_an_error_that_names_the_record(
     config: PixDLMConfig, tokenizer: PixTokenizer, make_drseg: Make, make_record: Make
 ) -> None:
     samples = load_dataset(make_drseg([make_record("odd", questions=["Where is [SEG0]?"])]), "test")
-    with pytest.raises(UserError, match=r"drseg record 'odd': .*special token '\[SEG0\]'"):
+    with pytest.raises(UserError, match=r"record 0 \(id 'odd'\): .*special token '\[SEG0\]'"):
         Collator(config, tokenizer)(samples)
 
 
@@ -245,3 +248,24 @@ def test_an_ignored_pixel_does_not_stand_for_a_target_that_would_vanish(
     for one in (sample, ignoring):
         (mask,) = Collator(config, tokenizer, mask_side=16)([one]).masks
         assert (mask[0] == 1).nonzero().tolist() == [[41 * 12 // 60, 60 * 16 // 80]]
+
+
+def test_a_picture_is_turned_as_its_labels_lie(
+    config: PixDLMConfig, tokenizer: PixTokenizer, make_drseg: Make, make_record: Make
+) -> None:
+    """Labels on the upright view of a picture that is stored upside down are those of the upright picture."""
+    root = make_drseg([make_record("a")])
+    path = root / "CODrone/DRtest/a.jpg"
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture)
+    Image.fromarray(pixels).save(path, "PNG")
+    plain = Collator(config, tokenizer)(load_dataset(root, "test"))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(pixels[::-1, ::-1]).save(path, "PNG", exif=exif)
+    upright = load_dataset(root, "test", orientation="apply")
+    stored = load_dataset(root, "test", orientation="stored")
+    both = Collator(config, tokenizer)([*upright, *stored])
+    assert both.image_index.tolist() == [0, 1]
+    assert torch.equal(both.sam_pixels[0], plain.sam_pixels[0]) and torch.equal(both.masks[0], plain.masks[0])
+    assert not torch.equal(both.sam_pixels[1], plain.sam_pixels[0]) and torch.equal(both.masks[1], plain.masks[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,41 +17,13 @@ from model.pixdlm import PixDLMForCausalLM
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
 from utils.datasets.loading.flips import (
-    HORIZONTAL_WORDS,
-    VERTICAL_WORDS,
     FlippedSamples,
     FlipSampler,
+    allowed_flips,
     flip_array,
     flip_sample,
-    swap_direction_words,
 )
 from utils.datasets.loading.sampler import TrainSampler
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Find the leftmost car.", "Find the rightmost car."),
-        ("Left of the bus, right of the pool?", "Right of the bus, left of the pool?"),
-        ("Find the vehicle that has left the road.", "Find the vehicle that has left the road."),
-        ("It left the road on the left side.", "It left the road on the right side."),
-        ("Which car is bright?", "Which car is bright?"),
-        ("Which is at the top?", "Which is at the top?"),
-    ],
-)
-def test_words_across(text: str, expected: str) -> None:
-    assert swapped_both_ways(text, HORIZONTAL_WORDS) == expected
-
-
-def test_words_upright() -> None:
-    text = "Which is highest, nearest to the top, above the left pool?"
-    assert swapped_both_ways(text, VERTICAL_WORDS) == "Which is lowest, nearest to the bottom, below the left pool?"
-
-
-def swapped_both_ways(text: str, pairs: tuple[tuple[str, str], ...]) -> str:
-    once = swap_direction_words(text, pairs)
-    assert swap_direction_words(once, pairs) == text
-    return once
 
 
 @pytest.fixture
@@ -148,3 +121,39 @@ def test_an_ignore_region_turns_with_its_picture(
     assert (plain[0] == IGNORE_LABEL).nonzero().tolist() == [[row, column] for row in range(3) for column in range(2)]
     along = [axis for turns, axis in zip(turn, (2, 1), strict=True) if turns]
     assert torch.equal(masks, plain.flip(along))
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "allowed"),
+    [
+        ("Which car is red?", None, (True, True)),
+        ("The left car at the top?", "On the right, above the pool.", (True, True)),
+        ("The car right behind the bus?", None, (False, True)),
+        ("The car on the top floor?", None, (True, False)),
+        ("Which car is red?", "The one on the top floor.", (True, False)),
+        ("The car on the north side?", None, (False, False)),
+    ],
+)
+def test_a_record_allows_what_is_understood(question: str, answer: str | None, allowed: tuple[bool, bool]) -> None:
+    one = Sample(Path("a.jpg"), question, answer, (), 9, 9, "drseg", "a", 0)
+    assert allowed_flips(one) == allowed
+
+
+def test_a_record_that_is_not_understood_keeps_its_picture_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    unclear = {4: "The car right behind the bus?", 7: "The car on the top floor?", 11: "The car at 3 o'clock?"}
+    samples = [replace(one, question=unclear.get(one.index, one.question)) for one in split()]
+    with caplog.at_level(logging.WARNING):
+        sampler = FlipSampler(TrainSampler(samples, 12, 1, seed=1))
+    assert "of 32 pictures 2 are not flipped left to right and 2 not top to bottom" in caplog.text
+    assert "'The car right behind the bus?'" in caplog.text
+    seen: dict[int, set] = {}
+    plain = FlipSampler(TrainSampler(split(), 12, 1, seed=1))
+    for sampler.sampler.epoch in range(12):
+        plain.sampler.epoch = sampler.sampler.epoch
+        for (index, turn), (same, drawn) in zip(*(sum(one, []) for one in (sampler, plain)), strict=True):
+            seen.setdefault(index // 3, set()).add(turn)
+            assert index == same and (turn == drawn or index // 3 in (1, 2, 3))  # the others are drawn as ever
+    assert seen[0] == {(a, b) for a in (False, True) for b in (False, True)}
+    assert seen[1] == {(False, False), (False, True)}
+    assert seen[2] == {(False, False), (True, False)}
+    assert seen[3] == {(False, False)}

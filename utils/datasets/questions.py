@@ -1,0 +1,76 @@
+"""What only a model's tokenizer can tell of a record: whether its question can be asked.
+
+Told when the data are loaded, since a run would meet it hours later.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from model.processor import PixDLMProcessor
+from utils.datasets.base import BadRecord, Sample, target_count
+from utils.runtime.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# By so many, over all words of a question, other wordings may be longer: of "bottommost" in single bytes against "top"
+# it would be 7, and not every word is one for a direction.
+WORD_TOKENS = 6
+
+
+def check_questions(
+    samples: list[Sample],
+    processor: PixDLMProcessor,
+    skip_bad_records: bool = False,
+    wordings: Callable[[Sample], Iterable[str]] | None = None,
+) -> list[Sample]:
+    """The samples whose question the processor takes, with as many masks as they have targets in the answer.
+
+    Each distinct question is looked at once.
+
+    Args:
+        samples: of a split.
+        processor: of the model, cutting prompts where those of the samples will be cut.
+        skip_bad_records: leave bad records out with all their questions, counted and listed in the log.
+        wordings: in which a sample's question may be asked besides; looked at where it is so long that another word
+            in it may be one too many.
+
+    Raises:
+        BadRecord: a question holds a special token, is too long, shows nothing or is no text that UTF-8 can write,
+            unless such records are skipped; file, position and id are named.
+        UserError: no sample is left.
+    """
+    faults: dict[tuple[str, int], str] = {}  # of each question and number of masks; "" where there is none
+    bad: dict[str, str] = {}  # record -> what is wrong with it
+    for sample in samples:
+        key = sample.question, target_count(sample, processor.config.single_target)
+        if key not in faults:
+            faults[key], room = question_fault(*key, processor)
+            if wordings is not None and not faults[key] and room < WORD_TOKENS * len(sample.question.split()):
+                others = (question_fault(question, key[1], processor)[0] for question in wordings(sample))
+                faults[key] = next(filter(None, others), "")
+        if faults[key]:
+            bad.setdefault(sample.name, faults[key])
+    if not bad:
+        return samples
+    if not skip_bad_records:
+        name, fault = next(iter(bad.items()))
+        raise BadRecord(f"{name}: {fault}; mend it, or pass --skip-bad-records to go on without it")
+    log.warning("%d bad records skipped:\n  %s", len(bad), "\n  ".join(f"{name}: {bad[name]}" for name in bad))
+    kept = [sample for sample in samples if sample.name not in bad]
+    if not kept:
+        raise UserError(f"{next(iter(bad))}: no record can be asked, this one for: {next(iter(bad.values()))}")
+    return [replace(sample, index=i) for i, sample in enumerate(kept)]
+
+
+def question_fault(question: str, masks: int, processor: PixDLMProcessor) -> tuple[str, int]:
+    """Why a question cannot be asked, "" where it can; and how many tokens more its prompt might have."""
+    short = repr(question) if len(question) <= 60 else f"{question[:57]!r}..."
+    try:
+        prompt = processor.prompt(question, masks, True, f"question {short}")
+        processor.bare_question(question, f"question {short}")
+    except UserError as error:
+        return str(error), 0
+    return "", processor.max_prompt_tokens - len(prompt.ids)
