@@ -45,6 +45,8 @@ STEPS = "step-"  # what the names of states begin with
 # Options that may differ on resume, since they change no weight.
 RESUME_MAY_CHANGE = {"run_dir", "workers", "log_every", "save_steps", "save_minutes", "keep", "restart"}
 RESUME_MAY_CHANGE |= {"timeout_minutes", "max_bad_steps"}
+# What batch size and steps an epoch follow from, which are compared themselves.
+RESUME_MAY_CHANGE |= {"global_batch", "samples_per_epoch"}
 RECORDS = "training records"  # their number and checksum; others are told, and the run goes on over them
 STATE_CURE = "take it away to go on from the one before, or pass --restart to train anew"
 
@@ -172,7 +174,8 @@ class RunStates:
     def begun_with(self) -> dict[str, Any]:
         """The derived settings that the run began with; none of a run that begins now.
 
-        They stay, so that a record that was taken out shortens neither epochs nor schedule.
+        They stay, so that a record that was taken out shortens neither epochs nor schedule. Earlier versions noted
+        none, and `steps_per_epoch` as None where an epoch was one pass.
         """
 
         def look() -> dict[str, Any]:
@@ -180,7 +183,7 @@ class RunStates:
             for file in filter(Path.is_file, files):
                 try:
                     record = read_record(file)
-                    return {name: record["settings"][name] for name in record.get("derived", [])}
+                    return {name: record["settings"][name] for name in record.get("derived", ["steps_per_epoch"])}
                 except UserError as error:  # the one before says the same
                     log.warning("%s", error)
             return {}
@@ -200,6 +203,8 @@ class RunStates:
                 "%s. It goes on over those that are there now, in the order that follows from them and --seed",
                 *(self.folder.parent, then.get(RECORDS), now.get(RECORDS)),
             )
+        if then.get("steps_per_epoch", 0) is None:  # of an earlier version, see `begun_with`
+            then["steps_per_epoch"] = now["steps_per_epoch"]
         names = sorted((then.keys() | now.keys()) - RESUME_MAY_CHANGE - {RECORDS})
         other = [f"{n} {then.get(n)!r}, now {now.get(n)!r}" for n in names if then.get(n) != now.get(n)]
         if other:

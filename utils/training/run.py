@@ -59,6 +59,9 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
         if args.restart:
             states.clear()
         begun = {name: value for name, value in states.begun_with().items() if name in derived}
+        if begun.get("steps_per_epoch", 0) is None:  # begun by an earlier version, whose epochs were single passes
+            one_pass = resolve(replace(asked, samples_per_epoch=None), len(samples), world_size())
+            begun["steps_per_epoch"] = one_pass.steps_per_epoch
         args = replace(args, **begun)
         states = RunStates(run_dir, asdict(args) | records, args.keep, derived)
         if states.finished():

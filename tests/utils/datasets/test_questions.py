@@ -28,7 +28,7 @@ BAD = [
 
 @pytest.fixture
 def processor(tiny_config: PixDLMConfig, tokenizer: PixTokenizer) -> PixDLMProcessor:
-    return PixDLMProcessor(tiny_config, tokenizer, cut=True)
+    return PixDLMProcessor(tiny_config, tokenizer, truncate=True)
 
 
 @pytest.mark.parametrize(("question", "message"), BAD, ids=[message[:20] for _, message in BAD])

@@ -216,6 +216,8 @@ def test_a_picture_of_two_names_is_told(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "again.zip").write_bytes(changed)
     with pytest.raises(UserError, match="may be that of 'test_é' and of 'test_Θ'.*names in UTF-8"):
         prepare_drseg.prepare(tmp_path / "again.zip", tmp_path / "out", checksum=False)
+
+
 def test_records_may_share_a_picture(archive: Path, tmp_path: Path) -> None:
     members = published_members()
     twice = [{"id": name, "questions": [str(i)]} for i in range(2) for name in IDS["test"]]

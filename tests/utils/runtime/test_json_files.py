@@ -72,5 +72,5 @@ def test_a_file_that_cannot_be_had_is_told_as_what_it_is(tmp_path: Path, monkeyp
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", denied)
-    with pytest.raises(UserError, match="x.json: permission denied; let this user read it"):
+    with pytest.raises(UserError, match="x.json: permission denied; this user may not read it"):
         read_json(tmp_path / "x.json")

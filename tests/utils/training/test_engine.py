@@ -34,7 +34,7 @@ def combinations() -> list[TrainArgs]:
     """Every stage, offload and precision that is allowed together."""
     found = []
     for stage, offload, precision in itertools.product(range(4), OFFLOADS, PRECISIONS):
-        args = TrainArgs(zero_stage=stage, offload=offload, precision=precision)
+        args = TrainArgs(batch_size=2, warmup_steps=0, zero_stage=stage, offload=offload, precision=precision)
         try:
             check_train(args)
         except UserError:
@@ -69,7 +69,9 @@ def test_stage_offload_and_precision(args: TrainArgs) -> None:
 
 def test_stages_are_all_there() -> None:
     assert {args.zero_stage for args in combinations()} == {0, 1, 2, 3}
-    assert len(combinations()) == 4 * (1 + 2 + 2 + 3)
+    # 10 micro-steps are not added up in bf16 at stages 0 and 1
+    assert len(combinations()) == 4 * (1 + 2 + 2 + 3) - (1 + 2)
+    assert not any(args.precision == "bf16" and args.zero_stage < 2 for args in combinations())
 
 
 # Parameters
@@ -160,7 +162,7 @@ def test_a_precision_that_the_device_lacks_is_told(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_optimizer_and_configuration_are_as_the_options_say(told: dict[str, Any], precision: str) -> None:
-    args = TrainArgs(precision=precision, lr=0.1, beta1=0.8, beta2=0.7, weight_decay=0.3)
+    args = TrainArgs(batch_size=2, warmup_steps=0, precision=precision, lr=0.1, beta1=0.8, beta2=0.7, weight_decay=0.3)
     start_engine(nn.Linear(2, 2), args, 10)
     assert isinstance(told["optimizer"], torch.optim.AdamW)
     assert [group["weight_decay"] for group in told["optimizer"].param_groups] == [0.3, 0.0]

@@ -109,6 +109,7 @@ def save_scored(run: Run, monkeypatch: pytest.MonkeyPatch, *values: dict[str, fl
     shown, saved = [], []
     run.writer = SimpleNamespace(add_scalar=lambda name, value, step: shown.append(name))
     monkeypatch.setattr("utils.training.loop.save_model", lambda folder, *rest: saved.append(folder.name))
+    monkeypatch.setattr("utils.training.loop.link_model", lambda source, folder: saved.append(folder.name))
     for epoch, scores in enumerate(values):
         run.save_scored(epoch, {"overall": {"count": 3, **scores}}, {})
     return shown, saved

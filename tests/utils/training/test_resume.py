@@ -15,6 +15,7 @@ import torch
 
 from utils.cli.train_options import parse_train
 from utils.runtime.errors import UserError
+from utils.training.recipe import resolve
 from utils.training.resume import (
     FINISHED,
     PROGRESS,
@@ -82,6 +83,23 @@ def test_other_options_are_held_against_each_other_all_the_same(tmp_path: Path) 
     check(tmp_path, record(200, workers=7, run_dir="elsewhere", keep=9))  # which change no weight
 
 
+def test_a_state_of_before_the_recipe_is_taken_up_as_single_passes(tmp_path: Path) -> None:
+    """As 59cfddb wrote it: batch size and warm-up named, an epoch a pass, no word of tags and samples."""
+    written = record(200, batch_size=24, warmup_steps=100, steps_per_epoch=None)
+    for name in ("orientation", "global_batch", "samples_per_epoch", *RETIRED):
+        del written["settings"][name]
+    states = RunStates(tmp_path, asdict(resolve(parse_train(["--config", "mini"]), 2000, 1)), keep=2)
+    file = states.folder / "step-00000200-epoch-0002" / PROGRESS
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(written))
+    states.check_settings(file)
+    assert states.begun_with() == {"steps_per_epoch": None}
+    written["settings"]["batch_size"] = 12
+    file.write_text(json.dumps(written))
+    with pytest.raises(UserError, match="batch_size 12, now 24"):
+        states.check_settings(file)
+
+
 # Files
 
 
@@ -111,7 +129,10 @@ def test_every_generator_goes_on_where_it_was() -> None:
 
 # Training records that have changed
 
-SETTINGS = {"lr": 0.1, "steps_per_epoch": 7, "warmup_steps": 2, RECORDS: "60 (aaaaaaaa)"}
+SETTINGS = {
+    **{"lr": 0.1, "orientation": "check", "steps_per_epoch": 7, "warmup_steps": 2},
+    RECORDS: "60 (aaaaaaaa)",
+}
 
 
 def written(run: Path, name: str = "step-00000003-epoch-0000", **changes: Any) -> Path:

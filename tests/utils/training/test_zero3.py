@@ -63,7 +63,8 @@ TEXT = {**TINY["text_config"], "hidden_size": 1024, "intermediate_size": 2816, "
 def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("sharded")
     (folder / "grow.py").write_text(SCRIPT)
-    arguments = ["--config", "mini", "--zero-stage", "3", "--override"]
+    arguments = ["--config", "mini", "--zero-stage", "3", "--warmup-steps", "0"]
+    arguments += ["--batch-size", "2", "--override"]
     arguments += [f"{field}={json.dumps(value)}" for field, value in {**TINY, "text_config": TEXT}.items()]
     command = [sys.executable, "-m", "utils.cli.launch", str(folder / "grow.py"), str(folder), *arguments]
     # glibc keeps what was let go between the shares, which on a GPU lie elsewhere; so large pieces go back at once
