@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput, is_flash_attn_2_available
@@ -89,14 +92,24 @@ class PixDLMForCausalLM(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
 
-    def __init__(self, config: PixDLMConfig) -> None:
+    def __init__(self, config: PixDLMConfig, empty_backbones: bool = False) -> None:
+        """Build the model with random weights.
+
+        Args:
+            config: of the model.
+            empty_backbones: SAM2, CLIP and Llama on the meta device, to be filled from files: at 7B they would be
+                drawn as 27 GB of float32 first.
+        """
         super().__init__(config)
         width = config.text_config.hidden_size
-        self.pixel_path = PixelPath(config)
-        self.semantic_path = SemanticPath(config)
+        backbones = partial(init_empty_weights, include_buffers=False) if empty_backbones else nullcontext
+        with backbones():
+            self.pixel_path = PixelPath(config)
+            self.semantic_path = SemanticPath(config)
         self.fusion = Fusion(config, self.pixel_path.channels)
         self.projector = nn.Linear(config.vision_config.hidden_size, width)
-        self.language_model = LlamaForCausalLM(config.text_config)
+        with backbones():
+            self.language_model = LlamaForCausalLM(config.text_config)
         self.seg_projection = SegProjection(config)
         self.mask_decoder = MaskDecoder(config, self.pixel_path.channels)
         if config.lora:

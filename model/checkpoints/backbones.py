@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from model.checkpoints.layouts import HUB_ID, folder_files, local_folder, renamed_shapes, tensor_shapes
 from model.checkpoints.tensor_names import (
@@ -19,7 +20,7 @@ from model.checkpoints.tensor_names import (
     from_transformers_clip,
     select_prefix,
 )
-from model.checkpoints.tensors import StrictLoad, TensorFile, read_folder, read_tensors, weight_files
+from model.checkpoints.tensors import StrictLoad, TensorFile, fill_tensor, read_folder, read_tensors, weight_files
 from model.config import PixDLMConfig
 from model.fusion import Fusion
 from model.lora import LORA_MARK
@@ -170,21 +171,28 @@ def fusion_tensors(
 
 
 @torch.no_grad()
-def load_strict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+def load_strict(module: nn.Module, state: dict[str, Tensor], source: str, dtype: torch.dtype = torch.float32) -> None:
     """Copy tensors into a module; every name and shape must match.
+
+    Args:
+        module: filled in place; its own types stay, parameters on the meta device become `dtype`.
+        state: under the module's names.
+        source: named in errors.
+        dtype: see `module`.
 
     Raises:
         UserError: tensors are missing, surplus or misshapen; all of them are listed.
     """
-    check = StrictLoad(module.state_dict(), source)
+    check = StrictLoad(module.state_dict(keep_vars=True), source)
     fitting = {name: tensor for name, tensor in state.items() if check.accepts(name, tensor.shape)}
     check.finish()
-    module.load_state_dict(fitting, strict=True)
+    for name, tensor in fitting.items():
+        fill_tensor(module, name, check.own[name], tensor, dtype)
 
 
-def load_sam2(encoder: nn.Module, path: Path | str) -> None:
-    """SAM2's image encoder from its `.pt` file, strictly."""
-    load_strict(encoder, sam2_tensors(path), f"{path} (SAM2 image encoder)")
+def load_sam2(encoder: nn.Module, path: Path | str, dtype: torch.dtype = torch.float32) -> None:
+    """SAM2's image encoder from its `.pt` file, strictly; `dtype` as in `load_strict`."""
+    load_strict(encoder, sam2_tensors(path), f"{path} (SAM2 image encoder)", dtype)
 
 
 def sam2_tensors(path: Path | str) -> dict[str, Tensor]:
@@ -197,9 +205,9 @@ def sam2_tensors(path: Path | str) -> dict[str, Tensor]:
     return part
 
 
-def load_clip(clip: nn.Module, path: Path | str, config: PixDLMConfig) -> None:
-    """CLIP's vision model, strictly; see `clip_tensors`."""
-    load_strict(clip, clip_tensors(path, config), f"{path} (CLIP vision model)")
+def load_clip(clip: nn.Module, path: Path | str, config: PixDLMConfig, dtype: torch.dtype = torch.float32) -> None:
+    """CLIP's vision model, strictly; see `clip_tensors`, and `load_strict` for `dtype`."""
+    load_strict(clip, clip_tensors(path, config), f"{path} (CLIP vision model)", dtype)
 
 
 def clip_tensors(path: Path | str, config: PixDLMConfig) -> dict[str, Tensor]:
@@ -224,21 +232,32 @@ def clip_tensors(path: Path | str, config: PixDLMConfig) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def load_llava(language_model: nn.Module, folder: Path) -> None:
+def load_llava(language_model: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """The Llama of a LLaVA or Vicuna folder, shard by shard, into a model with added tokens.
 
-    Rows of added tokens keep their initial values. LLaVA's projector, `image_newline` and CLIP are not used;
-    the log counts them.
+    Rows of added tokens keep their initial values, which are drawn here where the model is on the meta device
+    (its parameters then become `dtype`). LLaVA's projector, `image_newline` and CLIP are not used; the log counts
+    them.
     """
     # peft keeps the matrix under an adapter as `base_layer`
-    own = {name.replace(".base_layer.", "."): tensor for name, tensor in language_model.state_dict().items()}
+    names = {name.replace(".base_layer.", "."): name for name in language_model.state_dict()}
+    state = language_model.state_dict(keep_vars=True)
+    own = {name: state[stored] for name, stored in names.items()}
     check, unused = StrictLoad(own, folder), 0
     for path, shard in read_folder(folder):
         for name, tensor in shard.items():
             if name.startswith(LLAVA_UNUSED) or ROTARY_DERIVED.search(name):
                 unused += 1
             elif check.accepts(name, tensor.shape, f" in {path.name}", fewer_rows=name in VOCABULARY_ROWS):
-                own[name][: len(tensor)].copy_(tensor)
+                rows = own[name]
+                if rows.is_meta and len(tensor) < len(rows):
+                    drawn = torch.empty(rows.shape, dtype=dtype)
+                    drawn.normal_(std=language_model.config.initializer_range)[: len(tensor)] = tensor
+                    tensor = drawn
+                if rows.is_meta:
+                    fill_tensor(language_model, names[name], rows, tensor, dtype)
+                else:
+                    rows[: len(tensor)].copy_(tensor)
     check.finish(name for name in own if LORA_MARK not in name)
     log.info("Llama: %d tensors from %s", len(check.seen), folder)
     log.info("%s: %d tensors not used (projector, image_newline, CLIP): the projector starts fresh", folder, unused)

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import init_empty_weights
-from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -28,7 +27,7 @@ from model.checkpoints.layouts import (
     replace_config,
 )
 from model.checkpoints.tensor_names import to_own_name
-from model.checkpoints.tensors import StrictLoad, TensorFile
+from model.checkpoints.tensors import StrictLoad, TensorFile, fill_tensor
 from model.config import PixDLMConfig
 from model.language.tokens import TOKENIZER_FILE, PixTokenizer
 from model.parts import part_of
@@ -115,10 +114,7 @@ def fill_parameters(model: PreTrainedModel, tensors: Tensors, dtype: torch.dtype
     for name, tensor in tensors:
         if not check.accepts(name, tensor.shape):
             continue
-        if check.own[name].is_meta:
-            set_module_tensor_to_device(model, name, "cpu", value=tensor.to(dtype, copy=True), dtype=dtype)
-        else:
-            check.own[name].copy_(tensor)
+        fill_tensor(model, name, check.own[name], tensor, dtype)
     check.finish()
 
 

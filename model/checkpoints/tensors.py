@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from accelerate.utils import set_module_tensor_to_device
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.runtime.errors import UserError, first_line, permission_denied
 from utils.runtime.files import check_utf8_path
@@ -74,6 +75,15 @@ class TensorFile(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+@torch.no_grad()
+def fill_tensor(module: nn.Module, name: str, own: Tensor, values: Tensor, dtype: torch.dtype) -> None:
+    """Give a module's tensor its values; one on the meta device gets memory of type `dtype` for a copy of them."""
+    if own.is_meta:
+        set_module_tensor_to_device(module, name, "cpu", value=values.to(dtype, copy=True), dtype=dtype)
+    else:
+        own.copy_(values)
 
 
 class StrictLoad:

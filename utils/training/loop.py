@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -90,6 +91,7 @@ class Run:
             if (epoch + 1) % self.args.validate_every == 0 or epoch + 1 == self.args.epochs:
                 self.save()  # validation may take longer than a cluster waits after SIGTERM
                 self.validate(epoch, validation)
+                self.log_costs()
             self.progress.epoch = epoch + 1
             if epoch + 1 < self.args.epochs:
                 self.save()
@@ -209,9 +211,27 @@ class Run:
         self.watchdog.heartbeat("writing a state")
         self.progress.seconds = self.seconds()
         self.progress.sums = self.sums.tolist()
-        self.states.save(self.engine, self.progress)
+        with self.timed("writing"):
+            self.states.save(self.engine, self.progress)
         self.saved = time.perf_counter()
         self.watchdog.heartbeat(f"step {self.progress.step + 1}")
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Count the block's seconds as validation or writing."""
+        began = time.perf_counter()
+        yield
+        self.progress.spent[what] += time.perf_counter() - began
+
+    def log_costs(self) -> None:
+        """Log what share of the run validation and writing took; a user may want them less often."""
+        seconds = max(self.seconds(), 1e-9)
+        validation, writing = (self.progress.spent[what] for what in ("validation", "writing"))
+        log.info(
+            "of %.0f s so far validation took %.1f %% and writing checkpoints and states %.1f %%; --validate-every and "
+            "--save-minutes set how often",
+            *(seconds, 100 * validation / seconds, 100 * writing / seconds),
+        )
 
     def seconds(self) -> float:
         """Seconds that the run took so far, over all its starts."""
@@ -237,20 +257,22 @@ class Run:
     def validate(self, epoch: int, samples: list[Sample]) -> None:
         """Score the validation split and save the weights."""
         self.engine.eval()
-        predictions = evaluate(
-            self.engine.module,
-            self.tokenizer,
-            samples,
-            self.args.eval_batch_size,
-            self.args.workers,
-            self.dtype,
-            title=f"validation {epoch + 1}",
-            runner=self.predict,
-        )
+        with self.timed("validation"):
+            predictions = evaluate(
+                self.engine.module,
+                self.tokenizer,
+                samples,
+                self.args.eval_batch_size,
+                self.args.workers,
+                self.dtype,
+                title=f"validation {epoch + 1}",
+                runner=self.predict,
+            )
         scores = broadcast_from_rank0(partial(self.scores, samples, predictions) if rank() == 0 else None)
-        state = gathered_state(self.engine)
-        if state is not None:
-            self.save_scored(epoch, scores, state)
+        with self.timed("writing"):
+            state = gathered_state(self.engine)
+            if state is not None:
+                self.save_scored(epoch, scores, state)
 
     def scores(self, samples: list[Sample], predictions: list[Prediction]) -> dict[str, dict]:
         """The scores of `breakdowns`, for table and `training.json`.

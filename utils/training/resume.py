@@ -64,6 +64,7 @@ class Progress:
         seconds: time that the run took so far, over all its starts.
         sums: of each loss since the last log line, in this process.
         summed: number of micro-steps in `sums`.
+        spent: seconds of `seconds` in validation, and in writing checkpoints and states.
     """
 
     step: int = 0
@@ -74,6 +75,7 @@ class Progress:
     seconds: float = 0.0
     sums: list[float] = field(default_factory=list)
     summed: int = 0
+    spent: dict[str, float] = field(default_factory=lambda: {"validation": 0.0, "writing": 0.0})
 
 
 class RunStates:

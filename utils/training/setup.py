@@ -10,7 +10,7 @@ from model.checkpoints.backbones import Backbones, load_clip, load_llava, load_s
 from model.checkpoints.load import load_parts, load_tokenizer, parts_settings
 from model.config import LLAMA_DERIVED, PixDLMConfig
 from model.language.tokens import ADDED_TOKENS, PixTokenizer
-from model.lora import lora_settings
+from model.lora import add_lora, lora_settings
 from model.losses import LossWeights
 from model.parts import DEFAULT_TRAINED, PARTS, set_trainable
 from model.pixdlm import PixDLMForCausalLM, load_model
@@ -20,6 +20,7 @@ from utils.download import sources as published
 from utils.runtime.errors import UserError, config_errors_as_user_error
 from utils.runtime.json_files import parse_json
 from utils.runtime.places import exists, is_file
+from utils.runtime.precision import DTYPES
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def build_training_model(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokeniz
         UserError: weights are missing, damaged or do not fit, or an option does not fit the model.
     """
     if args.init_from and not is_file(args.init_from):
-        model, tokenizer = load_model(args.init_from, backbones=backbones(args))
+        model, tokenizer = load_model(args.init_from, dtype=DTYPES[args.precision], backbones=backbones(args))
         log.info("starts from %s; its configuration is used, not %s", args.init_from, args.config)
         fresh: set[str] = set()
     else:
@@ -42,8 +43,7 @@ def build_training_model(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokeniz
         if args.init_from:
             adapters, neutral = parts_settings(Path(args.init_from))
             config.lora = adapters or config.lora  # as they were trained, whatever the options say
-        model = build_model(config)
-        fresh = set(PARTS) if args.from_scratch else load_published(model, args)
+        model, fresh = (build_model(config), set(PARTS)) if args.from_scratch else build_on_backbones(config, args)
         if args.init_from:
             read = load_parts(model, Path(args.init_from))
             model.config.neutral_fusion = neutral and "fusion" in read
@@ -96,14 +96,14 @@ def options_at_default(args: TrainArgs, *names: str) -> list[str]:
     return [name for name in names if getattr(args, name) == getattr(default, name)]
 
 
-def build_model(config: PixDLMConfig) -> PixDLMForCausalLM:
-    """A new model.
+def build_model(config: PixDLMConfig, empty_backbones: bool = False) -> PixDLMForCausalLM:
+    """A new model, or one whose SAM2, CLIP and Llama are on the meta device.
 
     Raises:
         UserError: values of the configuration do not fit each other.
     """
     with config_errors_as_user_error("--override or --lora-targets: no model can be built like this"):
-        return PixDLMForCausalLM(config)
+        return PixDLMForCausalLM(config, empty_backbones)
 
 
 def parts_to_train(config: PixDLMConfig, more: set[str]) -> set[str]:
@@ -189,9 +189,22 @@ def check_weight_files(args: TrainArgs) -> None:
             raise UserError(f"--{name} {getattr(args, name)}: no such file or folder")
 
 
-def load_published(model: PixDLMForCausalLM, args: TrainArgs) -> set[str]:
-    """Load Llama, CLIP and SAM2 into the model; returns the parts that are not loaded."""
-    load_llava(model.language_model, Path(args.llava))
-    load_clip(model.semantic_path.clip, args.clip, model.config)
-    load_sam2(model.pixel_path.encoder, args.sam2)
-    return {"fusion", "projector", "seg_projection", "mask_decoder"}
+def build_on_backbones(config: PixDLMConfig, args: TrainArgs) -> tuple[PixDLMForCausalLM, set[str]]:
+    """A model with published Llama, CLIP and SAM2, and the parts that start fresh.
+
+    The backbones are read in the run's type, with no other copy of theirs in memory; adapters are added to what was
+    read.
+
+    Raises:
+        UserError: values of the configuration do not fit each other, or a file is damaged or does not fit.
+    """
+    lora, config.lora = config.lora, None
+    model, dtype = build_model(config, empty_backbones=True), DTYPES[args.precision]
+    load_llava(model.language_model, Path(args.llava), dtype)
+    load_clip(model.semantic_path.clip, args.clip, config, dtype)
+    load_sam2(model.pixel_path.encoder, args.sam2, dtype)
+    if lora:
+        with config_errors_as_user_error("--lora-targets"):
+            add_lora(model.language_model, lora)
+        model.config.lora = lora
+    return model, {"fusion", "projector", "seg_projection", "mask_decoder"}

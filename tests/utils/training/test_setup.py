@@ -17,9 +17,18 @@ from model.lora import lora_settings
 from model.parts import PARTS
 from model.pixdlm import PixDLMForCausalLM
 from model.presets import mini_config, native_config
+from tests.model.checkpoints.test_backbones_llava import llama as llama_of
+from tests.model.checkpoints.test_backbones_llava import save_llava
 from utils.cli.train_options import PRESETS, TrainArgs, parse_train
 from utils.runtime.errors import UserError
-from utils.training.setup import build_config, build_training_model, check_weight_files, override, parts_to_train
+from utils.training.setup import (
+    build_config,
+    build_on_backbones,
+    build_training_model,
+    check_weight_files,
+    override,
+    parts_to_train,
+)
 
 
 @pytest.fixture
@@ -32,7 +41,7 @@ def mini(tokenizer_file: Path) -> TrainArgs:
 def checkpoint(tmp_path: Path, tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer) -> TrainArgs:
     """Options that go on from a saved model."""
     save_model(tmp_path / "last", tiny_model, tokenizer, tiny_model.state_dict(), {})
-    return TrainArgs(init_from=str(tmp_path / "last"))
+    return TrainArgs(init_from=str(tmp_path / "last"), precision="fp32")
 
 
 def trained_names(model: PixDLMForCausalLM) -> set[str]:
@@ -69,6 +78,45 @@ def test_overrides_and_adapters_reach_the_model(mini: TrainArgs) -> None:
     adapters = {name for name in trained_names(model) if "lora_" in name}
     assert len(adapters) == 2 * 2 and all("k_proj" in name for name in adapters)
     assert trained["lora"] == 2 * 2 * (128 + 128)
+
+
+# From the published backbones
+
+
+def test_backbones_are_read_in_the_runs_type_and_not_drawn_before(tmp_path: Path, tiny_config: PixDLMConfig) -> None:
+    torch.manual_seed(1)
+    source = PixDLMForCausalLM(tiny_config)
+    clip, sam2 = source.semantic_path.clip, source.pixel_path.encoder
+    clip.save_pretrained(tmp_path / "clip")
+    torch.save({"model": {f"image_encoder.{k}": v for k, v in sam2.state_dict().items()}}, tmp_path / "sam2.pt")
+    llama = llama_of(tiny_config, added=0)
+    save_llava(tmp_path / "llava", llama, {"model.image_newline": torch.zeros(4)})
+
+    empty = PixDLMForCausalLM(tiny_config, empty_backbones=True)
+    drawn = {name.partition(".")[0] for name, one in empty.named_parameters() if not one.is_meta}
+    assert drawn == {"fusion", "projector", "seg_projection", "mask_decoder"}
+    assert all(one.is_meta for name, one in empty.named_parameters() if name.partition(".")[0] not in drawn)
+
+    files = {name: str(tmp_path / name) for name in ("llava", "clip")}
+    args = TrainArgs(**files, sam2=str(tmp_path / "sam2.pt"), precision="bf16")
+    tiny_config.lora = lora_settings(2, 4.0, 0.0, ["q_proj"])
+    model, fresh = build_on_backbones(tiny_config, args)
+    assert fresh == drawn and model.config.lora["r"] == 2 and not any(one.is_meta for one in model.parameters())
+    state = model.state_dict()
+    for prefix, part in (("semantic_path.clip.", clip), ("pixel_path.encoder.", sam2)):
+        for name, tensor in part.state_dict().items():
+            assert torch.equal(state[prefix + name], tensor.to(state[prefix + name].dtype)), name
+            assert state[prefix + name].dtype == (torch.bfloat16 if tensor.is_floating_point() else tensor.dtype)
+    for name, tensor in llama.state_dict().items():
+        own = state.get(f"language_model.{name}")
+        own = state[f"language_model.{name}".replace("q_proj.", "q_proj.base_layer.")] if own is None else own
+        assert own.dtype == torch.bfloat16 and torch.equal(own[: len(tensor)], tensor.bfloat16()), name
+        added = own[len(tensor) :].float()
+        assert not added.numel() or 0.01 < added.std() < 0.03  # as Llama draws its rows
+    adapters = [one for name, one in model.named_parameters() if "lora_A" in name]
+    assert len(adapters) == 2 and all(one.abs().sum() > 0 for one in adapters)
+    model.cast(torch.bfloat16)
+    assert torch.isfinite(model.language_model(torch.arange(5)[None]).logits).all()
 
 
 # From a folder of this project
