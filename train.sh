@@ -9,7 +9,7 @@
 #   bash train.sh mini --data FOLDER    another data set in DRSeg's layout
 #   bash train.sh --help                what train.py takes
 #
-# NPROC=N           processes on this node (default: the GPUs found, else 1)
+# NPROC=N           processes on this node (default: the GPUs found; without one, for mini a process a core)
 # HOSTFILE=FILE     trains on several nodes: DeepSpeed's hostfile, `worker-1 slots=8` a line; the
 #                   checkout must be at the same path on all of them, and this must be started on the
 #                   first of them or on a disk that they share: the evaluation here reads what it wrote

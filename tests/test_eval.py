@@ -339,7 +339,7 @@ def test_a_second_data_set_is_evaluated_by_its_own_rules(
 ) -> None:
     """Registered here: groups of its own, gIoU alone, and a left half of every frame that is not counted."""
 
-    def load(root: Path, split: str, polygons: str, skip_bad_records: bool) -> list[Sample]:
+    def load(root: Path, split: str, polygons: str, skip_bad_records: bool, orientation: str) -> list[Sample]:
         half = ((0.0, 0.0, 40.0, 0.0, 40.0, 60.0, 0.0, 60.0),)
         return [
             replace(one, dataset="fields", groups={"crop": ("rye", "maize")[one.index % 2]}, ignore=half)

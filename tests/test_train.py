@@ -68,7 +68,7 @@ def test_a_run_writes_checkpoints_a_log_and_tensorboard(base: Ended) -> None:
 
 def test_the_log_says_what_ran_and_how(base: Ended) -> None:
     assert "12 training and 6 validation records from " in base.log
-    assert "2 epochs of 6 steps, 2 records a step" in base.log
+    assert "2 epochs of 6 steps, 2 records a step in 1 process\n" in base.log
     counts, total = re.search(r"trained parameters: (.*); together ([\d,]+)", base.log).groups()
     parts = dict(one.rsplit(" ", 1) for one in counts.split(", "))
     sizes: dict[str, int] = {}
@@ -106,10 +106,10 @@ def test_a_second_run_in_the_same_folder_replaces_the_first_ones_curves(
 ) -> None:
     steps = ["--epochs", "1", "--steps-per-epoch"]
     server.train_well(data, tmp_path, *steps, "4")
-    server.train_well(data, tmp_path, *steps, "2", "--restart")
+    server.train_well(data, tmp_path, *steps, "3", "--restart")
     events = EventAccumulator(str(tmp_path))  # as TensorBoard reads them
     events.Reload()
-    assert [one.step for one in events.Scalars("train/loss")] == [1, 2]
+    assert [one.step for one in events.Scalars("train/loss")] == [1, 2, 3]
 
 
 def test_memorised_records_are_found_again(server: Server, few: Path, tmp_path: Path) -> None:

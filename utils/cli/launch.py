@@ -2,8 +2,10 @@
 
     python -m utils.cli.launch [--hostfile FILE] SCRIPT [ARGUMENT ...]
 
-The number of processes is the environment's NPROC, else one for each GPU that PyTorch finds, else
-one. A single process runs the script itself, without a launcher. The exit status is the script's.
+The number of processes is the environment's NPROC, else one for each GPU that PyTorch finds. Without a GPU it
+is one, or one for each core in training with a global batch that they divide, such as mini's: beside a busy
+neighbour one process of several threads slows down far more (PixDLM/mini/README.md). A single process runs the
+script itself, without a launcher. The exit status is the script's.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from pathlib import Path
 from utils.runtime.errors import UserError, run_main
 from utils.runtime.ports import free_port
 
+MOST_CPU_PROCESSES = 8  # each holds a copy of the model
+
 
 def visible_gpus(environ: Mapping[str, str]) -> list[str]:
     """The CUDA_VISIBLE_DEVICES entry of each GPU that PyTorch finds: "0", "1", … or the present entries."""
@@ -30,15 +34,15 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
     return visible[:count] if len(visible) >= count else [str(i) for i in range(count)]
 
 
-def process_count(environ: Mapping[str, str], gpus: int) -> int:
-    """The number of processes on this node.
+def process_count(environ: Mapping[str, str], gpus: int, script: list[str]) -> int:
+    """The number of processes on this node for `script`, a path and its arguments.
 
     Raises:
         UserError: NPROC is no positive number, or more than there are GPUs.
     """
     text = environ.get("NPROC", "")
     if not text:
-        return max(gpus, 1)
+        return gpus or cpu_processes(script, usable_cores())
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"NPROC is {text!r}; give it the number of processes, 1 or more")
     if 0 < gpus < int(text):
@@ -47,6 +51,19 @@ def process_count(environ: Mapping[str, str], gpus: int) -> int:
             "Lower NPROC, or hide the GPUs to run on the CPU (CUDA_VISIBLE_DEVICES=)"
         )
     return int(text)
+
+
+def cpu_processes(script: list[str], cores: int) -> int:
+    """Processes without a GPU: in training as many as divide the global batch, at most one a core; else one."""
+    if Path(script[0]).name != "train.py":
+        return 1
+    from utils.cli.train_options import parse_train  # late, since it imports transformers
+
+    args = parse_train(script[1:])
+    if args.global_batch is None:
+        return 1
+    micro_step = args.global_batch // args.grad_accumulation
+    return max((n for n in range(1, min(cores, MOST_CPU_PROCESSES) + 1) if micro_step % n == 0), default=1)
 
 
 def local_command(script: list[str], processes: int, gpus: list[str]) -> list[str]:
@@ -78,8 +95,13 @@ def hostfile_command(script: list[str], hostfile: Path, environ: Mapping[str, st
     port = environ.get("MASTER_PORT") or free_port()
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", f"--hostfile={hostfile}", f"--master_port={port}"]
     if environ.get("NPROC"):
-        launcher.append(f"--num_gpus={process_count(environ, gpus=0)}")
+        launcher.append(f"--num_gpus={process_count(environ, 0, script)}")
     return [*launcher, "--no_local_rank", *script]
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_defaults(environ: dict[str, str], processes: int, gpus: int) -> None:
@@ -91,8 +113,7 @@ def set_defaults(environ: dict[str, str], processes: int, gpus: int) -> None:
         return
     environ.setdefault("DS_ACCELERATOR", "cpu")
     if processes > 1:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+        environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
 
 
 def main() -> None:
@@ -108,7 +129,7 @@ def main() -> None:
         command = hostfile_command(script, args.hostfile, environ)
     else:
         gpus = visible_gpus(environ)
-        processes = process_count(environ, len(gpus))
+        processes = process_count(environ, len(gpus), script)
         set_defaults(environ, processes, len(gpus))
         command = local_command(script, processes, gpus)
     os.execvpe(command[0], command, environ)

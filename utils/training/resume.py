@@ -210,8 +210,9 @@ class RunStates:
         names = sorted((then.keys() | now.keys()) - RESUME_MAY_CHANGE - {RECORDS})
         other = [f"{n} {then.get(n)!r}, now {now.get(n)!r}" for n in names if then.get(n) != now.get(n)]
         if other:
+            nproc = f" (NPROC={then['processes']})" if then.get("processes") != now["processes"] else ""
             raise UserError(
-                f"{self.folder.parent} is a run with other options ({'; '.join(other)}); give the same, another "
+                f"{self.folder.parent} is a run with other options ({'; '.join(other)}); give the same{nproc}, another "
                 "--run-dir, or --restart to train it anew"
             )
 

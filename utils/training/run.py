@@ -150,7 +150,8 @@ def log_summary(args: TrainArgs, config: Any, samples: list, validation: list, t
     parts = ", ".join(f"{part} {count:,}" for part, count in trained.items())
     log.info("trained parameters: %s; together %s", parts, f"{sum(trained.values()):,}")
     records = args.batch_size * args.grad_accumulation * world_size()
-    log.info("%d epochs of %d steps, %d records a step", args.epochs, steps, records)
+    processes = f"{world_size()} process{'es' * (world_size() > 1)}"
+    log.info("%d epochs of %d steps, %d records a step in %s", args.epochs, steps, records, processes)
     log.info("%d steps in all, %d of them warm-up", steps * args.epochs, args.warmup_steps)
 
 

@@ -26,13 +26,31 @@ sys.exit(int(sys.argv[2]))
 
 @pytest.mark.parametrize(("nproc", "gpus", "count"), [("", 0, 1), ("", 4, 4), ("2", 4, 2), ("3", 0, 3)])
 def test_process_count(nproc: str, gpus: int, count: int) -> None:
-    assert launch.process_count({"NPROC": nproc}, gpus) == count
+    assert launch.process_count({"NPROC": nproc}, gpus, ["eval.py"]) == count
+
+
+@pytest.mark.parametrize(
+    ("script", "cores", "count"),
+    [
+        ("train.py --config mini", 1, 1),
+        ("train.py --config mini", 2, 2),
+        ("train.py --config mini", 5, 4),
+        ("train.py --config mini", 64, 8),
+        ("train.py --config mini --grad-accumulation 4", 5, 3),
+        ("train.py --config mini --global-batch 7", 4, 1),
+        ("train.py --config mini --batch-size 24", 4, 1),
+        ("train.py --config native", 4, 1),
+        ("eval.py --model PixDLM/mini", 4, 1),
+    ],
+)
+def test_a_global_batch_is_divided_among_the_cores(script: str, cores: int, count: int) -> None:
+    assert launch.cpu_processes(script.split(), cores) == count
 
 
 @pytest.mark.parametrize(("nproc", "gpus"), [("0", 0), ("-1", 0), ("two", 0), ("1.5", 0), ("3", 2)])
 def test_a_number_of_processes_that_cannot_be(nproc: str, gpus: int) -> None:
     with pytest.raises(UserError, match=f"NPROC is .*{nproc}"):
-        launch.process_count({"NPROC": nproc}, gpus)
+        launch.process_count({"NPROC": nproc}, gpus, ["eval.py"])
 
 
 @pytest.mark.parametrize(
