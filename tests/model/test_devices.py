@@ -63,6 +63,9 @@ class Engine:
     def was_step_applied(self) -> bool:
         return not self.optimizer.overflow
 
+    def get_global_grad_norm(self) -> None:
+        return None  # as DeepSpeed's without an optimiser of its own
+
 
 @pytest.fixture(params=SETTINGS)
 def model(request: pytest.FixtureRequest, tiny_config: PixDLMConfig) -> PixDLMForCausalLM:

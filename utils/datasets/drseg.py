@@ -30,6 +30,9 @@ from utils.runtime.text import lone_surrogate
 
 log = logging.getLogger(__name__)
 
+ALTITUDE = "altitudes that are no number of metres"
+KIND = "reasoning types that are not known"
+
 NAME = "drseg"
 POLYGON_RULES = ("union", "first")
 ORIENTATIONS = ("check", "apply", "stored")
@@ -136,7 +139,7 @@ class _Reader:
     def __init__(self, root: Path, split: str, file: Path, polygons: str, orientation: str, decode: bool) -> None:
         self.images = root / "CODrone" / f"DR{split}"
         self.pictures = PictureFinder()
-        self.odd_altitudes: list[str] = []
+        self.odd: dict[str, list[str]] = {ALTITUDE: [], KIND: []}  # values that cost a group, not the record
         self.file, self.polygons, self.orientation, self.decode = file, polygons, orientation, decode
         self.headers: dict[Path, PictureHeader] = {}
         self.crossing: list[str] = []  # polygons that cross themselves, of records that are used
@@ -158,8 +161,10 @@ class _Reader:
         )
         height = whole_metres(record.get("altitude"))
         if height is None and record.get("altitude") is not None:
-            odd, name = shortened(record["altitude"]), shortened(record["id"])
-            self.odd_altitudes.append(f"{odd} in record {position} (id {name})")
+            self.odd[ALTITUDE].append(f"{shortened(record['altitude'])} in {where.removeprefix(f'{self.file}: ')}")
+        for kind in record["reasoning_types"]:
+            if not is_reasoning_type(kind):
+                self.odd[KIND].append(f"{shortened(kind)} in {where.removeprefix(f'{self.file}: ')}")
         crossing = crossing_polygons(where.removeprefix(f"{self.file}: "), targets)
         samples = [
             Sample(
@@ -191,12 +196,9 @@ class _Reader:
 
     def log_oddities(self) -> None:
         """Tell what was read in another way than it is written, once for the file."""
-        if self.odd_altitudes:
-            log.warning(
-                "%s: %d records have an altitude that is no number of metres and stand in no group by altitude, the "
-                "first %s",
-                *(self.file, len(self.odd_altitudes), self.odd_altitudes[0]),
-            )
+        for what, found in self.odd.items():
+            if found:
+                log.warning("%s: %d %s, the first %s; counted in no such group", self.file, len(found), what, found[0])
         if self.pictures.otherwise:
             wanted, found = next(iter(self.pictures.otherwise.items()))
             log.warning(
@@ -272,7 +274,7 @@ def check_fields(where: str, record: Any) -> None:
 
 
 def checked_questions(where: str, record: dict[str, Any]) -> list[tuple[str, str | None, str | None]]:
-    """Question, answer and reasoning type of every question of a record.
+    """Question, answer and reasoning type (None where it is not known) of every question of a record.
 
     Raises:
         BadRecord: no question, an empty one, or lists whose lengths differ or that hold something else.
@@ -284,7 +286,7 @@ def checked_questions(where: str, record: dict[str, Any]) -> list[tuple[str, str
         if len(record[field]) != len(questions):
             raise BadRecord(f"{where} has {len(questions)} questions, but {len(record[field])} {field}")
     rows = list(zip(questions, record["answers"], record["reasoning_types"], strict=True))
-    for i, (question, answer, kind) in enumerate(rows):
+    for i, (question, answer, _) in enumerate(rows):
         if not isinstance(question, str) or not question.strip():
             raise BadRecord(f"{where}: question {i} is {shortened(question)}, expected a text")
         try:
@@ -293,11 +295,12 @@ def checked_questions(where: str, record: dict[str, Any]) -> list[tuple[str, str
             raise BadRecord(f"{where}: question {i} {shortened(question)}: {error}") from error
         if answer is not None and not isinstance(answer, str):
             raise BadRecord(f"{where}: answer {i} is {shortened(answer)}, expected a text or null")
-        if kind is not None and kind not in REASONING_TYPES:
-            raise BadRecord(
-                f"{where}: reasoning type {i} is {shortened(kind)}; known are {', '.join(REASONING_TYPES)} and null"
-            )
-    return [(question.strip(), answer, kind) for question, answer, kind in rows]
+    return [(question.strip(), answer, kind if is_reasoning_type(kind) else None) for question, answer, kind in rows]
+
+
+def is_reasoning_type(kind: Any) -> bool:
+    """Whether a reasoning type is a known one or null."""
+    return kind is None or (isinstance(kind, str) and kind in REASONING_TYPES)
 
 
 def whole_metres(altitude: Any) -> int | None:

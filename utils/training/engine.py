@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from types import ModuleType
 from typing import Any
@@ -174,6 +175,15 @@ def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[A
         # (DeepSpeed would also fill missing gradients with zeros, so that unused parameters decay.)
         engine.enable_backward_allreduce = False
     return engine, schedule
+
+
+def gradient_norm_is_finite(engine: Any) -> bool:
+    """Whether the norm of the last step's gradients, over all ranks, is finite; True where DeepSpeed does not tell it.
+
+    DeepSpeed skips such steps since 0.19.8; earlier ones applied them in some combinations of stage and precision.
+    """
+    norm = engine.get_global_grad_norm()
+    return norm is None or math.isfinite(norm)
 
 
 def weights_are_finite(model: nn.Module) -> Tensor:

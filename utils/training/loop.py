@@ -38,7 +38,7 @@ from utils.runtime.errors import UserError
 from utils.runtime.files import append_line, write_errors_as_user_error
 from utils.runtime.logs import peak_memory_gib
 from utils.runtime.precision import DTYPES
-from utils.training.engine import gathered_state, weights_are_finite
+from utils.training.engine import gathered_state, gradient_norm_is_finite, weights_are_finite
 from utils.training.preemption import Stopped, StopRequest
 from utils.training.resume import Progress, RunStates
 from utils.training.setup import loss_weights
@@ -147,6 +147,12 @@ class Run:
         self.progress.step += 1
         if not applied:
             self.skip_nonfinite_step(self.progress.step, "a gradient", taken)
+        elif not gradient_norm_is_finite(self.engine):
+            raise UserError(
+                f"a gradient at step {self.progress.step} is not finite, and DeepSpeed let it into the weights; the "
+                f"batch holds {', '.join(record_names(taken))}. The same command goes on from the state before; "
+                "install the DeepSpeed that requirements.txt asks for"
+            )
         return stop, due
 
     def finite_forward(self, batches: Iterator[Batch]) -> tuple[PixDLMOutput, Batch, bool, bool]:
@@ -184,7 +190,7 @@ class Run:
         """
         self.progress.bad_steps += 1
         what = f"{what} at step {step} is not finite{values}"
-        own = [f"{sample.record_id} ({sample.question!r})" for sample in samples]
+        own = record_names(samples)
         gathered = gather_lists(own)
         if gathered is not None:
             note = {"step": step, "what": what, "records": gathered}
@@ -309,6 +315,11 @@ class Run:
         self.stop.restore_default()
         if self.writer is not None:
             self.writer.close()
+
+
+def record_names(samples: list[Sample]) -> list[str]:
+    """Id and question of each."""
+    return [f"{sample.record_id} ({sample.question!r})" for sample in samples]
 
 
 def value_of(output: PixDLMOutput, name: str, like: torch.Tensor) -> torch.Tensor:

@@ -144,7 +144,6 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({**TWO_QUESTIONS, "answers": ["a"]}, "has 2 questions, but 1 answers"),
     ({**TWO_QUESTIONS, "reasoning_types": ["scene"]}, "has 2 questions, but 1 reasoning_types"),
     ({"answers": [5]}, "answer 0 is 5, expected a text or null"),
-    ({"reasoning_types": ["size"]}, "reasoning type 0 is 'size'; known are spatial, attribute, scene"),
     ({"ann_list": []}, "has no target"),
     ({"ann_list": [{"bbox": [1, 2, 3, 4]}]}, "target 0 lacks the field 'segmentation'"),
     ({"ann_list": [{"segmentation": []}]}, "target 0: segmentation is empty"),
@@ -250,7 +249,18 @@ def test_an_altitude_that_is_none_costs_no_record(
     with caplog.at_level(logging.WARNING):
         samples = load_dataset(make_drseg(records), "test")
     assert [one.groups.get("altitude") for one in samples] == [30, None, None]
-    assert "2 records have an altitude that is no number of metres" in caplog.text and "(id 'b')" in caplog.text
+    assert "2 altitudes that are no number of metres, the first " in caplog.text and "(id 'b')" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["size", 7, ["scene"], {}, float("nan")])
+def test_a_reasoning_type_that_is_not_known_costs_no_record(
+    make_drseg: Make, make_record: Make, caplog: pytest.LogCaptureFixture, kind: Any
+) -> None:
+    records = [make_record("a"), make_record("b", reasoning_types=[kind])]
+    with caplog.at_level(logging.WARNING):
+        samples = load_dataset(make_drseg(records), "test")
+    assert [one.groups.get("reasoning_type") for one in samples] == ["attribute", None]
+    assert "1 reasoning types that are not known, the first " in caplog.text and "record 1 (id 'b')" in caplog.text
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])

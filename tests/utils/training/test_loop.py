@@ -20,7 +20,7 @@ from utils.datasets.registry import DATASETS
 from utils.evaluation.metrics import MaskScore
 from utils.evaluation.predict import Prediction
 from utils.runtime.errors import UserError
-from utils.training.loop import Run
+from utils.training.loop import LOSSES, Run
 
 SAMPLES = [Sample(Path(f"{i}.jpg"), f"Question {i}?", None, (), 9, 9, "drseg", f"record {i}", i) for i in range(3)]
 VALIDATION = """
@@ -145,6 +145,22 @@ def test_as_many_bad_steps_as_allowed_are_left_out(make_run: Any, tmp_path: Path
         UserError, match=r"a gradient at step 4 is not finite; the batch holds record 1 .*--max-bad-steps 2"
     ):
         run.skip_nonfinite_step(4, "a gradient", SAMPLES[1:2])
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf, torch.tensor(math.nan)])
+def test_a_gradient_that_deepspeed_lets_into_the_weights_ends_the_run(
+    make_run: Any, monkeypatch: pytest.MonkeyPatch, norm: object
+) -> None:
+    run = make_run(grad_accumulation=1)
+    output = SimpleNamespace(**dict.fromkeys(LOSSES, torch.tensor(1.0)))
+    batch = SimpleNamespace(samples=SAMPLES[:1])
+    monkeypatch.setattr(run, "finite_forward", lambda batches: (output, batch, False, False))
+    run.engine.backward, run.engine.step = lambda loss: None, lambda: None
+    run.engine.was_step_applied, run.engine.get_global_grad_norm = lambda: True, lambda: 1.0
+    assert run.train_step(iter([])) == (False, False) and run.progress.step == 1
+    run.engine.get_global_grad_norm = lambda: norm
+    with pytest.raises(UserError, match=r"a gradient at step 2 is not finite, .*holds record 0 \('Question 0\?'\)"):
+        run.train_step(iter([]))
 
 
 def test_a_state_is_due_by_steps_and_by_time(make_run: Any) -> None:
