@@ -25,7 +25,7 @@ from utils.cli.export_options import parse_extract
 from utils.runtime.errors import UserError, run_main
 from utils.runtime.files import atomic_file, write_errors_as_user_error
 from utils.runtime.logs import start_logging
-from utils.runtime.places import is_folder
+from utils.runtime.paths import is_folder
 
 log = logging.getLogger("extract")
 

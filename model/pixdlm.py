@@ -28,7 +28,7 @@ from model.config import PixDLMConfig
 from model.fusion import Fusion
 from model.inputs.batch import Batch
 from model.inputs.images import Geometry, frame_logits
-from model.inputs.places import Places
+from model.inputs.token_positions import TokenPositions
 from model.language.conditioning import (
     answer_loss,
     condition_on_text,
@@ -182,14 +182,14 @@ class PixDLMForCausalLM(PreTrainedModel):
         as_published = loss_weights is not None and not self.config.mask_padded_questions
         embeddings, image_start = self.embed_prompts(batch, features.tokens, padding_counts=as_published)
         hidden = last_hidden_states(self.language_model, embeddings)
-        places = batch.places(self.config)
-        states = self.seg_states(hidden, places)
-        masks = self.mask_decoder(features.pyramid, places.mask_picture, self.seg_projection(states))
-        output = PixDLMOutput(mask_logits=list(masks.split(places.mask_counts)))
+        positions = batch.token_positions(self.config)
+        states = self.seg_states(hidden, positions)
+        masks = self.mask_decoder(features.pyramid, positions.mask_picture, self.seg_projection(states))
+        output = PixDLMOutput(mask_logits=list(masks.split(positions.mask_counts)))
         if loss_weights is not None:
             self.add_losses(output, batch, hidden, loss_weights)
             if loss_weights.grounding:
-                image = hidden[places.mask_question, image_start : image_start + self.config.image_tokens]
+                image = hidden[positions.mask_question, image_start : image_start + self.config.image_tokens]
                 similarity = self.seg_image_similarity(states, image)
                 self.add_grounding(output, batch, similarity, loss_weights.grounding)
         return output
@@ -214,13 +214,13 @@ class PixDLMForCausalLM(PreTrainedModel):
         question = question_features(self.language_model, batch.question_ids, batch.question_mask)
         mask = None if padding_counts else batch.question_mask
         conditioned = condition_on_text(tokens[batch.image_index], question, mask)
-        image_start = batch.places(self.config).image_start
+        image_start = batch.token_positions(self.config).image_start
         return insert_image(self.language_model, batch.input_ids, conditioned, image_start), image_start
 
     @staticmethod
-    def seg_states(hidden: Tensor, places: Places) -> Tensor:
+    def seg_states(hidden: Tensor, positions: TokenPositions) -> Tensor:
         """The hidden states that predict each [SEG] token: float[Q, L + N - 1, D] -> float[M * 9, D]"""
-        row, column = places.seg_states
+        row, column = positions.seg_states
         return hidden[row, column]
 
     @staticmethod
@@ -232,12 +232,12 @@ class PixDLMForCausalLM(PreTrainedModel):
 
     def add_losses(self, output: PixDLMOutput, batch: Batch, hidden: Tensor, weights: LossWeights) -> None:
         """Fill in the weighted losses; masks are compared in the frame's geometry, at the size of the targets."""
-        places = batch.places(self.config)
+        positions = batch.token_positions(self.config)
         logits = [
             frame_logits(one.float(), batch.geometries[image], self.config, tuple(masks.shape[-2:]))
-            for one, image, masks in zip(output.mask_logits, places.pictures, batch.masks, strict=True)
+            for one, image, masks in zip(output.mask_logits, positions.pictures, batch.masks, strict=True)
         ]
-        ce = answer_loss(self.language_model, hidden, places.scored_states, places.scored)
+        ce = answer_loss(self.language_model, hidden, positions.scored_states, positions.scored)
         bce, dice = mask_losses(logits, batch.masks, batch.has_ignored_pixels)
         output.ce_loss = weights.ce * ce
         output.mask_bce_loss = weights.bce * bce

@@ -164,7 +164,7 @@ class PixDLMProcessor(PushToHubMixin):
             question_mask=question_mask,
             geometries=geometries,
         )
-        batch.places(self.config)  # here, where the host has the prompts: in training a worker's
+        batch.token_positions(self.config)  # here, where the host has the prompts: in training a worker's
         return batch
 
     def prompt(self, question: str, targets: int, answered: bool, name: str) -> Prompt:

@@ -182,7 +182,7 @@ class PixDLM:
             attention_mask=attention,
             labels=torch.full_like(ids, IGNORE_INDEX),
         )
-        teacher_forced.places(self.model.config)  # before it is moved
+        teacher_forced.token_positions(self.model.config)  # before it is moved
         masks = self.model(teacher_forced.to(self.model.device), features=features).mask_logits
         for row, logits in zip(rows, masks, strict=True):
             found[row] = logits

@@ -27,7 +27,7 @@ from model.lora import LORA_MARK
 from model.semantic_path import resize_positions
 from utils.runtime.errors import UserError
 from utils.runtime.files import file_hash
-from utils.runtime.places import exists, is_file, is_folder
+from utils.runtime.paths import exists, is_file, is_folder
 
 log = logging.getLogger(__name__)
 

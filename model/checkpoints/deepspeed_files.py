@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.checkpoints.tensors import TensorFile, read_errors_as_user_error
 from utils.runtime.errors import UserError, first_line
-from utils.runtime.places import entries, is_file, is_folder
+from utils.runtime.paths import entries, is_file, is_folder
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from model.pixdlm import PixDLMForCausalLM
 from model.processor import PixDLMProcessor
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_folder, check_utf8_path, write_errors_as_user_error
-from utils.runtime.places import exists, has_content, is_file, is_folder
+from utils.runtime.paths import exists, has_content, is_file, is_folder
 
 METRIC_TITLES = {"giou": "gIoU", "ciou": "cIoU"}
 BACKBONES = ("semantic_path.", "pixel_path.")

@@ -24,7 +24,7 @@ from model.lora import lora_settings
 from model.presets import release_config
 from utils.runtime.errors import UserError, config_errors_as_user_error, first_line
 from utils.runtime.json_files import read_json
-from utils.runtime.places import entries, exists, is_file, is_folder
+from utils.runtime.paths import entries, exists, is_file, is_folder
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from utils.runtime.errors import UserError, first_line, permission_denied
 from utils.runtime.files import check_utf8_path
 from utils.runtime.json_files import read_json
-from utils.runtime.places import is_file
+from utils.runtime.paths import is_file
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # or shards, with `.index.json` after the name
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.config import PixDLMConfig
 from model.inputs.images import Geometry
-from model.inputs.places import Places, find_places
+from model.inputs.token_positions import TokenPositions, find_token_positions
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Batch:
         masks: per question uint8[K, H, W] in the frame's geometry, of 0, 1 and IGNORE_LABEL; empty without targets.
         has_ignored_pixels: whether IGNORE_LABEL occurs in the masks.
         samples: per question an object of the caller's; the model does not read it.
-        found: what `places` found, and the prompts in which it did.
+        found: what `token_positions` found, and the prompts in which it did.
     """
 
     clip_pixels: Tensor | None
@@ -49,24 +49,24 @@ class Batch:
     masks: list[Tensor] = field(default_factory=list)
     has_ignored_pixels: bool = False
     samples: list[Any] = field(default_factory=list)
-    found: tuple[Places, list[tuple[Tensor, int]]] | None = None
+    found: tuple[TokenPositions, list[tuple[Tensor, int]]] | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def places(self, config: PixDLMConfig) -> Places:
+    def token_positions(self, config: PixDLMConfig) -> TokenPositions:
         """Where things stand in the prompts, for a model of this configuration.
 
         They are found once, by the processor, and move with the batch. Where prompts have been replaced or written
         to since, they are found anew, for which the host waits if the prompts are on a GPU.
 
         Raises:
-            ValueError: as `find_places`.
+            ValueError: as `find_token_positions`.
         """
         sizes = config.text_config.vocab_size, config.image_tokens
         if not self._found_in_these_prompts() or (self.found[0].vocabulary, self.found[0].image_tokens) != sizes:
-            places = find_places(self.input_ids, self.labels, self.image_index, config)
-            self._keep(places.each(lambda tensor: tensor.to(self.input_ids.device, non_blocking=True)))
+            positions = find_token_positions(self.input_ids, self.labels, self.image_index, config)
+            self._keep(positions.each(lambda tensor: tensor.to(self.input_ids.device, non_blocking=True)))
         return self.found[0]
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
@@ -96,7 +96,7 @@ class Batch:
         return copy
 
     def __getstate__(self) -> dict[str, Any]:
-        """A worker's batch takes its places along, without counts of writes, which begin anew where it arrives."""
+        """A worker's batch takes its positions along, without counts of writes, which begin anew where it arrives."""
         return {**self.__dict__, "found": self.found[0] if self._found_in_these_prompts() else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -104,17 +104,17 @@ class Batch:
         if state["found"] is not None:
             self._keep(state["found"])
 
-    def _keep(self, places: Places) -> None:
-        """Keep places as those of the prompts as they are."""
-        self.found = places, self._prompts()
+    def _keep(self, positions: TokenPositions) -> None:
+        """Keep positions as those of the prompts as they are."""
+        self.found = positions, self._prompts()
 
     def _prompts(self) -> list[tuple[Tensor, int]]:
-        """What places are found in, each with the number of times it has been written to, where PyTorch counts that."""
+        """What positions are found in, each with the number of its writes, where PyTorch counts them."""
         tensors = self.input_ids, self.labels, self.image_index
         return [(one, -1 if one.is_inference() else one._version) for one in tensors]
 
     def _found_in_these_prompts(self) -> bool:
-        """Whether the places that are kept were found in the prompts as they are."""
+        """Whether the positions that are kept were found in the prompts as they are."""
         if self.found is None:
             return False
         pairs = zip(self.found[1], self._prompts(), strict=True)

@@ -82,7 +82,7 @@ def insert_image(language_model: LlamaForCausalLM, ids: Tensor, tokens: Tensor, 
     Args:
         ids: long[Q, L], IMAGE_INDEX once in every row, at `image_start` (given by the template).
         tokens: float[Q, N, D]
-        image_start: the position of the placeholder (`model.inputs.places`).
+        image_start: the position of the placeholder (`model.inputs.token_positions`).
     """
     embeddings = base_model(language_model).embed_tokens(ids.masked_fill(ids == IMAGE_INDEX, PAD_ID))
     tokens = tokens.to(embeddings.dtype)

@@ -15,7 +15,7 @@ from pathlib import Path
 import sentencepiece
 
 from utils.runtime.errors import UserError
-from utils.runtime.places import is_file, is_folder
+from utils.runtime.paths import is_file, is_folder
 from utils.runtime.text import code_points, lone_surrogate, shows_nothing
 
 IGNORE_INDEX = -100  # a label that is not scored (PyTorch's cross entropy)

@@ -102,7 +102,7 @@ def test_a_mask_reads_the_states_that_predict_its_tokens(tiny_model: PixDLMForCa
         if token in range(first, first + 9)
     ]
     assert torch.equal(seen[0], torch.stack([hidden[-1][row, i + room - 1] for row, i in places]))
-    assert batch.places(tiny_model.config).mask_question.tolist() == [row for row, _ in places][::9]
+    assert batch.token_positions(tiny_model.config).mask_question.tolist() == [row for row, _ in places][::9]
 
 
 def test_a_broken_group_is_refused(tiny_model: PixDLMForCausalLM, collate: Collate) -> None:

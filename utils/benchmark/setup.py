@@ -28,7 +28,7 @@ from utils.datasets.loading.collate import Collator
 from utils.datasets.registry import load_dataset
 from utils.runtime.errors import UserError
 from utils.runtime.files import CHECKOUT
-from utils.runtime.places import is_file
+from utils.runtime.paths import is_file
 
 MINI_TOKENIZER = CHECKOUT / "PixDLM" / "mini"
 WIDTH, HEIGHT = 1920, 1080  # DRSeg's

@@ -25,7 +25,7 @@ from utils.datasets.crossings import crosses_itself
 from utils.datasets.picture_names import PictureFinder
 from utils.runtime.errors import UserError
 from utils.runtime.json_files import read_json
-from utils.runtime.places import entries, is_file
+from utils.runtime.paths import entries, is_file
 from utils.runtime.text import lone_surrogate
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from pathlib import Path
 from utils.datasets import drseg
 from utils.datasets.base import DatasetSpec, Sample
 from utils.runtime.errors import UserError
-from utils.runtime.places import is_folder
+from utils.runtime.paths import is_folder
 
 DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in (drseg.SPEC,)}
 

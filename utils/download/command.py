@@ -21,7 +21,7 @@ from utils.download.prepare_drseg import log_counts, prepare
 from utils.download.sources import COLLECTIONS, DRSEG, DRSEG_FOLDER, HUB, Collection
 from utils.runtime.errors import UserError
 from utils.runtime.files import CHECKOUT, make_output_folder
-from utils.runtime.places import has_content
+from utils.runtime.paths import has_content
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from utils.download.sources import DRSEG, DRSEG_FOLDER, DRSEG_RECORDS
 from utils.runtime.errors import UserError, run_main
 from utils.runtime.files import atomic_folder, file_hash
 from utils.runtime.json_files import parse_json
-from utils.runtime.places import NAME_BYTES, has_content, is_file
+from utils.runtime.paths import NAME_BYTES, has_content, is_file
 from utils.runtime.progress import byte_bar
 from utils.runtime.text import NameIndex, lone_surrogate, same_name
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from utils.runtime.errors import UserError
 from utils.runtime.files import CHECKOUT
-from utils.runtime.places import has_content, is_file, is_folder
+from utils.runtime.paths import has_content, is_file, is_folder
 
 HUB = "https://huggingface.co"
 

@@ -111,8 +111,8 @@ def score_batch(
     model: PixDLMForCausalLM, tokenizer: PixTokenizer, batch: Batch, mask_logits: list[Tensor]
 ) -> list[Prediction]:
     """The predictions of one batch, in the frames' own geometry; the batch may be on the CPU."""
-    predictions, places = [], batch.places(model.config)
-    scored = zip(batch.samples, mask_logits, batch.masks, places.pictures, places.answers, strict=True)
+    predictions, positions = [], batch.token_positions(model.config)
+    scored = zip(batch.samples, mask_logits, batch.masks, positions.pictures, positions.answers, strict=True)
     for sample, small, truth, picture, ids in scored:
         logits = frame_logits(small.float(), batch.geometries[picture], model.config)
         for k, (one, target) in enumerate(zip(logits, truth, strict=True)):

@@ -15,7 +15,7 @@ from model.inputs.images import Picture, write_image
 from model.masks import PREDICTED, encode_mask, mask_box, paint_mask
 from model.segmenter import Segmentation
 from utils.runtime.files import append_line, exclusive_lock, write_errors_as_user_error
-from utils.runtime.places import fitting_name
+from utils.runtime.paths import fitting_name
 from utils.runtime.text import shown_name
 
 ANSWERS, MASK, OVERLAY = "answers.jsonl", ".mask.png", ".overlay.jpg"

@@ -31,7 +31,7 @@ from utils.mini_drseg.visibility import visible_things
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_folder, exclusive_lock
 from utils.runtime.json_files import read_json
-from utils.runtime.places import has_content, is_file, through_links, working_place
+from utils.runtime.paths import has_content, is_file, through_links, working_place
 
 VERSION = 1  # increase it whenever the same seed gives other data
 SPLITS = ("train", "val", "test")

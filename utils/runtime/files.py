@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from utils.runtime.errors import UserError, first_line
-from utils.runtime.places import INSIDE, put_back_entries, remove, replace_entries, through_links, working_place
+from utils.runtime.paths import INSIDE, put_back_entries, remove, replace_entries, through_links, working_place
 from utils.runtime.progress import byte_bar
 from utils.runtime.text import lone_surrogate, shown_name
 

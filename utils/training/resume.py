@@ -36,7 +36,7 @@ from utils.runtime.files import (
     write_errors_as_user_error,
 )
 from utils.runtime.json_files import read_json
-from utils.runtime.places import entries, is_file, is_folder
+from utils.runtime.paths import entries, is_file, is_folder
 
 log = logging.getLogger(__name__)
 

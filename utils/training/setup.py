@@ -19,7 +19,7 @@ from utils.cli.train_options import TrainArgs
 from utils.download import sources as published
 from utils.runtime.errors import UserError, config_errors_as_user_error
 from utils.runtime.json_files import parse_json
-from utils.runtime.places import exists, is_file
+from utils.runtime.paths import exists, is_file
 from utils.runtime.precision import DTYPES
 
 log = logging.getLogger(__name__)

@@ -34,7 +34,7 @@ def test_pinning_reaches_every_tensor(batch: Batch, monkeypatch: pytest.MonkeyPa
     pinned: list[torch.Tensor] = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
     batch.pin_memory()
-    assert len(pinned) == 8 + len(batch.masks) + 5  # places
+    assert len(pinned) == 8 + len(batch.masks) + 5  # positions
 
 
 def test_rows_are_padded_to_the_longest() -> None:

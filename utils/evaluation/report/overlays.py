@@ -16,7 +16,7 @@ from model.masks import ANNOTATED, PREDICTED, paint_mask
 from utils.datasets.base import Sample, target_masks
 from utils.evaluation.predict import Prediction
 from utils.runtime.files import atomic_folder, write_errors_as_user_error
-from utils.runtime.places import fitting_name
+from utils.runtime.paths import fitting_name
 
 PANEL_WIDTHS = (360, 640)  # smallest and largest width of a panel in pixels
 FONT_SIZE, MARGIN = 15, 6

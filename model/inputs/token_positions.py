@@ -22,7 +22,7 @@ GROUP = SCALES * TOKENS_PER_SCALE  # [SEG] tokens of a mask
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class TokenPositions:
     """Where things stand in prompts, and in the hidden states behind the image tokens that replace the placeholder.
 
     Args:
@@ -51,13 +51,13 @@ class Places:
     scored_states: Tensor
     scored: Tensor
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> Places:
+    def each(self, change: Callable[[Tensor], Tensor]) -> TokenPositions:
         """A copy with `change` done to every tensor."""
         tensors = {one.name: getattr(self, one.name) for one in fields(self)}
         return replace(self, **{name: change(value) for name, value in tensors.items() if isinstance(value, Tensor)})
 
 
-def find_places(ids: Tensor, labels: Tensor, image_index: Tensor, config: PixDLMConfig) -> Places:
+def find_token_positions(ids: Tensor, labels: Tensor, image_index: Tensor, config: PixDLMConfig) -> TokenPositions:
     """Look for them; a host that has the prompts on a GPU waits for it.
 
     Args:
@@ -67,7 +67,7 @@ def find_places(ids: Tensor, labels: Tensor, image_index: Tensor, config: PixDLM
         config: of the model; tells its vocabulary and the number of image tokens.
 
     Returns:
-        the places, with tensors on the CPU
+        the positions, with tensors on the CPU
 
     Raises:
         ValueError: a prompt has no image placeholder or has it elsewhere, or its [SEG] tokens are no whole groups.
@@ -82,7 +82,7 @@ def find_places(ids: Tensor, labels: Tensor, image_index: Tensor, config: PixDLM
     def predicting(row: Tensor, column: Tensor) -> Tensor:
         return torch.stack([row, shift_by_image(column, image_start, config.image_tokens) - 1])
 
-    return Places(
+    return TokenPositions(
         vocabulary=config.text_config.vocab_size,
         image_tokens=config.image_tokens,
         image_start=image_start,

@@ -1,4 +1,4 @@
-"""utils.runtime.places and what utils.runtime.files writes there: links, mount points, modes, long names."""
+"""utils.runtime.paths and what utils.runtime.files writes there: links, mount points, modes, long names."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 
 from tests.permissions import refused
 from tests.training import CHECKOUT
-from utils.runtime import files, places
+from utils.runtime import files, paths
 from utils.runtime.errors import UserError, run_main
 from utils.runtime.files import append_line, atomic_file, atomic_folder, atomic_write, make_output_folder
 from utils.runtime.logs import start_logging
-from utils.runtime.places import entries, exists, fitting_name, has_content, is_file, is_folder, working_place
+from utils.runtime.paths import entries, exists, fitting_name, has_content, is_file, is_folder, working_place
 
 Fill = dict[str, bytes]
 
@@ -134,7 +134,7 @@ def test_filling_that_fails_leaves_what_was_there(
             raise OSError(errno.EIO, "Input/output error")
         move(source, to)
 
-    monkeypatch.setattr(places, "can_only_be_filled", lambda folder: folder == tmp_path)
+    monkeypatch.setattr(paths, "can_only_be_filled", lambda folder: folder == tmp_path)
     monkeypatch.setattr(shutil, "move", failing)
     with pytest.raises(OSError, match="Input/output"):
         write(tmp_path, "new")
@@ -150,7 +150,7 @@ def test_what_a_killed_process_put_aside_comes_back(tmp_path: Path, monkeypatch:
     assert content(tmp_path / "best")["weights"] == b"a" and not (tmp_path / ".best.old").exists()
     (tmp_path / "best/.pixdlm.old").mkdir()
     (tmp_path / "best/weights").rename(tmp_path / "best/.pixdlm.old/weights")
-    monkeypatch.setattr(places, "can_only_be_filled", lambda folder: folder == tmp_path / "best")
+    monkeypatch.setattr(paths, "can_only_be_filled", lambda folder: folder == tmp_path / "best")
     with pytest.raises(KeyError):
         write(tmp_path / "best", "b", fails=True)
     assert content(tmp_path / "best") == {"sub/a": b"a", "weights": b"a"}
