@@ -20,7 +20,7 @@ from model.processor import PixDLMProcessor
 from utils.cli.eval_options import parse_eval
 from utils.datasets.questions import check_questions
 from utils.datasets.registry import dataset_spec, load_dataset
-from utils.evaluation.controls import controlled_model, controlled_samples
+from utils.evaluation.controls import SHUFFLED_QUESTIONS, controlled_model, controlled_samples
 from utils.evaluation.metrics import breakdowns
 from utils.evaluation.predict import check_finite, evaluate
 from utils.evaluation.report.overlays import draw_overlays
@@ -50,8 +50,11 @@ def main() -> None:
         reading = args.dataset, args.polygons, args.skip_bad_records, args.orientation
         samples = load_dataset(args.data, args.split, *reading)
         tokenizer, config = load_tokenizer(Path(args.model))
-        samples = check_questions(samples, PixDLMProcessor(config, tokenizer), args.skip_bad_records)[: args.limit]
+        processor = PixDLMProcessor(config, tokenizer)
+        samples = check_questions(samples, processor, args.skip_bad_records)[: args.limit]
         samples = controlled_samples(samples, args.control, args.seed, args.batch_size)
+        if args.control == SHUFFLED_QUESTIONS:  # which may have met records with more targets than their own
+            check_questions(samples, processor)
         load = partial(load_model, args.model, dtype=dtype, backbones=args.backbones)
         if args.shard:
             model, tokenizer, runner = load_sharded(load, device, dtype, args.offload)  # loads on the CPU
