@@ -61,8 +61,9 @@ def test_segment_and_what_it_generates(
     for size in (4, 8):
         assert [one.text for one in pixdlm.segment(picture, QUESTIONS[:size], 6)] == written[:size]
     monkeypatch.setattr(PixDLMForCausalLM, "generate_answers", lambda _, batch, *__: [tokenizer.seg_ids] * len(batch))
-    alone = [pixdlm.segment(picture, question).masks for question in QUESTIONS]
-    assert all(masks.shape == (1, 60, 80) for masks in alone) and len(SEG_TOKENS) == len(tokenizer.seg_ids)
+    alone = [pixdlm.segment(picture, question) for question in QUESTIONS]
+    assert all(one.masks.shape == (1, 60, 80) for one in alone) and len(SEG_TOKENS) == len(tokenizer.seg_ids)
     for size in (4, 8):
-        together = [one.masks for one in pixdlm.segment(picture, QUESTIONS[:size])]
-        assert sum((a != b).sum() for a, b in zip(together, alone, strict=False)) <= 2
+        for together, expected in zip(pixdlm.segment(picture, QUESTIONS[:size]), alone, strict=False):
+            assert (together.masks != expected.masks).sum() <= 2
+            assert together.scores == pytest.approx(expected.scores, abs=1e-6)
