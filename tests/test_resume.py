@@ -18,7 +18,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.permissions import refused
-from tests.training import CHECKOUT, Ended, Server, command, environment
+from tests.training import CHECKOUT, TINY, Ended, Server, command, environment
 from utils.runtime.errors import UserError
 from utils.runtime.files import exclusive_lock
 from utils.training.resume import find_damage
@@ -298,6 +298,23 @@ def test_two_processes_stop_and_go_on_together(server: Server, data: Path, tmp_p
     assert {"process-0.pt", "process-1.pt"} <= {path.name for path in state.iterdir()}
     again = server.train_on_two(data, tmp_path / "run", *options)
     assert again.said.count("goes on after step") == 1
+    same(again, alone)
+
+
+def test_zero3_validates_several_batches_a_process_and_goes_on(server: Server, data: Path, tmp_path: Path) -> None:
+    """At a size at which ZeRO-3 parts lm_head, which training fetches ahead and a validation does not use."""
+    text = {**TINY["text_config"], "hidden_size": 512}
+    options = ["--zero-stage", "3", "--precision", "bf16", "--lora-rank", "2", "--gradient-checkpointing", "True"]
+    options += ["--batch-size", "1", "--grad-accumulation", "2", "--eval-batch-size", "1", "--epochs", "2"]
+    options += ["--override", *(f"{name}={json.dumps(value)}" for name, value in {**TINY, "text_config": text}.items())]
+    alone = server.train_on_two(data, tmp_path / "alone", *options)
+    assert alone.state()["language_model.lm_head.weight"].numel() > 1e5  # DeepSpeed keeps smaller ones whole
+    assert alone.training()["validation"]["overall"]["count"] == 6  # three batches a process
+    stop = KILL_AT_STEP.format(step=4, signal="SIGTERM")
+    stopped = server.processes("train", command(data, tmp_path / "run", *options), world=2, before=stop)
+    assert [one.status for one in stopped] == [143, 143], stopped[0].stderr[-3000:]
+    again = server.train_on_two(data, tmp_path / "run", *options)
+    assert "goes on after step 5, from " in again.said
     same(again, alone)
 
 
