@@ -14,6 +14,7 @@
 #                   checkout must be at the same path on all of them, and this must be started on the
 #                   first of them or on a disk that they share: the evaluation here reads what it wrote
 # PIXDLM_PYTHON=…   the Python to use instead of the active one
+# PIXDLM_FLASH_ATTENTION=0   not to use flash-attn where it is installed
 #
 # A run writes runs/NAME/: last/, best/, TensorBoard files, a log, eval/, eval-shuffled/.
 # Relative paths count from the checkout.
@@ -50,9 +51,9 @@ evaluate() {
 }
 evaluate --out "$run/eval"
 # Where every record asks the same, there is nothing to shuffle, and eval.py would refuse.
-asked=$(grep -a '^  "question": ' "$run/eval/predictions.json" 2>/dev/null | sort -u | wc -l)
-if [ "$asked" -eq 1 ]; then
-    say "No control: every record of the test split asks the same question."
+count_questions='import json, sys; print(len({one["question"] for one in json.load(open(sys.argv[1], encoding="utf-8"))}))'
+if [ "$("$python" -c "$count_questions" "$run/eval/predictions.json" 2>/dev/null)" = 1 ]; then
+    say "No control: the test split asks one question only."
 else
     say "The control: the same checkpoint, with the questions shuffled between records."
     evaluate --out "$run/eval-shuffled" --control shuffled-questions --seed 0

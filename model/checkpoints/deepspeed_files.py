@@ -7,6 +7,7 @@ import glob
 import io
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from utils.runtime.paths import entries, is_file, is_folder
 log = logging.getLogger(__name__)
 
 LATEST = "latest"
-OPEN_FILES = "/proc/self/fd"  # of this process, by their numbers
+PLAIN_LINK = "pixdlm-link-"  # begins the name of the folder of a link to a step
 MODEL_STATES = "_model_states.pt"  # what their names end in
 OPTIM_STATES = "_optim_states.pt"
 
@@ -127,16 +128,14 @@ def consolidated_state(step: Path) -> dict[str, Tensor]:
 def plain_path(step: Path) -> Iterator[tuple[str, str]]:
     """A step's folder and name in it as DeepSpeed finds them: it reads `[`, `*` and `?` in them as patterns.
 
-    Where there are any, the folder is opened and goes by the number of that, which Linux keeps a link for.
+    Where there are any, a temporary link of a plain name leads there.
     """
     if glob.escape(str(step)) == str(step):
         yield str(step.parent), step.name
         return
-    number = os.open(step, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield OPEN_FILES, str(number)
-    finally:
-        os.close(number)
+    with tempfile.TemporaryDirectory(prefix=PLAIN_LINK) as folder:
+        os.symlink(step.resolve(), Path(folder) / "step")
+        yield folder, "step"
 
 
 @contextlib.contextmanager
@@ -157,7 +156,7 @@ def safe_unpickling(mmap: bool = True) -> Iterator[None]:
     plain_load = torch.load
 
     def safe_load(file: str, **options: Any) -> Any:
-        named = os.path.realpath(file) if file.startswith(OPEN_FILES) else file
+        named = os.path.realpath(file) if PLAIN_LINK in file else file
         with read_errors_as_user_error(Path(named)):  # mapped, or model files would be read into memory as a whole
             return plain_load(file, **{**options, "weights_only": True, "mmap": mmap})
 

@@ -69,8 +69,6 @@ class PixTokenizer:
             if not content:
                 raise RuntimeError("the file is empty")
             self.pieces = sentencepiece.SentencePieceProcessor(model_proto=content)
-        except PermissionError as error:
-            raise UserError(f"{path}: permission denied; let this user read it") from error
         except (RuntimeError, OSError) as error:
             raise UserError(f"{path}: not a SentencePiece model ({error})") from error
         self.path = path

@@ -22,6 +22,7 @@ from pathlib import Path
 from utils.runtime.errors import UserError, run_main
 from utils.runtime.ports import free_port
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of version 2: microseconds of CPU time, of so many
 MOST_CPU_PROCESSES = 8  # each holds a copy of the model
 
 
@@ -42,7 +43,7 @@ def process_count(environ: Mapping[str, str], gpus: int, script: list[str]) -> i
     """
     text = environ.get("NPROC", "")
     if not text:
-        return gpus or cpu_processes(script, usable_cores())
+        return divided(script, gpus, or_else=gpus) if gpus else divided(script, min(usable_cores(), MOST_CPU_PROCESSES))
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"NPROC is {text!r}; give it the number of processes, 1 or more")
     if 0 < gpus < int(text):
@@ -53,17 +54,17 @@ def process_count(environ: Mapping[str, str], gpus: int, script: list[str]) -> i
     return int(text)
 
 
-def cpu_processes(script: list[str], cores: int) -> int:
-    """Processes without a GPU: in training as many as divide the global batch, at most one a core; else one."""
+def divided(script: list[str], most: int, or_else: int = 1) -> int:
+    """Of at most so many processes as many as divide the global batch of a training run; `or_else` without one."""
     if Path(script[0]).name != "train.py":
-        return 1
+        return or_else
     from utils.cli.train_options import parse_train  # late, since it imports transformers
 
     args = parse_train(script[1:])
     if args.global_batch is None:
-        return 1
+        return or_else
     micro_step = args.global_batch // args.grad_accumulation
-    return max((n for n in range(1, min(cores, MOST_CPU_PROCESSES) + 1) if micro_step % n == 0), default=1)
+    return max((n for n in range(1, most + 1) if micro_step % n == 0), default=1)
 
 
 def local_command(script: list[str], processes: int, gpus: list[str]) -> list[str]:
@@ -100,8 +101,13 @@ def hostfile_command(script: list[str], hostfile: Path, environ: Mapping[str, st
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may run on, by its affinity and by its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+        return min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max"
+        return cores
 
 
 def set_defaults(environ: dict[str, str], processes: int, gpus: int) -> None:

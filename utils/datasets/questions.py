@@ -15,10 +15,6 @@ from utils.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# By so many, over all words of a question, other wordings may be longer: of "bottommost" in single bytes against "top"
-# it would be 7, and not every word is one for a direction.
-WORD_TOKENS = 6
-
 
 def check_questions(
     samples: list[Sample],
@@ -34,8 +30,7 @@ def check_questions(
         samples: of a split.
         processor: of the model, cutting prompts where those of the samples will be cut.
         skip_bad_records: leave bad records out with all their questions, counted and listed in the log.
-        wordings: in which a sample's question may be asked besides; looked at where it is so long that another word
-            in it may be one too many.
+        wordings: in which a sample's question may be asked besides.
 
     Raises:
         BadRecord: a question holds a special token, is too long, shows nothing or is no text that UTF-8 can write,
@@ -47,10 +42,9 @@ def check_questions(
     for sample in samples:
         key = sample.question, target_count(sample, processor.config.single_target)
         if key not in faults:
-            faults[key], room = question_fault(*key, processor)
-            if wordings is not None and not faults[key] and room < WORD_TOKENS * len(sample.question.split()):
-                others = (question_fault(question, key[1], processor)[0] for question in wordings(sample))
-                faults[key] = next(filter(None, others), "")
+            asked = {sample.question, *(wordings(sample) if wordings else ())}
+            found = (question_fault(question, key[1], processor) for question in sorted(asked))
+            faults[key] = next(filter(None, found), "")
         if faults[key]:
             bad.setdefault(sample.name, faults[key])
     if not bad:
@@ -65,12 +59,12 @@ def check_questions(
     return [replace(sample, index=i) for i, sample in enumerate(kept)]
 
 
-def question_fault(question: str, masks: int, processor: PixDLMProcessor) -> tuple[str, int]:
-    """Why a question cannot be asked, "" where it can; and how many tokens more its prompt might have."""
+def question_fault(question: str, masks: int, processor: PixDLMProcessor) -> str:
+    """Why a question cannot be asked, "" where it can."""
     short = repr(question) if len(question) <= 60 else f"{question[:57]!r}..."
     try:
-        prompt = processor.prompt(question, masks, True, f"question {short}")
+        processor.prompt(question, masks, True, f"question {short}")
         processor.bare_question(question, f"question {short}")
     except UserError as error:
-        return str(error), 0
-    return "", processor.max_prompt_tokens - len(prompt.ids)
+        return str(error)
+    return ""

@@ -93,7 +93,7 @@ def write_answer(
     Args:
         out: the folder.
         picture: that was asked about.
-        entry: of `describe`; the names of its files are added.
+        entry: of `answer_record`; the names of its files are added.
         union: bool[H, W]
         taken: of `free_name`; this one's is added.
 

@@ -90,13 +90,13 @@ def broadcast_from_rank0(compute: Callable[[], T] | None) -> T:
     """The result of `compute` on rank 0, on every rank; other ranks pass None.
 
     Raises:
-        UserError: raised by `compute`, on every rank.
+        UserError: raised by `compute`, on every rank; so is an OSError of a file, for the others would wait.
     """
     result: list[Any] = [None, None]  # value, error message
     if compute is not None:
         try:
             result[0] = compute()
-        except UserError as error:
+        except (UserError, OSError) as error:
             if world_size() == 1:
                 raise
             result[1] = str(error)

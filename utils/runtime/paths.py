@@ -158,7 +158,7 @@ def replace_entries(folder: Path, new: Path) -> None:
 
     After an error everything is as it was.
     """
-    old = folder / f"{INSIDE}old"
+    old, replaced = folder / f"{INSIDE}old", folder / f"{INSIDE}replaced"
     remove(old)
     old.mkdir()
     kept = [entry for entry in folder.iterdir() if not entry.name.startswith(INSIDE)]
@@ -174,7 +174,9 @@ def replace_entries(folder: Path, new: Path) -> None:
             shutil.move(now, before)
         old.rmdir()
         raise
-    remove(old)
+    remove(replaced)
+    old.rename(replaced)  # from here on nothing is put back
+    remove(replaced)
 
 
 def put_back_entries(folder: Path) -> None:
@@ -184,6 +186,7 @@ def put_back_entries(folder: Path) -> None:
         remove(folder / entry.name)
         shutil.move(entry, folder / entry.name)
     remove(old)
+    remove(folder / f"{INSIDE}replaced")
 
 
 def remove(path: Path) -> None:

@@ -9,14 +9,16 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 
 from utils.cli.train_options import TrainArgs
-from utils.runtime.distributed import world_size
+from utils.runtime.distributed import rank, world_size
 from utils.runtime.errors import UserError
 from utils.runtime.precision import precision_name
 
 DECAYED_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
+LEAST_DEEPSPEED = "0.19.8"  # earlier ones let NaN gradients into the weights, 0.19.0 and 0.19.1 round buffers
 
 
 def engine_config(args: TrainArgs) -> dict[str, Any]:
@@ -97,9 +99,18 @@ class ClippedAdamW(torch.optim.AdamW):
 
 
 def import_deepspeed() -> ModuleType:
-    """DeepSpeed, imported late since that probes the machine; made quiet, and kept from compiling."""
+    """DeepSpeed, imported late since that probes the machine; made quiet, and kept from compiling.
+
+    Raises:
+        UserError: it is older than LEAST_DEEPSPEED.
+    """
     import deepspeed
 
+    if Version(deepspeed.__version__) < Version(LEAST_DEEPSPEED):
+        raise UserError(
+            f"DeepSpeed is {deepspeed.__version__}; earlier ones than {LEAST_DEEPSPEED} let gradients that are not "
+            "finite into the weights: pip install -r requirements.txt"
+        )
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # Its shared-memory backend for CPU processes is compiled at the first start: half a minute with a C++
     # compiler, a crash without one. gloo does instead.
@@ -124,17 +135,24 @@ def check_precision(dtype: torch.dtype) -> None:
         raise UserError(f"--precision {name}: DeepSpeed cannot run in it on this machine; use fp32, or another machine")
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trained parameters; only the weights of linear maps and convolutions are decayed.
+def parameter_groups(model: nn.Module, weight_decay: float, by_name: bool = False) -> list[dict[str, Any]]:
+    """AdamW's groups of trained parameters; only the weights of linear maps and convolutions are decayed.
 
     The type of the module decides, not a word in its name: embeddings, position tables, norms, biases and single
     numbers are left alone.
+
+    Args:
+        model: its parameters may be sharded.
+        weight_decay: of the first group.
+        by_name: the rule of earlier versions, for the states that they wrote: all matrices whose name lacks "embed".
     """
     matrices = {module.weight for module in model.modules() if isinstance(module, DECAYED_MODULES)}
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
+        shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 empties sharded parameters
+        decayed = len(shape) >= 2 and "embed" not in name if by_name else parameter in matrices
         if parameter.requires_grad:
-            groups[parameter in matrices].append(parameter)
+            groups[decayed].append(parameter)
     return [
         {"params": parameters, "weight_decay": weight_decay if decayed else 0.0}
         for decayed, parameters in groups.items()
@@ -142,13 +160,14 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def start_engine(model: nn.Module, args: TrainArgs, total_steps: int) -> tuple[Any, Any]:
+def start_engine(model: nn.Module, args: TrainArgs, total_steps: int, decay_by_name: bool = False) -> tuple[Any, Any]:
     """The DeepSpeed engine around a model that has the run's precision and device, and its learning-rate schedule.
 
-    The schedule is linear warm-up and then a linear decay to zero at `total_steps`.
+    The schedule is linear warm-up and then a linear decay to zero at `total_steps`; `decay_by_name` as in
+    `parameter_groups`.
     """
     deepspeed = import_deepspeed()
-    groups = parameter_groups(model, args.weight_decay)
+    groups = parameter_groups(model, args.weight_decay, decay_by_name)
     settings = {"lr": args.lr, "betas": (args.beta1, args.beta2), "fused": True}
     optimizer: torch.optim.AdamW
     if uses_clipped_adamw(args):
@@ -183,13 +202,22 @@ def gradient_norm_is_finite(engine: Any) -> bool:
     DeepSpeed skips such steps since 0.19.8; earlier ones applied them in some combinations of stage and precision.
     """
     norm = engine.get_global_grad_norm()
-    return norm is None or math.isfinite(norm)
+    return norm is None or 0 <= float(norm) < math.inf  # -1 stands for no number in some stages
 
 
 def weights_are_finite(model: nn.Module) -> Tensor:
     """bool[], whether every trained weight that this rank holds is finite."""
-    held = [getattr(one, "ds_tensor", one) for one in model.parameters() if one.requires_grad]
+    held = [held_by_this_rank(one) for one in model.parameters() if one.requires_grad]
     return torch.stack([torch.isfinite(one).all() for one in held]).all()
+
+
+def held_by_this_rank(parameter: Tensor) -> Tensor:
+    """The parameter, or this rank's shard of it under ZeRO-3, without the padding of the last one, which is not set."""
+    shard = getattr(parameter, "ds_tensor", None)
+    if shard is None:
+        return parameter
+    begin = rank() * shard.numel()
+    return shard.flatten()[: max(0, parameter.ds_numel - begin)]
 
 
 def check_buffers(model: nn.Module, before: dict[str, torch.dtype]) -> None:

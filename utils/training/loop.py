@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,7 +116,7 @@ class Run:
             micro += self.args.grad_accumulation
             bar.update(self.progress.step - before)
             logs = self.progress.step % self.steps % self.args.log_every == 0 or self.progress.step == end
-            if logs and self.progress.step > before:
+            if logs and self.progress.step > before and self.progress.summed:
                 records = micro * self.args.batch_size * world_size()
                 self.log_losses(rate, records / (time.perf_counter() - since), bar)
                 micro, since = 0, time.perf_counter()
@@ -128,51 +129,48 @@ class Run:
         bar.close()
 
     def train_step(self, batches: Iterator[Batch]) -> tuple[bool, bool]:
-        """One optimiser step; losses are summed on the device, and read only for logging.
+        """One optimiser step.
+
+        The host waits for the device once, behind the last micro-step, so that a GPU always has work ahead. A loss
+        that is not finite makes the step's gradients so, which DeepSpeed then leaves out.
 
         Returns:
             whether to stop, and whether a state is due, the same on every rank
         """
-        taken: list[Sample] = []
+        taken, losses = [], []
         for _ in range(self.args.grad_accumulation):
-            output, batch, stop, due = self.finite_forward(batches)
-            taken += batch.samples
-            self.engine.backward(output.loss)
-            self.engine.step()
-            self.sums += torch.stack([value_of(output, name, self.sums) for name in LOSSES])
-            self.progress.summed += 1
-        applied = self.engine.was_step_applied()
-        if not applied and self.args.precision == "fp16":
-            return stop, due  # the loss scale is found by steps that overflow; they do not count
-        self.progress.step += 1
-        if not applied:
-            self.skip_nonfinite_step(self.progress.step, "a gradient", taken)
-        elif not gradient_norm_is_finite(self.engine):
-            raise UserError(
-                f"a gradient at step {self.progress.step} is not finite, and DeepSpeed let it into the weights; the "
-                f"batch holds {', '.join(record_names(taken))}. The same command goes on from the state before; "
-                "install the DeepSpeed that requirements.txt asks for"
-            )
-        return stop, due
-
-    def finite_forward(self, batches: Iterator[Batch]) -> tuple[PixDLMOutput, Batch, bool, bool]:
-        """Forward pass of the next batch with a finite loss on every rank; whether to stop, and whether a state is due.
-
-        Raises:
-            UserError: more than --max-bad-steps had none.
-        """
-        while True:
             self.watchdog.heartbeat(f"step {self.progress.step + 1}")
             batch = next(batches).to(self.engine.device, self.dtype)
             self.progress.drawn += 1
             output = self.engine(batch, self.weights)
-            bad, stop, due = any_rank(
-                [~torch.isfinite(output.loss.detach()), self.stop.received, self.state_is_due()], self.engine.device
+            self.engine.backward(spoilt_unless_finite(output.loss))
+            self.engine.step()
+            taken.append(batch.samples)
+            losses.append(losses_of(output, self.sums))
+        micro_steps = torch.stack(losses)
+        finite = torch.isfinite(micro_steps[:, 0])
+        *bad, stop, due = any_rank([*~finite, self.stop.received, self.state_is_due()], self.engine.device)
+        applied = self.engine.was_step_applied()
+        if not any(bad):
+            self.sums += micro_steps.sum(0)
+            self.progress.summed += self.args.grad_accumulation
+            if not applied and self.args.precision == "fp16":
+                return stop, False  # the loss scale is found by steps that overflow; they do not count
+        self.progress.step += 1
+        if any(bad):
+            where = bad.index(True)
+            values = dict(zip(LOSSES, micro_steps[where].tolist(), strict=True))
+            own = not math.isfinite(values["loss"])
+            self.skip_nonfinite_step("the loss", taken[where], f": {values}" if own else " in another process")
+        elif not applied:
+            self.skip_nonfinite_step("a gradient", sum(taken, []))
+        elif not gradient_norm_is_finite(self.engine):
+            raise UserError(
+                f"a gradient at step {self.progress.step} is not finite, and DeepSpeed let it into the weights; the "
+                f"step has {', '.join(record_names(sum(taken, [])))}. The same command resumes from the state before; "
+                "install the DeepSpeed that requirements.txt asks for"
             )
-            if not bad:
-                return output, batch, stop, due
-            losses = {name: float(value) for name in LOSSES if (value := getattr(output, name)) is not None}
-            self.skip_nonfinite_step(self.progress.step + 1, "the loss", batch.samples, f": {losses}")
+        return stop, due
 
     def state_is_due(self) -> bool:
         """Whether a state is due after this step, by --save-steps or rank 0's clock."""
@@ -182,12 +180,13 @@ class Run:
         limit = self.args.save_minutes * 60
         return rank() == 0 and limit > 0 and time.perf_counter() - self.saved >= limit
 
-    def skip_nonfinite_step(self, step: int, what: str, samples: list[Sample], values: str = "") -> None:
+    def skip_nonfinite_step(self, what: str, samples: list[Sample], values: str = "") -> None:
         """Note in `bad_batches.jsonl` a step whose loss or gradient is not finite, and its records.
 
         Raises:
             UserError: there were more than --max-bad-steps; it names the records.
         """
+        step = self.progress.step
         self.progress.bad_steps += 1
         what = f"{what} at step {step} is not finite{values}"
         own = record_names(samples)
@@ -322,7 +321,12 @@ def record_names(samples: list[Sample]) -> list[str]:
     return [f"{sample.record_id} ({sample.question!r})" for sample in samples]
 
 
-def value_of(output: PixDLMOutput, name: str, like: torch.Tensor) -> torch.Tensor:
-    """A loss as a scalar without gradient; zero where the run does not compute it."""
-    value = getattr(output, name)
-    return like.new_zeros(()) if value is None else value.detach().to(like.dtype)
+def losses_of(output: PixDLMOutput, like: torch.Tensor) -> torch.Tensor:
+    """float[6], LOSSES of an output without gradient; zero where the run does not compute one."""
+    values = [getattr(output, name) for name in LOSSES]
+    return torch.stack([like.new_zeros(()) if one is None else one.detach().to(like.dtype) for one in values])
+
+
+def spoilt_unless_finite(loss: torch.Tensor) -> torch.Tensor:
+    """The loss; NaN with gradients that are NaN all through where it is not finite. Without waiting for the device."""
+    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)

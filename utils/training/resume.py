@@ -48,6 +48,7 @@ RESUME_MAY_CHANGE |= {"timeout_minutes", "max_bad_steps"}
 # What batch size and steps an epoch follow from, which are compared themselves.
 RESUME_MAY_CHANGE |= {"global_batch", "samples_per_epoch"}
 RECORDS = "training records"  # their number and checksum; others are told, and the run goes on over them
+BY_NAME, BY_MODULE = "by name", "by module"  # how a run decides which weights are decayed
 STATE_CURE = "take it away to go on from the one before, or pass --restart to train anew"
 
 
@@ -91,6 +92,7 @@ class RunStates:
     def __init__(self, run_dir: Path, settings: dict[str, Any], keep: int, derived: Iterable[str] = ()) -> None:
         self.folder, self.keep, self.derived = run_dir / "state", keep, list(derived)
         self.current: str | None = None  # the state last saved or loaded by this process
+        self.decay_by_name = False  # the rule of weight decay of a run that an earlier version began
         # through JSON and back, so that they compare equal to saved ones
         self.settings = json.loads(json.dumps({**settings, "processes": world_size()}))
 
@@ -163,6 +165,7 @@ class RunStates:
         found = broadcast_from_rank0(self._newest_whole if rank() == 0 else None)
         if found is not None:
             self.check_settings(found / PROGRESS)
+            self.decay_by_name = read_record(found / PROGRESS).get("decay", BY_NAME) == BY_NAME
         return found
 
     def _newest_whole(self) -> Path | None:
@@ -182,10 +185,11 @@ class RunStates:
 
         def look() -> dict[str, Any]:
             files = [self.folder / FINISHED, *(folder / PROGRESS for folder in reversed(self.states()))]
-            for file in filter(Path.is_file, files):
+            for file in filter(is_file, files):
                 try:
                     record = read_record(file)
-                    return {name: record["settings"][name] for name in record.get("derived", ["steps_per_epoch"])}
+                    derived = record.get("derived", ["steps_per_epoch"])
+                    return {name: record["settings"][name] for name in derived if name in record["settings"]}
                 except UserError as error:  # the one before says the same
                     log.warning("%s", error)
             return {}
@@ -231,6 +235,7 @@ class RunStates:
             barrier()
             if rank() == 0:
                 record = {"progress": asdict(progress), "settings": self.settings, "derived": self.derived}
+                record["decay"] = BY_NAME if self.decay_by_name else BY_MODULE
                 (beside / name / PROGRESS).write_text(json.dumps(record, indent=1))
                 write_checksums(beside / name)
                 # later ones are damaged, or this run would have resumed from them
@@ -263,7 +268,9 @@ class RunStates:
         """
         with safe_unpickling(mmap=False), plain_path(folder) as (place, tag):  # the run goes on and removes this state
             # not strict: what does not train is not in it
-            engine.load_checkpoint(place, tag=tag, load_module_strict=False)
+            found, _ = engine.load_checkpoint(place, tag=tag, load_module_strict=False)
+        if found is None:
+            raise UserError(f"{folder}: DeepSpeed finds no state in it; {STATE_CURE}")
         own = dict(TensorFile(folder / f"process-{rank()}.pt"))
         set_random_states(own)
         progress = Progress(**read_record(folder / PROGRESS)["progress"])

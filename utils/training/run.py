@@ -111,7 +111,7 @@ def train_on(
     model.cast(dtype).to(device)
     if model.use_flash_attention():
         log.info("the language model uses flash-attn")
-    engine, schedule = start_engine(model, args, total_steps=steps * args.epochs)
+    engine, schedule = start_engine(model, args, steps * args.epochs, states.decay_by_name)
     loader = training_loader(
         samples, sampler, args, Collator(model.config, tokenizer, True, True, args.mask_side), device
     )

@@ -35,7 +35,7 @@ def test_process_count(nproc: str, gpus: int, count: int) -> None:
         ("train.py --config mini", 1, 1),
         ("train.py --config mini", 2, 2),
         ("train.py --config mini", 5, 4),
-        ("train.py --config mini", 64, 8),
+        ("train.py --config mini", 10, 8),
         ("train.py --config mini --grad-accumulation 4", 5, 3),
         ("train.py --config mini --global-batch 7", 4, 1),
         ("train.py --config mini --batch-size 24", 4, 1),
@@ -44,7 +44,24 @@ def test_process_count(nproc: str, gpus: int, count: int) -> None:
     ],
 )
 def test_a_global_batch_is_divided_among_the_cores(script: str, cores: int, count: int) -> None:
-    assert launch.cpu_processes(script.split(), cores) == count
+    assert launch.divided(script.split(), cores) == count
+
+
+def test_gpus_that_do_not_divide_the_global_batch_are_left_idle() -> None:
+    mini, native = ["train.py", "--config", "mini"], ["train.py", "--config", "native"]
+    assert [launch.process_count({}, gpus, mini) for gpus in (1, 5, 8, 16)] == [1, 4, 8, 12]
+    assert [launch.process_count({}, gpus, native) for gpus in (1, 5, 64)] == [1, 5, 64]
+    assert launch.process_count({"NPROC": "5"}, 8, mini) == 5  # as asked
+
+
+def test_a_containers_quota_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    monkeypatch.setattr(launch, "CPU_QUOTA", tmp_path / "cpu.max")
+    found = []
+    for text in ("200000 100000", "50000 100000", "max 100000", ""):
+        (tmp_path / "cpu.max").write_text(text)
+        found.append(launch.usable_cores())
+    assert found == [2, 1, 64, 64]
 
 
 @pytest.mark.parametrize(("nproc", "gpus"), [("0", 0), ("-1", 0), ("two", 0), ("1.5", 0), ("3", 2)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import sys
 from types import ModuleType, SimpleNamespace
@@ -113,7 +114,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return SimpleNamespace(module=named["model"]), named["optimizer"], None, named["lr_scheduler"]
 
     stand_in = ModuleType("deepspeed")
-    stand_in.initialize = initialize
+    stand_in.initialize, stand_in.__version__ = initialize, module.LEAST_DEEPSPEED
     stand_in.utils = SimpleNamespace(logger=SimpleNamespace(setLevel=lambda level: None))
     stand_in.ops = SimpleNamespace(__compatible_ops__={"deepspeed_shm_comm": True})
     monkeypatch.setitem(sys.modules, "deepspeed", stand_in)
@@ -265,6 +266,36 @@ def test_every_stage_trains_as_pytorch_alone_and_its_weights_come_back_whole(tra
 
 
 # What DeepSpeed leaves
+
+
+def test_a_deepspeed_that_lets_nan_into_the_weights_is_refused(told: dict[str, Any]) -> None:
+    for version in ("0.19.7", "0.19.0", "0.9.5"):
+        sys.modules["deepspeed"].__version__ = version
+        with pytest.raises(UserError, match=f"DeepSpeed is {version}; earlier ones than 0.19.8"):
+            module.import_deepspeed()
+    sys.modules["deepspeed"].__version__ = "0.20.0+cu130"
+    module.import_deepspeed()
+
+
+def test_the_padding_of_a_shard_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed leaves the end of the last shard as it finds it in memory: here of 5 numbers over two processes."""
+    layer = nn.Linear(5, 1, bias=False)
+    layer.weight.ds_numel, layer.weight.ds_tensor = 5, torch.tensor([4.0, 5.0, math.nan])
+    monkeypatch.setattr(module, "rank", lambda: 1)
+    assert weights_are_finite(layer)
+    layer.weight.ds_tensor[1] = math.nan
+    assert not weights_are_finite(layer)
+    monkeypatch.setattr(module, "rank", lambda: 2)  # holds nothing of so small a one
+    layer.weight.ds_tensor[:] = math.nan
+    assert weights_are_finite(layer)
+
+
+def test_states_of_earlier_versions_keep_their_groups(tiny_model: PixDLMForCausalLM) -> None:
+    names = {id(parameter): name for name, parameter in tiny_model.named_parameters()}
+    now, then = ([[names[id(one)] for one in group["params"]] for group in parameter_groups(tiny_model, 0.1, by_name)]
+                 for by_name in (False, True))  # fmt: skip
+    assert sorted(sum(now, [])) == sorted(sum(then, [])) and now != then
+    assert all("embed" not in name for name in then[0]) and "seg_projection.token_weights" in then[0]
 
 
 def test_buffers_that_were_rounded_are_told() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import signal
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,6 +63,35 @@ def make_run(tmp_path: Path) -> Iterator[Any]:
 
     yield make
     signal.signal(signal.SIGTERM, before)
+
+
+class StepEngine:
+    """An engine whose forward passes have these losses, in turn."""
+
+    def __init__(self, *losses: float, norm: object = 1.0, applied: bool = True) -> None:
+        self.losses, self.norm, self.applied = iter(losses), norm, applied
+        self.device, self.backwards, self.slopes = torch.device("cpu"), [], []
+
+    def __call__(self, batch: object, weights: object) -> SimpleNamespace:
+        self.leaf = torch.tensor(next(self.losses), requires_grad=True)
+        return SimpleNamespace(**{**dict.fromkeys(LOSSES, self.leaf.detach()), "loss": self.leaf * 1})
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+        self.backwards.append(loss.item())
+        self.slopes.append(self.leaf.grad.item())
+
+    def step(self) -> None: ...
+
+    def was_step_applied(self) -> bool:
+        return self.applied
+
+    def get_global_grad_norm(self) -> object:
+        return self.norm
+
+
+BATCH = SimpleNamespace(samples=SAMPLES[:1])
+BATCH.to = lambda device, dtype: BATCH
 
 
 def predictions(*confidences: float) -> list[Prediction]:
@@ -134,7 +164,8 @@ def test_a_data_set_without_giou_has_best_weights_too(make_run: Any, monkeypatch
 
 def test_as_many_bad_steps_as_allowed_are_left_out(make_run: Any, tmp_path: Path) -> None:
     run = make_run(max_bad_steps=1)
-    run.skip_nonfinite_step(3, "the loss", SAMPLES[:1], ": {}")
+    run.progress.step = 3
+    run.skip_nonfinite_step("the loss", SAMPLES[:1], ": {}")
     (line,) = (tmp_path / "bad_batches.jsonl").read_text().splitlines()
     assert json.loads(line) == {
         "step": 3,
@@ -144,23 +175,39 @@ def test_as_many_bad_steps_as_allowed_are_left_out(make_run: Any, tmp_path: Path
     with pytest.raises(
         UserError, match=r"a gradient at step 4 is not finite; the batch holds record 1 .*--max-bad-steps 2"
     ):
-        run.skip_nonfinite_step(4, "a gradient", SAMPLES[1:2])
+        run.progress.step = 4
+        run.skip_nonfinite_step("a gradient", SAMPLES[1:2])
 
 
-@pytest.mark.parametrize("norm", [math.nan, math.inf, torch.tensor(math.nan)])
-def test_a_gradient_that_deepspeed_lets_into_the_weights_ends_the_run(
-    make_run: Any, monkeypatch: pytest.MonkeyPatch, norm: object
-) -> None:
+@pytest.mark.parametrize("norm", [math.nan, math.inf, torch.tensor(math.nan), -1.0])
+def test_a_gradient_that_deepspeed_lets_into_the_weights_ends_the_run(make_run: Any, norm: object) -> None:
     run = make_run(grad_accumulation=1)
-    output = SimpleNamespace(**dict.fromkeys(LOSSES, torch.tensor(1.0)))
-    batch = SimpleNamespace(samples=SAMPLES[:1])
-    monkeypatch.setattr(run, "finite_forward", lambda batches: (output, batch, False, False))
-    run.engine.backward, run.engine.step = lambda loss: None, lambda: None
-    run.engine.was_step_applied, run.engine.get_global_grad_norm = lambda: True, lambda: 1.0
-    assert run.train_step(iter([])) == (False, False) and run.progress.step == 1
-    run.engine.get_global_grad_norm = lambda: norm
-    with pytest.raises(UserError, match=r"a gradient at step 2 is not finite, .*holds record 0 \('Question 0\?'\)"):
-        run.train_step(iter([]))
+    run.engine = StepEngine(1.0)
+    assert run.train_step(repeat(BATCH)) == (False, False) and run.progress.step == 1
+    run.engine = StepEngine(1.0, norm=norm)
+    with pytest.raises(UserError, match=r"a gradient at step 2 is not finite, .*has record 0 \('Question 0\?'\)"):
+        run.train_step(repeat(BATCH))
+
+
+def test_a_loss_that_is_not_finite_spoils_its_step_and_is_named_once_for_all_micro_steps(
+    make_run: Any, tmp_path: Path
+) -> None:
+    run = make_run(grad_accumulation=3, max_bad_steps=1)
+    run.engine = StepEngine(1.0, math.inf, 2.0)
+    assert run.train_step(repeat(BATCH)) == (False, False)
+    assert [math.isfinite(one) for one in run.engine.backwards] == [True, False, True]
+    assert math.isnan(run.engine.slopes[1]) and run.engine.slopes[0] == run.engine.slopes[2] == 1
+    (line,) = (tmp_path / "bad_batches.jsonl").read_text().splitlines()
+    assert json.loads(line)["what"].startswith("the loss at step 1 is not finite: {'loss': inf")
+    assert (run.progress.step, run.progress.drawn, run.progress.summed) == (1, 3, 0) and not run.sums.any()
+
+
+def test_a_skipped_step_of_fp16_does_not_count_and_saves_nothing(make_run: Any) -> None:
+    run = make_run(grad_accumulation=1, precision="fp16", save_steps=1)
+    run.engine = StepEngine(1.0, applied=False)
+    assert run.train_step(repeat(BATCH)) == (False, False) and run.progress.step == 0
+    run.engine = StepEngine(1.0)
+    assert run.train_step(repeat(BATCH)) == (False, True) and run.progress.step == 1
 
 
 def test_a_state_is_due_by_steps_and_by_time(make_run: Any) -> None:
