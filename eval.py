@@ -23,7 +23,7 @@ from utils.datasets.registry import dataset_spec, load_dataset
 from utils.evaluation.controls import SHUFFLED_QUESTIONS, controlled_model, controlled_samples
 from utils.evaluation.metrics import breakdowns
 from utils.evaluation.predict import check_finite, evaluate
-from utils.evaluation.report.overlays import draw_overlays
+from utils.evaluation.report.overlays import check_own_overlays, draw_overlays
 from utils.evaluation.report.tables import table
 from utils.evaluation.results import protocol, write_results
 from utils.runtime.distributed import pick_device, process_group, world_size
@@ -40,6 +40,7 @@ def main() -> None:
     args = parse_eval()
     start_logging()
     out = make_output_folder(args.out)
+    check_own_overlays(out / "overlays")
     device = pick_device(args.device)
     dtype = inference_dtype(args.precision, device)
     # The order of summation in a matrix product depends on the number of threads, which a launcher derives
@@ -81,8 +82,7 @@ def main() -> None:
         # of two evaluations into one folder all that is there is of one of them
         with write_errors_as_user_error(out), exclusive_lock(out / ".results.lock", wait=True):
             write_results(out, scores, rules, model, (Path(args.model), args.backbones), predictions, by_index)
-            if args.overlays:
-                draw_overlays(out / "overlays", args.overlays, by_index, predictions, model.config.single_target)
+            draw_overlays(out / "overlays", args.overlays, by_index, predictions, model.config.single_target)
     log.info("written to %s", out)
 
 

@@ -13,16 +13,17 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from model.checkpoints.backbones import FUSION_FILE
-from model.checkpoints.layouts import ARCHITECTURE_KEY, CONFIG_FILE, PUBLISHED_CLASS
+from model.checkpoints.layouts import ARCHITECTURE_KEY, CONFIG_FILE, PUBLISHED_CLASS, TRAINING_FILE
 from model.checkpoints.save import write_training, write_weights
 from model.checkpoints.tensor_names import PUBLISHED_TRAINING, select_prefix, to_published_name
+from model.checkpoints.tensors import TensorFile
 from model.config import PixDLMConfig
 from model.language.tokens import BOS_ID, EOS_ID, PAD_ID, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from model.processor import PixDLMProcessor
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_folder, check_utf8_path, write_errors_as_user_error
-from utils.runtime.paths import exists, has_content, is_file, is_folder
+from utils.runtime.paths import exists, has_content, is_file, is_folder, through_links
 
 METRIC_TITLES = {"giou": "gIoU", "ciou": "cIoU"}
 BACKBONES = ("semantic_path.", "pixel_path.")
@@ -42,17 +43,27 @@ def check_target(out: Path, source: Path, overwrite: bool, size: int = 0) -> Non
             overlaps the source, or its disk is too full.
     """
     check_utf8_path(out)
-    out, source = out.resolve(), source.resolve()
+    out, source = through_links(out).resolve(), source.resolve()
     if out == source or out in source.parents or source in out.parents:
         raise UserError(f"{out}: is, holds or lies in the checkpoint {source}; name another target")
     if has_content(out) and not overwrite:
         raise UserError(f"{out}: exists already; name another target or pass --overwrite")
     if is_folder(out) and has_content(out) and not is_file(out / CONFIG_FILE):
         raise UserError(f"{out}: is a folder without {CONFIG_FILE}, so no model, and is not overwritten")
+    if exists(out) and not is_folder(out) and not holds_tensors(out):
+        raise UserError(f"{out}: is a file without tensors, so no parts, and is not overwritten")
     disk = next(path for path in (out, *out.parents) if exists(path))
     free = shutil.disk_usage(disk).free
     if free < size:
         raise UserError(f"{out}: needs {size / 2**30:.2f} GiB, {disk} has {free / 2**30:.2f} GiB free; make room")
+
+
+def holds_tensors(file: Path) -> bool:
+    """Whether a file is one of tensors, such as those of extract.py."""
+    try:
+        return bool(len(TensorFile(file)))
+    except UserError:
+        return False
 
 
 def save_own(
@@ -122,11 +133,15 @@ def save_companion_files(
     ).save_pretrained(folder)
     if training:
         write_training(folder, training)
-    (folder / "README.md").write_text(card)
+    (folder / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
 
 
 def card(model: PixDLMForCausalLM, training: dict[str, Any], without_backbones: bool) -> str:
-    """The model card, Markdown: the model, its validation scores and its training settings."""
+    """The model card, Markdown: the model, its validation scores and its training settings.
+
+    Raises:
+        UserError: `training` is not as train.py writes it.
+    """
     count = sum(parameter.numel() for parameter in model.parameters())
     lines = [
         "---", "license: apache-2.0", "pipeline_tag: image-segmentation", "tags: [pixdlm, reasoning-segmentation]",
@@ -137,6 +152,19 @@ def card(model: PixDLMForCausalLM, training: dict[str, Any], without_backbones: 
         lines.append("CLIP and SAM2 are not in it; their files are named when it is loaded.")
     if model.config.neutral_fusion:
         lines += ["", "**Its fusion is neutral, for want of published weights: this is not the published model.**"]
+    try:
+        lines += training_lines(training)
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{TRAINING_FILE}: its scores or settings are not as train.py writes them ({type(error).__name__}: "
+            f"{error}); mend it or take it away"
+        ) from error
+    return "\n".join(lines) + "\n"
+
+
+def training_lines(training: dict[str, Any]) -> list[str]:
+    """The lines of a model card about scores and settings of the run."""
+    lines: list[str] = []
     validation = training.get("validation") or {}
     if validation:
         metrics = [name for name in validation["overall"] if name != "count"]
@@ -149,4 +177,4 @@ def card(model: PixDLMForCausalLM, training: dict[str, Any], without_backbones: 
     if training.get("settings"):
         lines += ["", "## Training", "", f"Epoch {training.get('epoch')}, step {training.get('step')}, with"]
         lines += ["", *(f"    {name}: {value}" for name, value in training["settings"].items())]
-    return "\n".join(lines) + "\n"
+    return lines

@@ -87,6 +87,8 @@ def opened_picture(path: Path | str) -> Iterator[Image.Image]:
         raise UserError(f"{path}: no such picture") from error
     except PermissionError as error:
         raise permission_denied(path) from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: a folder; name the pictures in it") from error
     except PixelsNotUsed as error:
         raise UserError(f"{path}: {error}") from error
     except Image.DecompressionBombError as error:
@@ -265,8 +267,11 @@ def _metadata_follow_pixels(picture: Image.Image) -> bool:
 
 def _unknown_kind(path: Path | str) -> str:
     with open(path, "rb") as file:
-        if file.read(4) in TIFF_MAGIC:
-            return "a TIFF of a kind that is not read, or damaged; convert it to RGB of 8 bits a channel"
+        head = file.read(12)
+    if head[:4] in TIFF_MAGIC:
+        return "a TIFF of a kind that is not read, or damaged; convert it to RGB of 8 bits a channel"
+    if head[4:8] == b"ftyp":
+        return "HEIC, or another kind of its family that is not read; convert it to JPEG or PNG"
     return "damaged or no picture (of no known kind); replace the file"
 
 

@@ -90,7 +90,10 @@ def hostfile_command(script: list[str], hostfile: Path, environ: Mapping[str, st
     """
     if not hostfile.is_file():
         raise UserError(f"{hostfile}: no such hostfile; it lists the nodes, one a line: `worker-1 slots=8`")
-    lines = [line.split("#")[0].strip() for line in hostfile.read_text(encoding="utf-8").splitlines()]
+    text = hostfile.read_text(encoding="utf-8-sig", errors="replace")
+    lines = [line.split("#")[0].strip() for line in text.splitlines()]
+    if not any(lines) or "\ufffd" in "".join(lines) or "\0" in text:
+        raise UserError(f"{hostfile}: no hostfile in UTF-8; it lists the nodes, one a line: `worker-1 slots=8`")
     if sum(map(bool, lines)) > 1 and not shutil.which("pdsh"):
         raise UserError(f"{hostfile} lists several nodes, which are reached by pdsh; install it (apt install pdsh)")
     port = environ.get("MASTER_PORT") or free_port()

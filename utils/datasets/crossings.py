@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+BLOCK = 256  # edges that are compared with all others at a time
 TOLERANCE = 1e-9  # of the polygon's extent squared: nearer to a line than rounding can tell is on it
 
 
@@ -52,16 +53,20 @@ def crosses_itself(polygon: Sequence[float]) -> bool:
 
 
 def _near_pairs(points: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Edges whose boxes touch, each pair once: int[P], int[P]."""
+    """Edges whose boxes touch, each pair once: int[P], int[P]; in blocks, so that memory stays small."""
     low, high = np.minimum(points, ends), np.maximum(points, ends)
     order = np.argsort(low[:, 0], kind="stable")
-    last = np.searchsorted(low[order, 0], high[order, 0], side="right")
-    counts = np.maximum(last - np.arange(len(order)) - 1, 0)
-    first = np.repeat(np.arange(len(order)), counts)
-    second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(counts) - counts, counts)
-    first, second = order[first], order[second]
-    near = (low[first, 1] <= high[second, 1]) & (low[second, 1] <= high[first, 1])
-    return first[near], second[near]
+    low, high = low[order], high[order]
+    first, second = [], []
+    for start in range(0, len(order), BLOCK):
+        block = slice(start, start + BLOCK)
+        last = np.searchsorted(low[:, 0], high[block, 0].max(), side="right")  # those after it begin further right
+        others = slice(start, last)
+        near = (low[block, None] <= high[None, others]).all(2) & (low[None, others] <= high[block, None]).all(2)
+        i, j = np.nonzero(np.triu(near, k=1))
+        first.append(order[i + start])
+        second.append(order[j + start])
+    return np.concatenate(first), np.concatenate(second)
 
 
 def _crosses_in_a_point(points: np.ndarray) -> bool:

@@ -83,8 +83,8 @@ def shuffle_questions(samples: list[Sample], seed: int) -> list[Sample]:
 
 
 def _asks_the_same(one: Sample, other: Sample) -> bool:
-    """Whether two questions are one to the model, which reads them without the space around them."""
-    return one.question.strip() == other.question.strip()
+    """Whether two questions are one to the model, to which space is one blank."""
+    return one.question.split() == other.question.split()
 
 
 def check_other_questions(samples: list[Sample], shuffled: list[Sample]) -> None:

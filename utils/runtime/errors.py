@@ -62,7 +62,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     """
     never_fail_to_print()
     try:
-        status = _main_with_permissions_told(main)
+        status = _main_with_files_named(main)
     except UserError as error:
         local_rank = os.environ.get("LOCAL_RANK", "0")
         if local_rank != "0":
@@ -75,14 +75,16 @@ def run_main(main: Callable[[], int | None]) -> None:
     sys.exit(status or 0)
 
 
-def _main_with_permissions_told(main: Callable[[], int | None]) -> int | None:
-    """Raises UserError where the system refuses a file, wherever that is."""
+def _main_with_files_named(main: Callable[[], int | None]) -> int | None:
+    """Raises UserError where the system refuses a file, or something else lies in its place, wherever that is."""
     try:
         return main()
-    except PermissionError as error:
+    except (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError) as error:
         if error.filename is None:
             raise
-        raise permission_denied(error.filename) from error
+        if isinstance(error, PermissionError):
+            raise permission_denied(error.filename) from error
+        raise UserError(f"{error.filename}: {error.strerror}; move it away, or name another") from error
 
 
 def first_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from utils.runtime.errors import permission_denied
+from utils.runtime.errors import UserError, permission_denied
 
 NAME_BYTES = 255  # that a name may have where the file system does not say
 READABLE_NAME = 64  # bytes of a temporary name that still tells whose it is
@@ -125,7 +125,16 @@ def name_limit(folder: Path) -> int:
 
 
 def through_links(path: Path) -> Path:
-    """What a path leads to where it is a symbolic link or has no name of its own, such as `.`; else the path."""
+    """What a path leads to where it is a symbolic link or has no name of its own, such as `.`; else the path.
+
+    Raises:
+        UserError: it is a link that leads to itself.
+    """
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path}: a symbolic link that leads to itself; remove it or name another") from error
     return Path(os.path.realpath(path)) if path.is_symlink() or path.name in ("", "..") else path
 
 

@@ -130,6 +130,10 @@ class RunStates:
             (self.folder / FINISHED).unlink(missing_ok=True)
         barrier()
 
+    def begun(self) -> bool:
+        """Whether the folder holds a state, or the mark of a run that has ended."""
+        return bool(self.states()) or is_file(self.folder / FINISHED)
+
     def finished(self) -> bool:
         """Whether the run has ended.
 

@@ -25,10 +25,9 @@ from utils.datasets.loading.sampler import TrainSampler, infinite_batches, split
 from utils.datasets.loading.workers import dead_worker_as_user_error, ignore_sigterm_in_worker
 from utils.datasets.questions import check_questions
 from utils.datasets.registry import load_dataset
-from utils.runtime.distributed import (
-    rank,
-    world_size,
-)
+from utils.runtime.distributed import rank, world_size
+from utils.runtime.errors import UserError
+from utils.runtime.paths import has_content
 from utils.runtime.precision import DTYPES
 from utils.training.engine import check_precision, engine_config, start_engine
 from utils.training.loop import Run
@@ -64,10 +63,25 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
             begun["steps_per_epoch"] = one_pass.steps_per_epoch
         args = replace(args, **begun)
         states = RunStates(run_dir, asdict(args) | records, args.keep, derived)
+        check_unclaimed(run_dir, states, args.restart)
         if states.finished():
             log.info("%s has ended already, nothing is left to train; --restart trains it anew", run_dir)
             return
         train_on(samples, validation, args, states, run_dir, device)
+
+
+def check_unclaimed(run_dir: Path, states: RunStates, restart: bool) -> None:
+    """Check that a run that begins here replaces no weights.
+
+    Raises:
+        UserError: there are some, of a run whose states are gone, and --restart was not given.
+    """
+    weights = [run_dir / name for name in ("best", "last") if has_content(run_dir / name)]
+    if weights and not restart and not states.begun():
+        raise UserError(
+            f"{weights[0]}: holds weights already, and {states.folder} no state of their run to resume; name another "
+            "--run-dir, or pass --restart to replace them"
+        )
 
 
 def load_splits(args: TrainArgs) -> tuple[list[Sample], list[Sample]]:

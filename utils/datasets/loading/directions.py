@@ -8,6 +8,7 @@ bus", "the top floor"): then nobody can say what to ask of the flipped picture, 
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +23,7 @@ class Axis:
         places: patterns in which the group `word` means a place in the picture.
         others: patterns in which the group `word` surely means something else.
         unclear: patterns in which the group `word` is unclear although one of `places` matches.
+        vetoes: patterns of texts that are unclear as a whole.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -29,6 +31,7 @@ class Axis:
     places: tuple[str, ...]
     others: tuple[str, ...]
     unclear: tuple[str, ...] = ()
+    vetoes: tuple[str, ...] = ()
 
     @cached_property
     def opposites(self) -> dict[str, str]:
@@ -71,9 +74,12 @@ def is_clear(text: str, axis: Axis) -> bool:
     fixed = (
         FIXED.search(text)
         or FIXED_LETTERS.search(text)
+        or OTHER_LANGUAGES.search(text)
         or any(letter.isalpha() for letter in text if letter > "\u024f")
+        or any(unicodedata.category(letter) == "Cf" for letter in text)  # unseen, within a word too
     )
-    return not (fixed or axis.understood(text)[1])
+    vetoed = any(re.search(pattern, text, re.IGNORECASE) for pattern in axis.vetoes)
+    return not (fixed or vetoed or axis.understood(text)[1])
 
 
 # A compass or a clock is laid over the world or the whole picture: a question with one keeps its picture as it is.
@@ -82,7 +88,15 @@ FIXED = re.compile(
     r"|o\s?['’`]?\s?clock(?!\w)|(?<![a-z])compass(?![a-z])",
     re.IGNORECASE,
 )
-FIXED_LETTERS = re.compile(r"(?<![A-Za-z'’])(?:[NS]|[NS]?[NS][EW]|[EW][NS][EW])(?![A-Za-z])")
+FIXED_LETTERS = re.compile(
+    r"(?<![A-Za-z'’])(?:[NS]|[NS]?[NS][EW]|[EW][NS][EW])(?![A-Za-z])"
+    r"|\b(?:[Hh]eading|[Ff]acing|[Gg]oing|[Dd]riving|[Pp]ointing|[Tt]owards?|[Tt]o the)\s+[EW]\b|\b[EW]\s+of\b"
+)
+OTHER_LANGUAGES = re.compile(
+    r"\b(?:gauche|droite|haut|bas|izquierd[ao]s?|derech[ao]s?|arriba|abajo|links|rechts|(?:linke|rechte|obere|untere)[rnms]?"
+    r"|oben|unten|sinistr[ao]|destr[ao]|sopra|sotto|esquerd[ao]|direit[ao]|superior|inferior)\b",
+    re.IGNORECASE,
+)
 
 # Parts of the patterns: what follows a word, without being taken into the match.
 END = r"(?=\s*(?:[.,;:!?)\"]|$))"
@@ -101,6 +115,7 @@ MOVES = (
     r"(?:turn|veer|bear|steer|swerv|curv|bend|fac|head|go|mov|driv|travell?|point|look|run|lead|merg|exit|walk|sail)"
     r"(?:e|s|es|ed|ing|ning)?"
 )
+QUOTED = r"[\"“”][^\"“”]*\b(?:{words})\b[^\"“”]*[\"“”]"  # of a sign, which a flip would have to paint anew
 THEIR = r"(?:the|its|his|her|their|your|our|my)"
 
 # Clockwise: a flip along either axis turns it round, one along both gives it back.
@@ -160,7 +175,25 @@ HORIZONTAL_WORDS = Axis(
         r"\b(?:what(?:ever)?|all|nothing|anything|everything|something|little|much|more|none|few|remains)(?:['’]s)?\s+"
         r"(?:(?:that|there|is|are|was|were|has|have|been|remains?)\s+)*(?P<word>left)\s+of\b",
     ),
+    vetoes=(
+        QUOTED.format(words="left|right"),
+        # suitable, proper, the way up; a wing of politics
+        r"\b(?:the|a)\s+right\s+(?!(?:next|of|side|behind)\b)(?:\w+\s+){1,3}?(?:to|for)\s",
+        r"\bright\s+(?:and|or)\s+(?:proper|wrong|fair)\b|\bright side (?:up|out)\b|\b(?:left|right)[- ]wing",
+        # those that remain
+        r"\b(?:two|three|four|five|six|last|only|many|few)\s+left(?=\s+(?:in|on|at|to|over|here|there)\b|\W*$)",
+    ),
 )
+# What stands or flies above ground, so that a thing above or below it is so in the world and not in the picture.
+HIGH = (
+    r"\b(?:umbrellas?|parasols?|awnings?|canop(?:y|ies)|wires?|cables?|bridges?|overpass(?:es)?|flyovers?|viaducts?|tunnels?"
+    r"|planes?|aeroplanes?|airplanes?|aircraft|helicopters?|drones?|birds?|kites?|clouds?|fly(?:ing)?|flies|roofs?|balcon"
+    r"(?:y|ies)|signs?|trees?|cranes?|lamps?|poles?|stairs|steps|hills?|ground)\b"
+)
+STACKED = (
+    r"\b(?:stack(?:s|ed)?|piles?|piled|racks?|decks?|double-?deck\w*|stor(?:e?ys?|ies)|shel(?:f|ves)|floors?|levels?)\b"
+)
+NUMBER = r"(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten)"
 HEIGHT = r"(?:speed|view|floor|level|deck|stor(?:e?y|ies)|class|price|number|secret|step|shelf|bunk)"
 VERTICAL_WORDS = Axis(
     pairs=(("top", "bottom"), ("upper", "lower"), ("highest", "lowest"), ("above", "below"), ("up", "down"), *ROTATION),
@@ -180,7 +213,7 @@ VERTICAL_WORDS = Axis(
         rf"\b(?P<word>top|bottom)(?= of {PICTURE})",
         r"\bthe\s+(?P<word>upper|lower)(?=\s+of\s+(?:the|these|those|both|all|two|three)\b)",
         r"\b(?:the|its|their|each|every|both|two|three)\s+(?:\w+\s+)?(?P<word>top|bottom|upper|lower)"
-        rf"(?!\s+(?:\w+\s+)?{HEIGHT})(?=\s+(?:[a-z]+\s+){{0,2}}?{THING})",
+        rf"(?!\s+(?:\w+\s+)?{HEIGHT})(?=\s+(?:(?!(?:of|on|in|and|with)\b)[a-z]+\s+){{0,2}}?{THING})",
         # highest in the picture, above the pool, top to bottom, moving up in the picture
         rf"\b(?P<word>highest|lowest)(?=\s+in {PICTURE}|,\s+nearest to the (?:top|bottom)\b)",
         r"\b(?P<word>above|below)(?=\s+(?:the|it|them|both|another|this|that|these|those)\b)"
@@ -199,5 +232,15 @@ VERTICAL_WORDS = Axis(
         r"\b(?:walk|driv|cross|step|run|cycl|rid)(?:e|es|s|ing)?\s+(?P<word>over)\b",
         r"\b(?P<word>over)(?=\s+(?:a|an|the)\s+(?:road|street|table|river|bridge|railway|canal|water)\b)",
         r"\b(?P<word>under)(?=\s+(?:an?|the|its|their)\s+(?:\w+\s+)?(?:roofs?|trees?|bridges?|canop(?:y|ies)|awnings?|cloths?)\b)",
+    ),
+    vetoes=(
+        QUOTED.format(words="top|bottom|upper|lower|up|down|above|below"),
+        rf"(?=.*\b(?:above|below)\b)(?=.*{HIGH})",
+        rf"(?=.*\b(?:top|bottom|upper|lower|above|below)\b)(?=.*{STACKED})",
+        # a rank, the roof or the ground of a thing, clothes, courts of law
+        rf"\btop\s+(?:{NUMBER}\b|people\b|(?:\w+\s+)?\w+est\b|\w+ed\b|\w+ing\b)|\btop\b(?:\s+\w+){{1,3}}\s+by\b",
+        rf"\b(?:top|bottom)\s+of\s+(?!{PICTURE})",
+        r"\b(?:top|bottoms?)\s+and\s+(?:\w+\s+)?(?:skirt|trousers|jeans|shorts|pants)\b|\bwear(?:s|ing)?\b.*\btop\b",
+        r"\b(?:lower|upper)\s+(?:court|house|class|school|chamber)\s+\w",
     ),
 )

@@ -15,11 +15,13 @@ from model.inputs.images import read_image, write_image
 from model.masks import ANNOTATED, PREDICTED, paint_mask
 from utils.datasets.base import Sample, target_masks
 from utils.evaluation.predict import Prediction
+from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_folder, write_errors_as_user_error
-from utils.runtime.paths import fitting_name
+from utils.runtime.paths import entries, exists, fitting_name, has_content, is_folder
 
 PANEL_WIDTHS = (360, 640)  # smallest and largest width of a panel in pixels
 FONT_SIZE, MARGIN = 15, 6
+OVERLAY_NAME = re.compile(r"\d{5,}_\d+_.*\.jpg")  # index, target and id
 
 
 def side_by_side(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray, caption: str) -> np.ndarray:
@@ -97,14 +99,29 @@ def _wrapped(text: str, width: float, length: Any) -> list[str]:
     return lines
 
 
+def check_own_overlays(folder: Path) -> None:
+    """Check that a folder, if it is there, holds overlays alone.
+
+    Raises:
+        UserError: there is something else, which would be deleted.
+    """
+    others = [path for path in entries(folder) if not OVERLAY_NAME.fullmatch(path.name)]
+    if exists(folder) and (others or not is_folder(folder)):
+        what = f"{others[0].name} in it" if others else "it is no folder"
+        raise UserError(f"{folder}: {what} is no overlay of eval.py and would be deleted; move it, or change --out")
+
+
 def draw_overlays(
     folder: Path, count: int, samples: dict[int, Sample], predictions: list[Prediction], merged: bool
 ) -> None:
-    """`count` pictures, spread evenly over the split; those of an earlier evaluation are replaced.
+    """`count` pictures, spread evenly over the split; those of an earlier evaluation are replaced, none stay for 0.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: the folder holds something else, or they cannot be written.
     """
+    check_own_overlays(folder)
+    if not count and not has_content(folder):
+        return
     with write_errors_as_user_error(folder), atomic_folder(folder) as beside:
         for position in np.linspace(0, len(predictions) - 1, min(count, len(predictions))).round().astype(int):
             one = predictions[position]

@@ -129,6 +129,13 @@ UNCLEAR_ACROSS = [
     "the one with the right of way",
     "the car just left",
     "the right to park",
+    "the right vehicle to transport sand",
+    "the right one for the job",
+    "the right and proper way",
+    "the boat that is right side up",
+    "the left-wing office",
+    'the sign that says "turn left"',
+    "the two left in the lot",
 ]
 UNCLEAR_UPRIGHT = [
     "below average",
@@ -155,6 +162,18 @@ UNCLEAR_UPRIGHT = [
     "over 3 m",
     "the car driving up the road",
     "upwards of 20 cars",
+    "the person on the top of the truck",
+    "the bottom of the pool",
+    "the woman in the top and skirt",
+    "the top three vehicles in size",
+    "the top vehicle by speed",
+    "the top container of the stack",
+    "the lower lanes of the double-deck bridge",
+    "the car below the bridge",
+    "the umbrella above the man",
+    "the plane flying above the field",
+    "the top rated cars",
+    "the lower court building",
 ]
 LAID_OVER_THE_WORLD = [
     "the car on the north side",
@@ -165,6 +184,12 @@ LAID_OVER_THE_WORLD = [
     "on the 12 o'clock side",
     "on the southern bank",
     "the eastbound lane",
+    "the car heading W",
+    "la voiture à gauche",
+    "el coche de la izquierda",
+    "links oder rechts",
+    "le\u00adft",
+    "lef\u200bt",
 ]
 
 
