@@ -257,6 +257,21 @@ def test_overlays_are_spread_and_replace_earlier_ones(evaluate: Callable, tmp_pa
     assert evaluate("--overlays", 0)[0] == 0 and not list(folder.iterdir())  # none beside other results
 
 
+@pytest.mark.parametrize("kind", ["file in it", "link to a folder of others", "file"])
+def test_overlays_take_the_place_of_overlays_alone(evaluate: Callable, tmp_path: Path, kind: str) -> None:
+    folder, mine = tmp_path / "out/overlays", tmp_path / "holiday"
+    mine.mkdir(), (mine / "me.jpg").write_text("mine"), folder.parent.mkdir()
+    if kind == "file":
+        folder.write_text("mine")
+    elif kind == "file in it":
+        mine.rename(folder)
+    else:
+        folder.symlink_to(mine)
+    status, _, stderr = evaluate("--overlays", 1)
+    assert status == 2 and "is no overlay of eval.py and would be deleted" in stderr
+    assert (folder if kind == "file" else folder / "me.jpg").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -21,7 +21,7 @@ from tests.permissions import refused
 from tests.training import CHECKOUT, TINY, Ended, Server, command, environment
 from utils.runtime.errors import UserError
 from utils.runtime.files import exclusive_lock
-from utils.training.resume import find_damage
+from utils.training.resume import find_damage, write_checksums
 
 UMASK = os.umask(0)
 os.umask(UMASK)
@@ -279,6 +279,34 @@ def test_a_run_that_has_ended_is_left_alone(server: Server, data: Path, undistur
     assert (tmp_path / "run/last/model.safetensors").stat().st_mtime_ns == written
     other = server.train(data, tmp_path / "run", *OPTIONS, "--seed", "3")
     assert other.status == 2 and "(seed 0, now 3)" in other.said
+
+
+def test_weights_whose_state_is_gone_are_not_replaced(server: Server, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best/thesis.txt").write_text("mine")
+    refused_run = server.train(data, tmp_path, *OPTIONS)
+    assert refused_run.status == 2 and "best: holds weights already, and " in refused_run.said
+    assert (tmp_path / "best/thesis.txt").read_text() == "mine"
+    server.train_well(data, tmp_path, *OPTIONS, "--epochs", "1", "--restart")
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_its_groups(server: Server, data: Path, tmp_path: Path) -> None:
+    """Which decayed by name; its states do not say so."""
+    earlier = """
+from utils.training import engine, resume
+groups = engine.parameter_groups
+engine.parameter_groups = lambda model, weight_decay, by_name: groups(model, weight_decay, True)
+"""
+    options = [*OPTIONS, "--weight-decay", "0.3"]
+    alone = server.train_well(data, tmp_path / "alone", *options, before=earlier)
+    killed = KILL_AT_STEP.format(step=4, signal="SIGKILL")
+    assert server.train(data, tmp_path / "run", *options, before=earlier + killed).status == -signal.SIGKILL
+    for file in (tmp_path / "run/state").glob("step-*/progress.json"):
+        record = json.loads(file.read_text())
+        del record["decay"]
+        file.write_text(json.dumps(record, indent=1))
+        write_checksums(file.parent)
+    same(server.train_well(data, tmp_path / "run", *options), alone)
 
 
 def test_two_processes_stop_and_go_on_together(server: Server, data: Path, tmp_path: Path) -> None:

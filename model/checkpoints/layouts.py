@@ -34,9 +34,12 @@ PUBLISHED_CLASS = "PixDLMForCausalLM"  # in `architectures`; its model_type is "
 ARCHITECTURE_KEY = "pixdlm"  # in a published config.json that this project wrote: the whole PixDLMConfig
 PUBLISHED_LORA_ALPHA = 16.0  # as published (README.md here, "Files"); a checkpoint does not hold it
 ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation")
-# Of a repository on the hub: what a model folder may hold, in the formats that are read first.
-HUB_FILES = ("*.json", "tokenizer.model", "*.safetensors", "clip/*.safetensors", "sam2.pt", "align_stages.bin")
-HUB_PICKLES = ("*.bin",)  # only where it has no safetensors
+# Of a repository on the hub: the files that are read, by name, since the hub's `*` takes in folders too.
+WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors", "model.safetensors.index.json")
+PICKLES = ("pytorch_model.bin", "pytorch_model-?????-of-?????.bin", "pytorch_model.bin.index.json")
+CLIP_WEIGHTS = tuple(f"clip/{name}" for name in WEIGHTS)
+HUB_FILES = ("config.json", "tokenizer.model", TRAINING_FILE, *WEIGHTS, "sam2.pt", "align_stages.bin", *CLIP_WEIGHTS,
+             "clip/config.json")  # fmt: skip
 LLAMA_FIELDS = (
     "vocab_size",
     "hidden_size",
@@ -66,9 +69,12 @@ def local_folder(folder: str | Path, options: dict[str, Any]) -> Path:
     hub = {name: value for name, value in hub.items() if value is not None}
     try:
         fetched = Path(snapshot_download(str(folder), allow_patterns=list(HUB_FILES), **hub))
-        if not holds_weights(fetched):
-            fetched = Path(snapshot_download(str(folder), allow_patterns=[*HUB_FILES, *HUB_PICKLES], **hub))
-        return fetched
+        pickles = [] if holds_weights(fetched) else list(PICKLES)  # only where there are no safetensors
+        if is_folder(fetched / "clip") and not holds_weights(fetched / "clip"):
+            pickles += [f"clip/{name}" for name in PICKLES]
+        return (
+            Path(snapshot_download(str(folder), allow_patterns=[*HUB_FILES, *pickles], **hub)) if pickles else fetched
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no such folder, and the hub does not give it ({first_line(error)})") from error
 

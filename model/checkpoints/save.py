@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from model.checkpoints.layouts import TRAINING_FILE
 from model.config import PixDLMConfig
 from model.language.tokens import TOKENIZER_FILE, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
-from utils.runtime.files import atomic_folder
+from utils.runtime.files import atomic_folder, link_or_copy
 
 SHARD_SIZE = "2GB"  # writing a shard takes a copy of it in memory
 
@@ -47,10 +46,7 @@ def link_model(source: Path, folder: Path) -> None:
         for file in source.iterdir():
             if not file.is_file():  # the file system's own at a mount point
                 continue
-            try:
-                os.link(file, beside / file.name)
-            except OSError:  # no hard links there, or another file system behind a symbolic link
-                shutil.copy2(file, beside / file.name)
+            link_or_copy(file, beside / file.name)
 
 
 def write_weights(folder: Path, config: PixDLMConfig, state: dict[str, Tensor]) -> None:

@@ -161,6 +161,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
+def link_or_copy(file: Path, target: Path) -> None:
+    """Let `target` be the same file by a hard link; a copy where there are none or it is another file system."""
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copy2(file, target)
+
+
 def atomic_write(path: Path, data: bytes) -> None:
     """Write a file atomically."""
     with atomic_file(path) as beside:

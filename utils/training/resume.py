@@ -32,6 +32,7 @@ from utils.runtime.files import (
     atomic_write,
     exclusive_lock,
     file_hash,
+    link_or_copy,
     make_output_folder,
     write_errors_as_user_error,
 )
@@ -230,11 +231,15 @@ class RunStates:
         Raises:
             UserError: the disk is full; earlier states are as they were.
         """
-        name = f"step-{progress.step:08d}-epoch-{progress.epoch:04d}"
+        step = f"step-{progress.step:08d}"
+        name = f"{step}-epoch-{progress.epoch:04d}"
         if name == self.current:
             return  # saved by the epoch's last step, or resumed from before its validation
         with write_errors_as_user_error(self.folder / name), self._beside() as beside:
-            engine.save_checkpoint(str(beside), tag=name, save_latest=False, exclude_frozen_parameters=True)
+            if (self.current or "").startswith(f"{step}-"):  # a validation came between, which trains nothing
+                self._link_engine(beside / name)
+            else:
+                engine.save_checkpoint(str(beside), tag=name, save_latest=False, exclude_frozen_parameters=True)
             torch.save(random_states() | {"sums": progress.sums}, beside / name / f"process-{rank()}.pt")
             barrier()
             if rank() == 0:
@@ -248,6 +253,15 @@ class RunStates:
         if rank() == 0:
             self.remove(self.states()[: -self.keep])
         self.current = name
+        barrier()
+
+    def _link_engine(self, folder: Path) -> None:
+        """DeepSpeed's files of the current state in a new folder, without writing them again."""
+        if rank() == 0:
+            folder.mkdir()
+            for file in entries(self.folder / self.current):
+                if file.name not in (PROGRESS, CHECKSUMS) and not file.name.startswith("process-"):
+                    link_or_copy(file, folder / file.name)
         barrier()
 
     @contextmanager

@@ -13,6 +13,7 @@ from model.checkpoints.load import load_pretrained
 from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from tests.model.checkpoints.states import equal
+from utils.runtime.errors import UserError
 
 
 @pytest.mark.parametrize("kind", ["release_model", "tiny_model"])
@@ -36,3 +37,18 @@ def test_a_card_shows_the_metrics_of_the_data_set(tiny_model: PixDLMForCausalLM)
         "validation": {"overall": {"count": 3, "ciou": 0.25}, "by_region": {"north": {"count": 1, "ciou": 0.5}}}
     }
     assert "| overall | 3 | 0.250 |" in card(tiny_model, training, without_backbones=False)
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"settings": "x"},
+        {"validation": "x"},
+        {"validation": {"overall": {"count": 3, "giou": None}}},
+        {"validation": {"overall": {"giou": 0.5}}},
+    ],
+    ids=str,
+)
+def test_a_record_of_a_run_that_is_odd_is_told(tiny_model: PixDLMForCausalLM, training: dict) -> None:
+    with pytest.raises(UserError, match="training.json: its scores or settings are not as train.py writes them"):
+        card(tiny_model, training, False)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 
+from model.checkpoints import layouts
 from model.checkpoints.export import published_fields
 from model.checkpoints.layouts import load_config
 from model.config import PixDLMConfig
@@ -59,3 +61,22 @@ def test_the_configuration_alone_can_be_read(folder: Path, tiny_config: PixDLMCo
     config = load_config(folder)
     assert config.pixel_encoder == tiny_config.pixel_encoder
     assert config.text_config.hidden_size == 32 and config.vision_config.image_size == 64
+
+
+def test_of_a_repository_only_what_is_read_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Matched as the hub does it, whose `*` takes in folders."""
+    there = ["config.json", "tokenizer.model", "clip/config.json", "clip/pytorch_model.bin", "sam2.pt", "README.md"]
+    there += ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+    others = ["pytorch_model.bin", "model.fp16.safetensors", "checkpoint-500/model.safetensors", "onnx/config.json"]
+    asked: list[list[str]] = []
+
+    def fetch(name: str, allow_patterns: list[str]) -> str:
+        asked.append(list(filter_repo_objects([*there, *others], allow_patterns=allow_patterns)))
+        for file in asked[-1]:
+            (tmp_path / file).parent.mkdir(exist_ok=True, parents=True)
+            (tmp_path / file).write_text("{}")
+        return str(tmp_path)
+
+    monkeypatch.setattr(layouts, "snapshot_download", fetch)
+    assert layouts.local_folder("somebody/pixdlm", {}) == tmp_path
+    assert sorted(asked[-1]) == sorted({*there} - {"README.md"}) and "clip/pytorch_model.bin" not in asked[0]

@@ -128,3 +128,10 @@ def test_the_scripts_status_and_arguments_come_through(tmp_path: Path, nproc: in
     if nproc == 2 and status == 0:  # a failing rank may end the other before it has written
         assert [each["RANK"] for each in seen] == ["0", "1"] and {each["WORLD_SIZE"] for each in seen} == {"2"}
     assert all(each["CUDA_VISIBLE_DEVICES"] in ("", "-1,-1") and each["DS_ACCELERATOR"] == "cpu" for each in seen)
+
+
+@pytest.mark.parametrize("content", [b"", b"# none yet\n", "worker-1 slots=8".encode("utf-16"), b"w\xfcrker slots=1"])
+def test_a_hostfile_that_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "nodes").write_bytes(content)
+    with pytest.raises(UserError, match="nodes: no hostfile in UTF-8"):
+        launch.hostfile_command(["train.py"], tmp_path / "nodes", {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -107,3 +108,9 @@ def test_a_letter_that_the_terminal_lacks_costs_no_result() -> None:
             [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}
         )
         assert ended.returncode == 0 and ended.stdout.startswith(b"gIoU in Stra") and b"\\ud83d" in ended.stdout
+
+
+def test_what_lies_in_a_files_place_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        run_main(lambda: open(tmp_path).close())
+    assert left.value.code == 2 and f"{tmp_path}: Is a directory; move it away" in capsys.readouterr().err

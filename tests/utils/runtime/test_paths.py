@@ -344,3 +344,38 @@ def test_a_name_that_is_too_long_is_not_blamed_on_the_disk(tmp_path: Path) -> No
     with pytest.raises(UserError, match="too long") as told, files.write_errors_as_user_error(out):
         atomic_write(out, b"")
     assert "disk" not in str(told.value)
+
+
+def test_a_kill_while_the_old_content_is_deleted_leaves_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a folder that can only be filled: old files that are left must not come back among new ones."""
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    for name in "ab":
+        (folder / name).write_text("old")
+    monkeypatch.setattr(paths, "can_only_be_filled", lambda path: path == folder)
+    remove = paths.remove
+
+    def killed(path: Path) -> None:
+        if path.name.endswith("replaced") and path.exists():
+            (path / "a").unlink()
+            raise KeyboardInterrupt
+        remove(path)
+
+    monkeypatch.setattr(paths, "remove", killed)
+    with pytest.raises(KeyboardInterrupt), files.atomic_folder(folder) as beside:
+        for name in "ab":
+            (beside / name).write_text("new")
+    monkeypatch.setattr(paths, "remove", remove)
+    with pytest.raises(OSError, match="full"), files.atomic_folder(folder):
+        raise OSError("full")
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "new", "b": "new"}
+
+
+def test_a_link_that_leads_to_itself_is_told(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="loop: a symbolic link that leads to itself"):
+        with files.atomic_folder(tmp_path / "loop"):
+            pass
+    assert (tmp_path / "loop").is_symlink()
