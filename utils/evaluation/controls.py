@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -108,27 +109,33 @@ def check_other_questions(samples: list[Sample], shuffled: list[Sample]) -> None
 
 
 def check_other_pictures(samples: list[Sample], batch_size: int) -> None:
-    """Check that every batch has several pictures.
+    """Check that in every batch each picture is swapped with another.
 
     Raises:
-        UserError: one has a single picture; the message names the smallest batch size at which none has.
+        UserError: one is not; the message names the smallest batch size at which all are.
     """
+    keys = content_keys({sample.image_path for sample in samples})
 
     def fits(size: int) -> bool:
-        return all(has_other_picture([samples[i].image_path for i in batch]) for batch in fixed_batches(samples, size))
+        batches = ([samples[i].image_path for i in batch] for batch in fixed_batches(samples, size))
+        return all(every_picture_is_swapped([keys[path] for path in dict.fromkeys(batch)]) for batch in batches)
 
     if not fits(batch_size):
         size = next((size for size in range(batch_size, len(samples) + 1) if fits(size)), None)
-        cure = f"use --batch-size {size}" if size else "the split has no other"
+        cure = f"use --batch-size {size}" if size else "no size of batches has them"
         raise UserError(
-            f"--control {SWAPPED_IMAGES}: at --batch-size {batch_size} a batch has one picture only; {cure}"
+            f"--control {SWAPPED_IMAGES}: at --batch-size {batch_size} a batch has one picture only, or a copy beside "
+            f"it, and would be shown its own; {cure}"
         )
 
 
-def has_other_picture(paths: list[Path]) -> bool:
-    """Whether the files hold at least two pictures; a copy under another name is none."""
-    distinct = list(dict.fromkeys(paths))
-    if len(distinct) < 2:
-        return False
-    # nearly always the sizes tell, and nothing is read
-    return len({path.stat().st_size for path in distinct}) > 1 or len({file_hash(path) for path in distinct}) > 1
+def content_keys(paths: set[Path]) -> dict[Path, tuple[int, str]]:
+    """What tells the contents of files apart: their size, and a hash where several have it."""
+    sizes = {path: path.stat().st_size for path in paths}
+    counts = Counter(sizes.values())
+    return {path: (size, file_hash(path) if counts[size] > 1 else "") for path, size in sizes.items()}
+
+
+def every_picture_is_swapped(keys: list[tuple[int, str]]) -> bool:
+    """Whether each picture of a batch differs from the one before it, which it is shown in place of its own."""
+    return all(one != other for one, other in zip(keys, keys[-1:] + keys[:-1], strict=True))

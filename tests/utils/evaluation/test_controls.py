@@ -17,9 +17,10 @@ from utils.datasets.base import Sample
 from utils.evaluation.controls import (
     SHUFFLED_QUESTIONS,
     SWAPPED_IMAGES,
+    content_keys,
     controlled_model,
     controlled_samples,
-    has_other_picture,
+    every_picture_is_swapped,
     shuffle_questions,
 )
 from utils.runtime.errors import UserError
@@ -83,5 +84,12 @@ def test_a_control_that_controls_nothing_is_refused(caplog: pytest.LogCaptureFix
 def test_a_picture_under_two_names_is_no_other_picture(tmp_path: Path) -> None:
     for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two"), ("d", b"three")):
         (tmp_path / name).write_bytes(content)
-    found = [has_other_picture([tmp_path / name for name in names]) for names in ("a", "aa", "ab", "ac", "ad", "aabc")]
-    assert found == [False, False, False, True, True, True]
+    keys = content_keys(set(tmp_path.iterdir()))
+    found = [
+        every_picture_is_swapped([keys[tmp_path / name] for name in names]) for names in ("a", "ab", "ac", "abc", "acb")
+    ]
+    assert found == [False, False, True, False, False]
+    samples = [replace(one, image_path=tmp_path / name) for one, name in zip(asked(*"1234"), "acbd", strict=True)]
+    controlled_samples(samples, SWAPPED_IMAGES, 0, 2)
+    with pytest.raises(UserError, match="--batch-size 1 a batch has one picture only, or a copy .*use --batch-size 2"):
+        controlled_samples(samples, SWAPPED_IMAGES, 0, 1)
