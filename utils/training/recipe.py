@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from utils.cli.train_options import TrainArgs
 from utils.runtime.errors import UserError
@@ -12,7 +14,14 @@ WARMUP_STEPS = 100  # as published, of 2,000 steps on 8 GPUs
 WARMUP_SHARE = 10  # but at most one in so many steps
 
 
-def resolve(args: TrainArgs, records: int, processes: int) -> TrainArgs:
+def derived_options(args: TrainArgs) -> list[str]:
+    """The options that nobody named and that follow from the number of records and processes."""
+    return [name for name in ("steps_per_epoch", "warmup_steps") if getattr(args, name) is None]
+
+
+def resolve(
+    args: TrainArgs, records: int, processes: int, begun: Mapping[str, int | None] = MappingProxyType({})
+) -> TrainArgs:
     """The options with batch size, steps an epoch and warm-up as numbers.
 
     An epoch has `steps_per_epoch` steps; else as many as `samples_per_epoch` records fill, so that a run is as long
@@ -22,10 +31,16 @@ def resolve(args: TrainArgs, records: int, processes: int) -> TrainArgs:
         args: of train.py.
         records: of the training split.
         processes: that train together.
+        begun: derived options that the run began with (`utils.training.resume.begun_with`). They stay, so that a
+            record that was taken out shortens neither epochs nor schedule. Epochs of None were single passes.
 
     Raises:
         UserError: the records fill no step, the global batch cannot be divided, or the warm-up is the whole run.
     """
+    kept = {name: begun[name] for name in derived_options(args) if name in begun}
+    if kept.get("steps_per_epoch", 0) is None:
+        args = replace(args, samples_per_epoch=None)
+    args = replace(args, **kept)
     batch = batch_size(args, processes)
     step = batch * processes * args.grad_accumulation
     if records < step:

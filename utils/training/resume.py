@@ -42,6 +42,7 @@ from utils.runtime.paths import entries, is_file, is_folder
 log = logging.getLogger(__name__)
 
 PROGRESS, CHECKSUMS, FINISHED = "progress.json", "checksums.json", "finished.json"
+STATE = "state"  # the folder of states in that of a run
 STEPS = "step-"  # what the names of states begin with
 # Options that may differ on resume, since they change no weight.
 RESUME_MAY_CHANGE = {"run_dir", "workers", "log_every", "save_steps", "save_minutes", "keep", "restart"}
@@ -91,7 +92,7 @@ class RunStates:
     """
 
     def __init__(self, run_dir: Path, settings: dict[str, Any], keep: int, derived: Iterable[str] = ()) -> None:
-        self.folder, self.keep, self.derived = run_dir / "state", keep, list(derived)
+        self.folder, self.keep, self.derived = run_dir / STATE, keep, list(derived)
         self.current: str | None = None  # the state last saved or loaded by this process
         self.decay_by_name = False  # the rule of weight decay of a run that an earlier version began
         # through JSON and back, so that they compare equal to saved ones
@@ -180,26 +181,6 @@ class RunStates:
                 return folder
             log.warning("%s is damaged (%s) and skipped", folder, damaged)
         return None
-
-    def begun_with(self) -> dict[str, Any]:
-        """The derived settings that the run began with; none of a run that begins now.
-
-        They stay, so that a record that was taken out shortens neither epochs nor schedule. Earlier versions noted
-        none, and `steps_per_epoch` as None where an epoch was one pass.
-        """
-
-        def look() -> dict[str, Any]:
-            files = [self.folder / FINISHED, *(folder / PROGRESS for folder in reversed(self.states()))]
-            for file in filter(is_file, files):
-                try:
-                    record = read_record(file)
-                    derived = record.get("derived", ["steps_per_epoch"])
-                    return {name: record["settings"][name] for name in derived if name in record["settings"]}
-                except UserError as error:  # the one before says the same
-                    log.warning("%s", error)
-            return {}
-
-        return broadcast_from_rank0(look if rank() == 0 else None)
 
     def check_settings(self, file: Path) -> None:
         """Warn where the training records differ from those in `file`.
@@ -304,6 +285,26 @@ class RunStates:
                 atomic_write(self.folder / FINISHED, json.dumps(record, indent=1).encode())
             self.remove(self.states())
         barrier()
+
+
+def begun_with(folder: Path) -> dict[str, Any]:
+    """The derived options that the run of a folder of states began with; {} where none has begun.
+
+    Earlier versions noted none, and `steps_per_epoch` as None where an epoch was one pass.
+    """
+
+    def look() -> dict[str, Any]:
+        states = [path / PROGRESS for path in reversed(entries(folder)) if path.name.startswith(STEPS)]
+        for file in filter(is_file, [folder / FINISHED, *states]):
+            try:
+                record = read_record(file)
+                derived = record.get("derived", ["steps_per_epoch"])
+                return {name: record["settings"][name] for name in derived if name in record["settings"]}
+            except UserError as error:  # the one before says the same
+                log.warning("%s", error)
+        return {}
+
+    return broadcast_from_rank0(look if rank() == 0 else None)
 
 
 def read_record(file: Path) -> dict[str, Any]:

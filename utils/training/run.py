@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from itertools import product
@@ -31,8 +31,8 @@ from utils.runtime.paths import has_content
 from utils.runtime.precision import DTYPES
 from utils.training.engine import check_precision, engine_config, start_engine
 from utils.training.loop import Run
-from utils.training.recipe import resolve
-from utils.training.resume import RECORDS, RunStates
+from utils.training.recipe import derived_options, resolve
+from utils.training.resume import RECORDS, STATE, RunStates, begun_with
 from utils.training.setup import build_training_model, check_weight_files, enable_gradient_checkpointing, read_config
 from utils.training.zero3 import build_sharded
 
@@ -49,20 +49,14 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     seed_everything(args.seed)
     check_weight_files(args)
     samples, validation = load_splits(args)
-    asked, args = args, resolve(args, len(samples), world_size())
-    derived = [name for name in ("steps_per_epoch", "warmup_steps") if getattr(asked, name) is None]
-    records = {RECORDS: split_fingerprint(samples)}
-    states = RunStates(run_dir, asdict(args) | records, args.keep, derived)
+    derived = derived_options(args)
+    begun = {} if args.restart else begun_with(run_dir / STATE)
+    args = resolve(args, len(samples), world_size(), begun)
+    states = RunStates(run_dir, asdict(args) | {RECORDS: split_fingerprint(samples)}, args.keep, derived)
     states.check_shared()
     with states.locked():
         if args.restart:
             states.clear()
-        begun = {name: value for name, value in states.begun_with().items() if name in derived}
-        if begun.get("steps_per_epoch", 0) is None:  # begun by an earlier version, whose epochs were single passes
-            one_pass = resolve(replace(asked, samples_per_epoch=None), len(samples), world_size())
-            begun["steps_per_epoch"] = one_pass.steps_per_epoch
-        args = replace(args, **begun)
-        states = RunStates(run_dir, asdict(args) | records, args.keep, derived)
         check_unclaimed(run_dir, states, args.restart)
         if states.finished():
             log.info("%s has ended already, nothing is left to train; --restart trains it anew", run_dir)

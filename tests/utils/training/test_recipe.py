@@ -64,3 +64,13 @@ def test_micro_steps_are_not_added_up_in_bfloat16(stage: str) -> None:
     with pytest.raises(UserError, match="adds micro-steps up in bfloat16"):
         parse_train([*given, "2"])
     assert parse_train([*given, "1"]).grad_accumulation == 1
+
+
+def test_a_run_keeps_the_length_that_it_began_with() -> None:
+    args = parse_train(["--config", "native"])
+    begun = {"steps_per_epoch": 7, "warmup_steps": 3}
+    kept = resolve(args, 2999, 1, begun)
+    assert (kept.steps_per_epoch, kept.warmup_steps) == (7, 3)
+    named = resolve(parse_train(["--steps-per-epoch", "9"]), 2999, 1, begun)
+    assert (named.steps_per_epoch, named.warmup_steps) == (9, 3)
+    assert resolve(args, 2999, 1, {"steps_per_epoch": None}).steps_per_epoch == 2999 // 20  # a pass, as it was once

@@ -21,6 +21,7 @@ from utils.training.resume import (
     PROGRESS,
     RECORDS,
     RunStates,
+    begun_with,
     find_damage,
     random_states,
     set_random_states,
@@ -93,7 +94,7 @@ def test_a_state_of_before_the_recipe_is_taken_up_as_single_passes(tmp_path: Pat
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(written))
     states.check_settings(file)
-    assert states.begun_with() == {"steps_per_epoch": None}
+    assert begun_with(states.folder) == {"steps_per_epoch": None}
     written["settings"]["batch_size"] = 12
     file.write_text(json.dumps(written))
     with pytest.raises(UserError, match="batch_size 12, now 24"):
@@ -156,15 +157,15 @@ def test_other_training_records_are_told_and_gone_on_with(tmp_path: Path, caplog
 
 def test_what_follows_from_the_records_stays_as_the_run_began(tmp_path: Path) -> None:
     fewer = RunStates(tmp_path, {**SETTINGS, "steps_per_epoch": 6, RECORDS: "50 (cccccccc)"}, keep=2)
-    assert fewer.begun_with() == {}
+    assert begun_with(fewer.folder) == {}
     written(tmp_path)
-    assert fewer.begun_with() == {"steps_per_epoch": 7}  # the warm-up was named
+    assert begun_with(fewer.folder) == {"steps_per_epoch": 7}  # the warm-up was named
     written(tmp_path, "step-00000005-epoch-0000", **{RECORDS: "50 (cccccccc)"})  # gone on with once already
-    assert fewer.begun_with() == {"steps_per_epoch": 7}
+    assert begun_with(fewer.folder) == {"steps_per_epoch": 7}
     later = tmp_path / "state/step-00000006-epoch-0000"
     later.mkdir()
     (later / PROGRESS).write_text("{")
-    assert fewer.begun_with() == {"steps_per_epoch": 7}  # by the one before
+    assert begun_with(fewer.folder) == {"steps_per_epoch": 7}  # by the one before
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"settings": 3}'])
