@@ -258,6 +258,8 @@ def gathered_state(engine: Any) -> dict[str, Tensor] | None:
         with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
             if writes:
                 state[name] = tensor.detach().to("cpu", copy=True)
+    if engine.zero_optimization_partition_weights():
+        engine.optimizer.checkpoint_event_epilogue()  # gathers the small parameters again that ZeRO-3 keeps whole
     return state if writes else None
 
 
