@@ -43,6 +43,8 @@ parser.add_argument("--if-missing", action="store_true", required=True)
 CONTROL = ["--control", "shuffled-questions", "--seed", "0"]
 READING = ["--polygons", "first", "--workers", "1", "--skip-bad-records"]  # holds for training and evaluation
 FAKE_TORCH = "class cuda:\n    device_count = staticmethod(lambda: 0)\n"  # the real one takes seconds
+# A run without a global batch, which is one process.
+FAKE_OPTIONS = "import types\nparse_train = lambda argv: types.SimpleNamespace(global_batch=None)\n"
 
 Run = Callable[..., subprocess.CompletedProcess]
 
@@ -58,6 +60,7 @@ def checkout(tmp_path: Path) -> Path:
         (root / name).write_text(RECORDER)
     (root / "utils" / "mini_drseg.py").write_text(MINI)
     (root / "torch.py").write_text(FAKE_TORCH)
+    (root / "utils/cli/train_options.py").write_text(FAKE_OPTIONS)
     (root / "requirements.txt").write_text("torch>=2.11\ntorchvision>=0.26\nsam2>=1.1\npackaging>=20\n")
     return root
 
