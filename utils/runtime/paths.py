@@ -28,17 +28,14 @@ def is_file(path: Path | str) -> bool:
     Raises:
         UserError: it is there and this user may not read it, or may not look into a folder that it lies in.
     """
+    found = _status(path)
+    if found is None or not stat.S_ISREG(found.st_mode):
+        return False
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return False
         with open(path, "rb"):
             return True
     except PermissionError as error:
         raise permission_denied(path) from error
-    except OSError as error:
-        if error.errno in NOTHING_THERE:
-            return False
-        raise
 
 
 def is_folder(path: Path | str) -> bool:
@@ -47,7 +44,8 @@ def is_folder(path: Path | str) -> bool:
     Raises:
         UserError: this user may not look into a folder that it lies in.
     """
-    return exists(path) and os.path.isdir(path)
+    found = _status(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def exists(path: Path | str) -> bool:
@@ -56,14 +54,22 @@ def exists(path: Path | str) -> bool:
     Raises:
         UserError: this user may not look into a folder that it lies in.
     """
+    return _status(path) is not None
+
+
+def _status(path: Path | str) -> os.stat_result | None:
+    """What the system says of a path, links followed; None where nothing is there.
+
+    Raises:
+        UserError: this user may not look into a folder that it lies in.
+    """
     try:
-        os.stat(path)
-        return True
+        return os.stat(path)
     except PermissionError as error:
         raise permission_denied(path) from error
     except OSError as error:
         if error.errno in NOTHING_THERE:
-            return False
+            return None
         raise
 
 
@@ -75,14 +81,12 @@ def entries(folder: Path) -> list[Path]:
     Raises:
         UserError: this user may not list it.
     """
+    if not is_folder(folder):
+        return []
     try:
         return sorted(folder.iterdir())
     except PermissionError as error:
         raise permission_denied(folder) from error
-    except OSError as error:
-        if error.errno in NOTHING_THERE:
-            return []
-        raise
 
 
 def has_content(folder: Path) -> bool:
