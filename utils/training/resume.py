@@ -13,12 +13,13 @@ import json
 import logging
 import random
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,7 @@ class RunStates:
 
     def states(self) -> list[Path]:
         """Folders of all states, oldest first."""
-        return [path for path in entries(self.folder) if path.name.startswith(STEPS)]
+        return state_folders(self.folder)
 
     @staticmethod
     def remove(states: list[Path]) -> None:
@@ -170,8 +171,8 @@ class RunStates:
         """
         found = broadcast_from_rank0(self._newest_whole if rank() == 0 else None)
         if found is not None:
-            self.check_settings(found / PROGRESS)
-            self.decay_by_name = read_record(found / PROGRESS).get("decay", BY_NAME) == BY_NAME
+            record = self.check_settings(found / PROGRESS)
+            self.decay_by_name = record.get("decay", BY_NAME) == BY_NAME
         return found
 
     def _newest_whole(self) -> Path | None:
@@ -182,13 +183,14 @@ class RunStates:
             log.warning("%s is damaged (%s) and skipped", folder, damaged)
         return None
 
-    def check_settings(self, file: Path) -> None:
-        """Warn where the training records differ from those in `file`.
+    def check_settings(self, file: Path) -> dict[str, Any]:
+        """The record in `file`; warns where its training records differ from this run's.
 
         Raises:
             UserError: the options in it differ from this run's, or it cannot be read.
         """
-        then, now = without_retired(read_record(file)), self.settings
+        record = read_record(file)
+        then, now = without_retired(record), self.settings
         if then.get(RECORDS) != now.get(RECORDS):
             log.warning(
                 "%s: this run began with other training records: %s by number and checksum of ids and questions, now "
@@ -205,6 +207,7 @@ class RunStates:
                 f"{self.folder.parent} is a run with other options ({'; '.join(other)}); give the same{nproc}, another "
                 "--run-dir, or --restart to train it anew"
             )
+        return record
 
     def save(self, engine: Any, progress: Progress) -> None:
         """Save a state unless it is the current one, and delete all but the newest `keep`; every rank calls this.
@@ -217,8 +220,9 @@ class RunStates:
         if name == self.current:
             return  # saved by the epoch's last step, or resumed from before its validation
         with write_errors_as_user_error(self.folder / name), self._beside() as beside:
+            linked = {}
             if (self.current or "").startswith(f"{step}-"):  # a validation came between, which trains nothing
-                self._link_engine(beside / name)
+                linked = self._link_engine(beside / name)
             else:
                 engine.save_checkpoint(str(beside), tag=name, save_latest=False, exclude_frozen_parameters=True)
             torch.save(random_states() | {"sums": progress.sums}, beside / name / f"process-{rank()}.pt")
@@ -227,7 +231,7 @@ class RunStates:
                 record = {"progress": asdict(progress), "settings": self.settings, "derived": self.derived}
                 record["decay"] = BY_NAME if self.decay_by_name else BY_MODULE
                 (beside / name / PROGRESS).write_text(json.dumps(record, indent=1))
-                write_checksums(beside / name)
+                write_checksums(beside / name, linked)
                 # later ones are damaged, or this run would have resumed from them
                 self.remove([state for state in self.states() if state.name >= name])
                 (beside / name).rename(self.folder / name)
@@ -236,14 +240,17 @@ class RunStates:
         self.current = name
         barrier()
 
-    def _link_engine(self, folder: Path) -> None:
-        """DeepSpeed's files of the current state in a new folder, without writing them again."""
+    def _link_engine(self, folder: Path) -> dict[str, str]:
+        """DeepSpeed's files of the current state in a new folder, not written again; on rank 0 their checksums."""
+        sums: dict[str, str] = {}
         if rank() == 0:
             folder.mkdir()
-            for file in entries(self.folder / self.current):
-                if file.name not in (PROGRESS, CHECKSUMS) and not file.name.startswith("process-"):
-                    link_or_copy(file, folder / file.name)
+            for name, found in read_json(self.folder / self.current / CHECKSUMS).items():
+                if name != PROGRESS and not name.startswith("process-"):
+                    link_or_copy(self.folder / self.current / name, folder / name)
+                    sums[name] = found
         barrier()
+        return sums
 
     @contextmanager
     def _beside(self) -> Iterator[Path]:
@@ -287,6 +294,11 @@ class RunStates:
         barrier()
 
 
+def state_folders(folder: Path) -> list[Path]:
+    """The states in a run's folder of states, oldest first."""
+    return [path for path in entries(folder) if path.name.startswith(STEPS)]
+
+
 def begun_with(folder: Path) -> dict[str, Any]:
     """The derived options that the run of a folder of states began with; {} where none has begun.
 
@@ -294,7 +306,7 @@ def begun_with(folder: Path) -> dict[str, Any]:
     """
 
     def look() -> dict[str, Any]:
-        states = [path / PROGRESS for path in reversed(entries(folder)) if path.name.startswith(STEPS)]
+        states = (state / PROGRESS for state in reversed(state_folders(folder)))
         for file in filter(is_file, [folder / FINISHED, *states]):
             try:
                 record = read_record(file)
@@ -334,12 +346,12 @@ def without_retired(record: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def write_checksums(folder: Path) -> None:
-    """Write `checksums.json`, the sha256 of every other file in `folder`."""
-    files = sorted(path for path in folder.iterdir() if path.name != CHECKSUMS)
+def write_checksums(folder: Path, known: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write `checksums.json`, the sha256 of every other file in `folder`; those in `known` are not read again."""
+    files = [path for path in entries(folder) if path.name != CHECKSUMS and path.name not in known]
     with ThreadPoolExecutor() as pool:
         sums = dict(zip((path.name for path in files), pool.map(file_hash, files), strict=True))
-    (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1))
+    (folder / CHECKSUMS).write_text(json.dumps({**known, **sums}, indent=1))
 
 
 def find_damage(folder: Path) -> str:
