@@ -56,13 +56,13 @@ def _near_pairs(points: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.nd
     """Edges whose boxes touch, each pair once: int[P], int[P]; in blocks, so that memory stays small."""
     low, high = np.minimum(points, ends), np.maximum(points, ends)
     order = np.argsort(low[:, 0], kind="stable")
-    low, high = low[order], high[order]
+    (left, top), (right, bottom) = low[order].T.copy(), high[order].T.copy()
     first, second = [], []
     for start in range(0, len(order), BLOCK):
         block = slice(start, start + BLOCK)
-        last = np.searchsorted(low[:, 0], high[block, 0].max(), side="right")  # those after it begin further right
-        others = slice(start, last)
-        near = (low[block, None] <= high[None, others]).all(2) & (low[None, others] <= high[block, None]).all(2)
+        others = slice(start, np.searchsorted(left, right[block].max(), side="right"))  # the rest begin further right
+        near = (left[others] <= right[block, None]) & (top[others] <= bottom[block, None])
+        near &= (left[block, None] <= right[others]) & (top[block, None] <= bottom[others])
         i, j = np.nonzero(np.triu(near, k=1))
         first.append(order[i + start])
         second.append(order[j + start])

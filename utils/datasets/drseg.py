@@ -146,9 +146,9 @@ class _Reader:
 
     def samples(self, position: int, record: Any, first_index: int) -> tuple[list[Sample], bool]:
         """One sample a question, and whether the picture has another size than the labels' frame."""
-        where = f"{self.file}: record {position}"
-        check_fields(where, record)
-        where += f" (id {shortened(record['id'])})"
+        check_fields(f"{self.file}: record {position}", record)
+        name = f"record {position} (id {shortened(record['id'])})"
+        where = f"{self.file}: {name}"
         frame = (record["height"], record["width"])
         path = self._picture(where, record["id"])
         upright = self._upright(where, path, frame)
@@ -161,11 +161,11 @@ class _Reader:
         )
         height = whole_metres(record.get("altitude"))
         if height is None and record.get("altitude") is not None:
-            self.odd[ALTITUDE].append(f"{shortened(record['altitude'])} in {where.removeprefix(f'{self.file}: ')}")
+            self.odd[ALTITUDE].append(f"{shortened(record['altitude'])} in {name}")
         for kind in record["reasoning_types"]:
             if not is_reasoning_type(kind):
-                self.odd[KIND].append(f"{shortened(kind)} in {where.removeprefix(f'{self.file}: ')}")
-        crossing = crossing_polygons(where.removeprefix(f"{self.file}: "), targets)
+                self.odd[KIND].append(f"{shortened(kind)} in {name}")
+        crossing = crossing_polygons(name, targets)
         samples = [
             Sample(
                 image_path=path,
