@@ -72,9 +72,9 @@ def local_folder(folder: str | Path, options: dict[str, Any]) -> Path:
         pickles = [] if holds_weights(fetched) else list(PICKLES)  # only where there are no safetensors
         if is_folder(fetched / "clip") and not holds_weights(fetched / "clip"):
             pickles += [f"clip/{name}" for name in PICKLES]
-        return (
-            Path(snapshot_download(str(folder), allow_patterns=[*HUB_FILES, *pickles], **hub)) if pickles else fetched
-        )
+        if pickles:
+            fetched = Path(snapshot_download(str(folder), allow_patterns=[*HUB_FILES, *pickles], **hub))
+        return fetched
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no such folder, and the hub does not give it ({first_line(error)})") from error
 

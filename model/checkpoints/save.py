@@ -44,9 +44,8 @@ def link_model(source: Path, folder: Path) -> None:
     """
     with atomic_folder(folder) as beside:
         for file in source.iterdir():
-            if not file.is_file():  # the file system's own at a mount point
-                continue
-            link_or_copy(file, beside / file.name)
+            if file.is_file():  # not the file system's own folder at a mount point
+                link_or_copy(file, beside / file.name)
 
 
 def write_weights(folder: Path, config: PixDLMConfig, state: dict[str, Tensor]) -> None:

@@ -43,7 +43,7 @@ def process_count(environ: Mapping[str, str], gpus: int, script: list[str]) -> i
     """
     text = environ.get("NPROC", "")
     if not text:
-        return divided(script, gpus, or_else=gpus) if gpus else divided(script, min(usable_cores(), MOST_CPU_PROCESSES))
+        return divided(script, gpus or min(usable_cores(), MOST_CPU_PROCESSES), or_else=gpus or 1)
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"NPROC is {text!r}; give it the number of processes, 1 or more")
     if 0 < gpus < int(text):
@@ -54,7 +54,7 @@ def process_count(environ: Mapping[str, str], gpus: int, script: list[str]) -> i
     return int(text)
 
 
-def divided(script: list[str], most: int, or_else: int = 1) -> int:
+def divided(script: list[str], most: int, or_else: int) -> int:
     """Of at most so many processes as many as divide the global batch of a training run; `or_else` without one."""
     if Path(script[0]).name != "train.py":
         return or_else

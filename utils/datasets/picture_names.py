@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 
 from utils.datasets.base import BadRecord
-from utils.runtime.text import NameIndex, lone_surrogate, same_name
-
-PICTURE_ENDINGS = (".jpg", ".jpeg")
+from utils.runtime.text import PICTURE_ENDINGS, NameIndex, lone_surrogate, same_name
 
 
 class PictureFinder:

@@ -26,14 +26,13 @@ from utils.runtime.files import atomic_folder, file_hash
 from utils.runtime.json_files import parse_json
 from utils.runtime.paths import NAME_BYTES, has_content, is_file
 from utils.runtime.progress import byte_bar
-from utils.runtime.text import NameIndex, lone_surrogate, same_name
+from utils.runtime.text import PICTURE_ENDINGS, NameIndex, lone_surrogate, same_name
 
 logger = logging.getLogger(__name__)
 
 SPLITS = tuple(DRSEG_RECORDS)
 CHUNK = 1 << 20  # bytes
 UTF8_NAME = 0x800  # of a member's flags: its name is UTF-8
-PICTURE_ENDINGS = (".jpg", ".jpeg")
 _OTHER_ARCHIVE = "this is not DRSeg's archive as published: `python -m utils.download --what drseg` fetches that one"
 # Raised where an archive is damaged, truncated, encrypted or compressed in an unknown way.
 _ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)

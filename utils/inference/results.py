@@ -14,7 +14,9 @@ from pycocotools import mask as coco
 from model.inputs.images import Picture, write_image
 from model.masks import PREDICTED, encode_mask, mask_box, paint_mask
 from model.segmenter import Segmentation
+from utils.runtime.errors import UserError
 from utils.runtime.files import append_line, exclusive_lock, write_errors_as_user_error
+from utils.runtime.json_files import parse_json
 from utils.runtime.paths import fitting_name
 from utils.runtime.text import shown_name
 
@@ -54,8 +56,8 @@ def named_masks(answers: Path) -> set[str]:
     with open(answers, "rb") as lines:
         for line in lines:
             try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError):  # cut by a crash, or somebody else's
+                entry = parse_json(line, str(answers), strict=False)
+            except UserError:  # cut by a crash, or somebody else's
                 continue
             if isinstance(entry, dict) and isinstance(entry.get("mask"), str):
                 names.add(entry["mask"].removesuffix(MASK))

@@ -18,6 +18,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _SHOWN = ("L", "N", "P", "S")  # letters, numbers, punctuation, symbols; marks show on one of them alone
 # Letters and a symbol without ink: the fillers of Hangul and the empty pattern of braille.
 _WITHOUT_INK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+PICTURE_ENDINGS = (".jpg", ".jpeg")  # of a data set's pictures, in either case
 # Of names that are no UTF-8, in packers' and systems' encodings; several read most bytes, so that a name which is
 # looked for decides.
 CODE_PAGES = ("cp437", "cp850", "cp1252", "cp1250", "cp1251", "cp866", "cp1253", "cp1254", "cp932", "gb18030", "cp949",

@@ -44,7 +44,7 @@ def test_process_count(nproc: str, gpus: int, count: int) -> None:
     ],
 )
 def test_a_global_batch_is_divided_among_the_cores(script: str, cores: int, count: int) -> None:
-    assert launch.divided(script.split(), cores) == count
+    assert launch.divided(script.split(), cores, or_else=1) == count
 
 
 def test_gpus_that_do_not_divide_the_global_batch_are_left_idle() -> None:
