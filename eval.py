@@ -1,7 +1,8 @@
-"""Evaluate a checkpoint, teacher-forced: `python eval.py --model DIR --data DIR --split test --out DIR`.
+"""Evaluate a checkpoint: `python eval.py --model DIR --data DIR --split test --out DIR`.
 
-Prints the table; writes metrics.json, predictions.json and, with --overlays N, pictures. The numbers
-are the same on any number of processes.
+Writes predictions.jsonl while it runs, and from that metrics.json, scores.jsonl, the table, report.html and, with
+--overlays N, pictures. A stopped evaluation goes on with the same command. The numbers are the same on any number of
+processes.
 """
 
 from __future__ import annotations
@@ -13,22 +14,27 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from utils.evaluation.report.command import report_on
 
 from model.checkpoints.load import load_tokenizer
 from model.pixdlm import load_model
 from model.processor import PixDLMProcessor
-from utils.cli.eval_options import parse_eval
-from utils.datasets.questions import check_questions
-from utils.datasets.registry import dataset_spec, load_dataset
-from utils.evaluation.controls import SHUFFLED_QUESTIONS, controlled_model, controlled_samples
-from utils.evaluation.metrics import breakdowns
-from utils.evaluation.predict import check_finite, evaluate
+from utils.cli.eval_options import EvalArgs, decoding_of, parse_eval
+from utils.datasets.base import DatasetSpec, Sample
+from utils.datasets.registry import dataset_spec
+from utils.evaluation.controls import NO_CONTROL, applicable_controls
+from utils.evaluation.finish import check_finite
+from utils.evaluation.predict import Loading, predict
+from utils.evaluation.predictions import FILE, PartialPredictions, Record, claimed, read_predictions
+from utils.evaluation.protocols import protocol_of
 from utils.evaluation.report.overlays import check_own_overlays, draw_overlays
-from utils.evaluation.report.tables import table
-from utils.evaluation.results import protocol, write_results
-from utils.runtime.distributed import pick_device, process_group, world_size
+from utils.evaluation.report.tables import heading, table
+from utils.evaluation.results import run_header, write_results
+from utils.evaluation.score import scored
+from utils.evaluation.split import read_split
+from utils.runtime.distributed import barrier, pick_device, process_group, rank, world_size
 from utils.runtime.errors import run_main
-from utils.runtime.files import exclusive_lock, make_output_folder, write_errors_as_user_error
+from utils.runtime.files import make_output_folder, write_errors_as_user_error
 from utils.runtime.logs import peak_memory_gib, start_logging
 from utils.runtime.precision import inference_dtype
 from utils.training.zero3 import load_sharded
@@ -46,44 +52,54 @@ def main() -> None:
     # The order of summation in a matrix product depends on the number of threads, which a launcher derives
     # from the number of processes; a fixed number keeps the last digits the same.
     torch.set_num_threads(args.threads)
-    with process_group(device):
+    with process_group(device), claimed(out):
         spec = dataset_spec(args.dataset)
-        reading = args.dataset, args.polygons, args.skip_bad_records, args.orientation
-        samples = load_dataset(args.data, args.split, *reading)
         tokenizer, config = load_tokenizer(Path(args.model))
-        processor = PixDLMProcessor(config, tokenizer)
-        samples = check_questions(samples, processor, args.skip_bad_records)[: args.limit]
-        samples = controlled_samples(samples, args.control, args.seed, args.batch_size)
-        if args.control == SHUFFLED_QUESTIONS:  # which may have met records with more targets than their own
-            check_questions(samples, processor)
+        reasoning = args.reasoning or ("none" if config.answer_format == "seg" else "own")
+        protocol = protocol_of(args.protocol, reasoning, decoding_of(args), (NO_CONTROL,), args.seed)
+        samples, data = read_split(args, PixDLMProcessor(config, tokenizer), protocol)
+        if args.controls:
+            protocol = protocol.with_controls(applicable_controls(samples, args.seed))
         load = partial(load_model, args.model, dtype=dtype, backbones=args.backbones)
         if args.shard:
             model, tokenizer, runner = load_sharded(load, device, dtype, args.offload)  # loads on the CPU
         else:
             model, tokenizer, runner = *load(device=device), None
+        facts = asdict(args), protocol, spec, data, model, (Path(args.model), args.backbones), dtype
+        predictions = PartialPredictions(out, run_header(*facts) if rank() == 0 else {})
         started = time.perf_counter()
-        with controlled_model(model, args.control):
-            title = f"evaluating {args.split}"
-            predictions = evaluate(model, tokenizer, samples, args.batch_size, args.workers, dtype, title, runner)
-        if predictions is None:  # not on rank 0
+        loading = Loading(args.batch_size, args.workers, dtype, f"evaluating {args.split}")
+
+        def write(records: list[Record]) -> None:
+            predictions.write(check_finite(args.model, records))
+
+        predict(model, tokenizer, samples, protocol, loading, write, predictions.records, runner)
+        predictions.close()
+        barrier()
+        if rank():
             return
         seconds = time.perf_counter() - started
         log.info(
             "%d records in %.1f s (%.1f a second) on %d processes; at most %.2f GiB in this one",
             *(len(samples), seconds, len(samples) / seconds, world_size(), peak_memory_gib()),
         )
-        check_finite(args.model, samples, predictions)
-        scores = breakdowns([one.score for one in predictions], spec)
-        print(table(scores, spec), flush=True)  # before anything is written: a full disk does not cost the work
-        if model.config.neutral_fusion:
-            print("neutral fusion: CLIP alone reaches the language model, so this is not the published model")
-        by_index = {sample.index: sample for sample in samples}
-        rules = protocol(asdict(args), spec, len(samples), model, dtype)
-        # of two evaluations into one folder all that is there is of one of them
-        with write_errors_as_user_error(out), exclusive_lock(out / ".results.lock", wait=True):
-            write_results(out, scores, rules, model, (Path(args.model), args.backbones), predictions, by_index)
-            draw_overlays(out / "overlays", args.overlays, by_index, predictions, model.config.single_target)
+        with write_errors_as_user_error(out / FILE):
+            predictions.finish([sample.key for sample in samples])
+        write_scores(args, out, samples, data, spec)
     log.info("written to %s", out)
+
+
+def write_scores(args: EvalArgs, out: Path, samples: list[Sample], data: dict, spec: DatasetSpec) -> None:
+    """Everything that is made of predictions.jsonl: table, metrics.json, scores.jsonl, report and overlays."""
+    header, records = read_predictions(out / FILE)
+    metrics, lines = scored(header, records, samples, data, spec)
+    print(f"{heading(metrics)}\n{table(metrics, spec)}", flush=True)  # before the files: a full disk does not cost it
+    if header["protocol"]["neutral_fusion"]:
+        print("neutral fusion: CLIP alone reaches the language model, so this is not the published model")
+    write_results(out, metrics, lines)
+    draw_overlays(out / "overlays", args.overlays, samples, records[NO_CONTROL], lines)
+    if args.report:
+        report_on(out, samples, spec)
 
 
 if __name__ == "__main__":

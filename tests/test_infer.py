@@ -19,6 +19,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 import infer as script
+from model.answering import whole_groups
 from model.checkpoints.save import save_model
 from model.inputs import images
 from model.inputs.images import frame_logits, read_image, write_image
@@ -26,7 +27,6 @@ from model.language.tokens import EOS_ID, SEG_TOKENS, PixTokenizer
 from model.masks import PREDICTED, paint_mask
 from model.pixdlm import PixDLMForCausalLM, load_model
 from model.presets import mini_config
-from model.segmenter import whole_groups
 from tests.permissions import refused
 from tests.training import CHECKOUT
 from utils.datasets.base import Sample

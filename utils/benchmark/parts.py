@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from model.answering import OK, Answer
 from model.inputs.batch import Batch
+from model.language.decoding import Decoding
 from model.lora import add_lora, lora_settings
 from model.parts import PARTS as MODEL_PARTS
 from model.parts import set_trainable
@@ -24,7 +26,8 @@ from utils.benchmark.measure import Part, Section
 from utils.benchmark.setup import Setup
 from utils.cli.benchmark_options import PARTS
 from utils.cli.train_options import TrainArgs
-from utils.evaluation.predict import score_batch
+from utils.evaluation.controls import NO_CONTROL
+from utils.evaluation.finish import finished_record
 from utils.runtime.ports import free_port
 from utils.runtime.precision import full_precision, precision_name
 from utils.training.engine import launcher_environment, parameter_groups, start_engine
@@ -90,8 +93,9 @@ def forward(setup: Setup) -> Iterator[Part]:
 
 
 def evaluation(setup: Setup) -> Iterator[Part]:
-    """A loaded batch as eval.py evaluates it: masks, mapped to the frames, scored."""
+    """A loaded batch as eval.py evaluates it: masks, mapped to the frames, encoded."""
     loaded = setup.batch(setup.args.batch)
+    pictures = loaded.image_index.tolist()
 
     @torch.no_grad()
     def work(section: Section) -> None:
@@ -99,8 +103,10 @@ def evaluation(setup: Setup) -> Iterator[Part]:
             with section("masks"):
                 batch = loaded.to(setup.device, setup.dtype)
                 logits = setup.model(batch).mask_logits
-            with section("frames and scores"):
-                score_batch(setup.model, setup.tokenizer, batch, logits)
+            with section("frames and run lengths"):
+                for sample, one, picture in zip(batch.samples, logits, pictures, strict=True):
+                    answer, geometry = Answer(one, "", OK), batch.geometries[picture]
+                    finished_record(sample, NO_CONTROL, sample.question, answer, geometry, setup.model.config)
 
     yield Part("eval", work, len(loaded))
 
@@ -114,7 +120,7 @@ def generation(setup: Setup) -> Iterator[Part]:
 
         def work(section: Section, batch: Batch = batch) -> None:
             with mark_sections(setup.model, GENERATION, section):
-                setup.model.generate_answers(batch, max_new_tokens=length)
+                setup.model.generate_answers(batch, Decoding(max_new_tokens=length))
 
         yield Part(name, work, size)
 

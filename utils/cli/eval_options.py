@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from model.language.decoding import Decoding
 from utils.cli.options import BackboneArgs, check_at_least, check_one_of, option, parse
-from utils.evaluation.controls import CONTROLS
+from utils.evaluation.protocols import FORCED, KINDS, OWN_REASONING, REASONINGS
 from utils.runtime.errors import UserError
 
 
@@ -16,13 +17,23 @@ class EvalArgs(BackboneArgs):
     model: str = option("", "Model folder, e.g. PixDLM/mini or runs/native/best.")
     data: str = option("", "Folder of the data set, e.g. data/DRSeg.")
     split: str = option("test", "Split to evaluate.")
-    out: str = option("runs/eval", "Where metrics.json, predictions.json and overlays go.")
+    out: str = option("runs/eval", "Where predictions, scores, report and overlays go.")
     dataset: str = option("drseg", "Name of the data set's format.")
     polygons: str = option("union", "A target's polygons: their union, or only the first (published reading).")
     orientation: str = option("check", "Orientation tags: apply them, read as stored, or check (refuse where open).")
     skip_bad_records: bool = option(False, "Count and list records that cannot be used instead of stopping.")
-    control: str = option("none", f"What the model is not shown: {', '.join(CONTROLS)}.")
-    seed: int = option(0, "Seed of --control shuffled-questions.")
+    protocol: str = option("forced", "forced (as published: the [SEG] groups are given) or generate.")
+    reasoning: str | None = option(
+        None, "What stands before the groups: none, own (the model's words) or given (the data set's, which are ground "
+        "truth); default: own for a model that has learnt words, else none."
+    )  # fmt: skip
+    max_new_tokens: int = option(256, "Longest text that the model writes, in tokens.")
+    temperature: float = option(0.0, "Sample at this temperature; 0 is greedy.")
+    top_p: float = option(1.0, "With --temperature: sample from the fewest tokens whose probabilities reach this.")
+    beams: int = option(1, "Beams of the search.")
+    controls: bool = option(False, "Ask again with shuffled questions, with swapped images and with a blank question.")
+    seed: int = option(0, "Seed of shuffled questions and of sampling.")
+    report: bool = option(True, "Write report.html.")
     overlays: int = option(0, "How many pictures of frame, prediction and ground truth to draw.")
     limit: int | None = option(None, "Evaluate the first N records only; named in the results.")
     batch_size: int = option(8, "Records per batch at most; those of one picture stay together as far as they fit.")
@@ -44,7 +55,15 @@ def parse_eval(argv: list[str] | None = None) -> EvalArgs:
     for name in ("model", "data"):
         if not getattr(args, name):
             raise UserError(f"--{name} is not given; name a folder, e.g. --model PixDLM/mini --data data/DRSeg-mini")
-    check_one_of(args, "control", CONTROLS)
+    check_one_of(args, "protocol", KINDS)
+    if args.reasoning is not None:
+        check_one_of(args, "reasoning", REASONINGS)
+    decoding_of(args)
+    if args.shard and (args.protocol != FORCED or args.reasoning == OWN_REASONING or args.controls):
+        raise UserError(
+            "--shard gathers weights for one teacher-forced pass a batch; leave out --protocol generate, --reasoning "
+            "own and --controls, or --shard"
+        )
     check_at_least(args, 1, "batch_size", "threads")
     check_at_least(args, 0, "workers", "overlays", "seed")
     if args.limit is not None:
@@ -54,3 +73,15 @@ def parse_eval(argv: list[str] | None = None) -> EvalArgs:
     if args.shard and ":" in args.device:
         raise UserError(f"--device {args.device} does not go with --shard; choose the GPU by CUDA_VISIBLE_DEVICES")
     return args
+
+
+def decoding_of(args: EvalArgs) -> Decoding:
+    """How the model decodes what it writes.
+
+    Raises:
+        UserError: a value cannot be.
+    """
+    try:
+        return Decoding(args.max_new_tokens, args.temperature, args.top_p, args.beams)
+    except ValueError as error:
+        raise UserError(f"--max-new-tokens, --temperature, --top-p or --beams: {error}") from error

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
+from model.language.answers import answer_words
 from model.masks import IGNORE_LABEL, Polygon, polygons_rle
 from utils.runtime.errors import UserError
 
@@ -36,11 +37,14 @@ class Sample:
         dataset: name in the registry.
         record_id: of the record in its file.
         index: position among the samples of the split, unique.
+        key: names it in predictions files, unique in the split whatever is left out: the record's id, followed by
+            `#0`, `#1`, … where several questions stand under that id.
         groups: what results are broken down by: the value of each group that is known, such as
             {"reasoning_type": "spatial", "altitude": 30}.
         ignore: a region whose pixels count neither for nor against a mask, or None.
         flip: how picture and targets are flipped when they are read (`utils.datasets.loading.flips`).
         source: file, position and id of its record, for errors; "" where there is no file.
+        picture_size: height and width of the picture in pixels, where it is another than that of the labels' frame.
         upright: the picture's orientation tag is applied, as viewers do; False where labels were drawn on the
             pixels as they are stored.
     """
@@ -58,7 +62,14 @@ class Sample:
     ignore: Target | None = None
     flip: Flip = (False, False)
     source: str = ""
+    key: str = ""
+    picture_size: tuple[int, int] | None = None
     upright: bool = True
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the picture in pixels."""
+        return self.picture_size or (self.height, self.width)
 
     @property
     def name(self) -> str:
@@ -75,7 +86,8 @@ class DatasetSpec:
         splits: as published.
         layout: its files, for the error about a missing folder.
         source: where to get it, in one line.
-        loader: `loader(root, split, polygons, skip_bad_records, orientation)` returns the samples of a split.
+        loader: `loader(root, split, polygons, skip_bad_records, orientation, skipped)` returns the samples of a
+            split.
         metrics: names of those in `utils.evaluation.metrics.METRICS` that it is scored by.
         matching: how predicted masks are matched to several targets: "order" or "hungarian".
         unit: what is scored: "target", or "question" where several targets count as their union.
@@ -98,6 +110,18 @@ def target_count(sample: Sample, single: bool) -> int:
     return min(len(sample.targets), 1) if single else len(sample.targets)
 
 
+def sample_words(sample: Sample, answer_format: str) -> str:
+    """What stands before the [SEG] groups of a sample's answer.
+
+    Raises:
+        BadRecord: its annotated answer does not have that.
+    """
+    try:
+        return answer_words(sample.answer, answer_format)
+    except ValueError as error:
+        raise BadRecord(f"{sample.name}, question {sample.question!r}: {error}") from error
+
+
 def target_masks(sample: Sample, height: int, width: int, merge: bool = False) -> np.ndarray:
     """The targets as masks, drawn by pycocotools.
 
@@ -114,17 +138,27 @@ def target_masks(sample: Sample, height: int, width: int, merge: bool = False) -
     Raises:
         BadRecord: an RLE was made for another frame than the sample names.
     """
-    masks = [_draw(sample, target, height, width) for target in sample.targets]
+    masks = [draw_target(sample, target, height, width) for target in sample.targets]
     if not masks:
         return np.zeros((0, height, width), np.uint8)
     stacked = np.stack(masks)
     drawn = stacked.max(axis=0, keepdims=True) if merge else stacked
     if sample.ignore is not None:
-        drawn[:, _draw(sample, sample.ignore, height, width) == 1] = IGNORE_LABEL
+        drawn[:, ignored_pixels(sample, height, width)] = IGNORE_LABEL
     return drawn
 
 
-def _draw(sample: Sample, target: Target, height: int, width: int) -> np.ndarray:
+def ignored_pixels(sample: Sample, height: int, width: int) -> np.ndarray:
+    """Where a sample's ignore region lies: bool[height, width]."""
+    return draw_target(sample, sample.ignore, height, width) == 1
+
+
+def draw_target(sample: Sample, target: Target, height: int, width: int) -> np.ndarray:
+    """One target as uint8[height, width] of 0 and 1.
+
+    Raises:
+        BadRecord: an RLE was made for another frame than the sample names.
+    """
     if not isinstance(target, dict):
         return coco.decode(polygons_rle(target, (sample.height, sample.width), (height, width)))
     if tuple(target["size"]) != (sample.height, sample.width):

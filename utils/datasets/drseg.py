@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,12 @@ MAX_COORDINATE = 1e6  # pixels; beyond any photograph, and pycocotools would dra
 
 
 def load_drseg(
-    root: Path, split: str, polygons: str = "union", skip_bad_records: bool = False, orientation: str = "check"
+    root: Path,
+    split: str,
+    polygons: str = "union",
+    skip_bad_records: bool = False,
+    orientation: str = "check",
+    skipped: list[str] | None = None,
 ) -> list[Sample]:
     """All samples of a split, checked: every picture is there and fits its labels.
 
@@ -62,6 +68,7 @@ def load_drseg(
         skip_bad_records: leave bad records out, counted and listed in the log.
         orientation: of pictures with an orientation tag: "apply" it or leave them as "stored", whichever the labels
             were drawn on; "check" refuses a record whose frame does not tell that it was the stored pixels.
+        skipped: takes what is wrong with each record that is left out.
 
     Raises:
         UserError: the split's label file is missing, or holds no list in JSON.
@@ -76,9 +83,10 @@ def load_drseg(
     samples: list[Sample] = []
     bad: list[str] = []
     rescaled = 0
-    for position, record in enumerate(read_records(file)):
+    records = read_records(file)
+    for position, (record, keys) in enumerate(zip(records, question_keys(records), strict=True)):
         try:
-            found, scaled = reader.samples(position, record, len(samples))
+            found, scaled = reader.samples(position, record, keys, len(samples))
         except BadRecord as error:
             if not skip_bad_records:
                 raise BadRecord(f"{error}; mend it, or pass --skip-bad-records to go on without it") from error
@@ -88,6 +96,8 @@ def load_drseg(
         rescaled += scaled
     if bad:
         log.warning("%s: %d bad records skipped:\n  %s", file, len(bad), "\n  ".join(bad))
+        if skipped is not None:
+            skipped += bad
     reader.log_oddities()
     if rescaled:
         log.warning("%s: %d records have pictures of another size; their polygons are scaled", file, rescaled)
@@ -118,6 +128,28 @@ def label_file(root: Path, split: str) -> Path:
     return file
 
 
+def question_keys(records: list[Any]) -> list[list[str]]:
+    """`Sample.key` of each record's questions: its id, numbered where several questions of the file stand under it.
+
+    Counted over all records, so that a key does not depend on which of them are used.
+    """
+    ids, counts = [], []
+    for record in records:
+        known = record if isinstance(record, dict) else {}
+        questions = known.get("questions")
+        ids.append(str(known.get("id")))
+        counts.append(len(questions) if isinstance(questions, list) else 1)
+    under: Counter[str] = Counter()
+    for name, count in zip(ids, counts, strict=True):
+        under[name] += count
+    met: Counter[str] = Counter()
+    keys = []
+    for name, count in zip(ids, counts, strict=True):
+        keys.append([name if under[name] == 1 else f"{name}#{met[name] + i}" for i in range(count)])
+        met[name] += count
+    return keys
+
+
 def read_records(file: Path) -> list[Any]:
     """The list in a label file.
 
@@ -144,7 +176,7 @@ class _Reader:
         self.headers: dict[Path, PictureHeader] = {}
         self.crossing: list[str] = []  # polygons that cross themselves, of records that are used
 
-    def samples(self, position: int, record: Any, first_index: int) -> tuple[list[Sample], bool]:
+    def samples(self, position: int, record: Any, keys: list[str], first_index: int) -> tuple[list[Sample], bool]:
         """One sample a question, and whether the picture has another size than the labels' frame."""
         check_fields(f"{self.file}: record {position}", record)
         name = f"record {position} (id {shortened(record['id'])})"
@@ -179,6 +211,8 @@ class _Reader:
                 index=first_index + i,
                 groups=without_none(reasoning_type=kind, altitude=height),
                 source=where,
+                key=keys[i],
+                picture_size=None if picture == frame else picture,
                 upright=upright,
             )
             for i, (question, answer, kind) in enumerate(checked_questions(where, record))

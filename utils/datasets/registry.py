@@ -30,8 +30,9 @@ def load_dataset(
     polygons: str = "union",
     skip_bad_records: bool = False,
     orientation: str = "check",
+    skipped: list[str] | None = None,
 ) -> list[Sample]:
-    """All samples of a split.
+    """All samples of a split; `skipped` takes what is wrong with each record that is left out.
 
     Raises:
         UserError: no such data set, folder or split, or a record that cannot be used.
@@ -43,4 +44,5 @@ def load_dataset(
             f"{root}: no such data folder; {name} is expected in it as\n{tree}\nwith the splits "
             f"{', '.join(spec.splits)} (data/README.md). It comes from {spec.source}"
         )
-    return spec.loader(root, split, polygons=polygons, skip_bad_records=skip_bad_records, orientation=orientation)
+    reading = {"polygons": polygons, "skip_bad_records": skip_bad_records, "orientation": orientation}
+    return spec.loader(root, split, **reading, skipped=skipped)

@@ -1,70 +1,31 @@
-"""Controls: evaluation with the questions or the pictures of other records.
+"""Controls: the same evaluation with questions or pictures taken away or exchanged.
 
 A model that scores the same under a control does not use what the control takes away.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
-from model.pixdlm import PixDLMForCausalLM
 from utils.datasets.base import Sample
-from utils.evaluation.predict import fixed_batches
-from utils.runtime.errors import UserError
 from utils.runtime.files import file_hash
 
 log = logging.getLogger(__name__)
 
-NO_CONTROL, SHUFFLED_QUESTIONS, SWAPPED_IMAGES = CONTROLS = ("none", "shuffled-questions", "swapped-images")
+NO_CONTROL, SHUFFLED_QUESTIONS, SWAPPED_IMAGES, BLANK_QUESTION = CONTROLS = (
+    "none",
+    "shuffled-questions",
+    "swapped-images",
+    "blank-question",
+)
 
 
-def controlled_samples(samples: list[Sample], control: str, seed: int, batch_size: int) -> list[Sample]:
-    """The samples of an evaluation under a control.
-
-    Args:
-        samples: the split.
-        control: one of CONTROLS.
-        seed: of shuffled questions.
-        batch_size: records a batch.
-
-    Raises:
-        UserError: no record has another question to get, or a batch has a single picture, so that there is none to
-            swap it with: such a control would score as none does.
-    """
-    if control == SHUFFLED_QUESTIONS:
-        shuffled = shuffle_questions(samples, seed)
-        check_other_questions(samples, shuffled)
-        return shuffled
-    if control == SWAPPED_IMAGES:
-        check_other_pictures(samples, batch_size)
-    return samples
-
-
-@contextlib.contextmanager
-def controlled_model(model: PixDLMForCausalLM, control: str) -> Iterator[None]:
-    """Run the model under a control in the block.
-
-    With swapped images the language model gets the image tokens of the previous picture in the batch; the mask
-    decoder keeps the right picture's features.
-    """
-    hook = None
-    if control == SWAPPED_IMAGES:
-        hook = model.projector.register_forward_hook(lambda _module, _inputs, tokens: tokens.roll(1, dims=0))
-    try:
-        yield
-    finally:
-        if hook:
-            hook.remove()
-
-
-def shuffle_questions(samples: list[Sample], seed: int) -> list[Sample]:
-    """Every record gets another record's question; pictures and targets stay.
+def shuffled_questions(samples: Sequence[Sample], seed: int) -> list[str]:
+    """For every record another record's question.
 
     A question is exchanged for one with another text wherever the split allows it. The remaining score is what a
     model reaches without the question.
@@ -73,60 +34,37 @@ def shuffle_questions(samples: list[Sample], seed: int) -> list[Sample]:
     order = list(range(len(samples)))
     generator.shuffle(order)
     for i in range(len(order)):
-        if not _asks_the_same(samples[order[i]], samples[i]):
+        if not _asks_the_same(samples[order[i]].question, samples[i].question):
             continue
         for j in generator.sample(range(len(order)), len(order)):
-            kept = not _asks_the_same(samples[order[j]], samples[i])
-            if kept and not _asks_the_same(samples[order[i]], samples[j]):
+            kept = not _asks_the_same(samples[order[j]].question, samples[i].question)
+            if kept and not _asks_the_same(samples[order[i]].question, samples[j].question):
                 order[i], order[j] = order[j], order[i]
                 break
-    return [replace(sample, question=samples[j].question) for sample, j in zip(samples, order, strict=True)]
+    return [samples[j].question for j in order]
 
 
-def _asks_the_same(one: Sample, other: Sample) -> bool:
+def _asks_the_same(one: str, other: str) -> bool:
     """Whether two questions are one to the model, to which space is one blank."""
-    return one.question.split() == other.question.split()
+    return one.split() == other.split()
 
 
-def check_other_questions(samples: list[Sample], shuffled: list[Sample]) -> None:
-    """Whether shuffling has changed what is asked; told where it has for a part of the records only.
+def other_pictures(samples: Sequence[Sample]) -> dict[Path, Path]:
+    """For every picture another one of the split, whose image tokens the language model is shown in its place.
 
-    Raises:
-        UserError: for none, since there is one record, or all ask the same.
+    Pictures are paired in the order of first appearance, whatever the batches are; one whose partner shows the same,
+    or that has none, takes the next that differs. Empty where all show the same.
     """
-    kept = sum(_asks_the_same(one, other) for one, other in zip(samples, shuffled, strict=True))
-    if kept == len(samples):
-        why = "there is one record" if kept == 1 else f"all {kept} records ask {samples[0].question!r}"
-        raise UserError(
-            f"--control {SHUFFLED_QUESTIONS}: {why}, so that no other question can be asked and the control would "
-            "control nothing; leave it out, or name a split with several questions"
-        )
-    if kept:
-        log.warning(
-            "--control %s: %d of %d records keep their question, since too many ask the same",
-            *(SHUFFLED_QUESTIONS, kept, len(samples)),
-        )
-
-
-def check_other_pictures(samples: list[Sample], batch_size: int) -> None:
-    """Check that in every batch each picture is swapped with another.
-
-    Raises:
-        UserError: one is not; the message names the smallest batch size at which all are.
-    """
-    keys = content_keys({sample.image_path for sample in samples})
-
-    def fits(size: int) -> bool:
-        batches = ([samples[i].image_path for i in batch] for batch in fixed_batches(samples, size))
-        return all(every_picture_is_swapped([keys[path] for path in dict.fromkeys(batch)]) for batch in batches)
-
-    if not fits(batch_size):
-        size = next((size for size in range(batch_size, len(samples) + 1) if fits(size)), None)
-        cure = f"use --batch-size {size}" if size else "no size of batches has them"
-        raise UserError(
-            f"--control {SWAPPED_IMAGES}: at --batch-size {batch_size} a batch has one picture only, or a copy beside "
-            f"it, and would be shown its own; {cure}"
-        )
+    paths = list(dict.fromkeys(sample.image_path for sample in samples))
+    keys = content_keys(set(paths))
+    partners = {}
+    for i, path in enumerate(paths):
+        tried = [i ^ 1, *range(i + 1, len(paths)), *range(i)]
+        other = next((j for j in tried if j < len(paths) and keys[paths[j]] != keys[path]), None)
+        if other is None:
+            return {}
+        partners[path] = paths[other]
+    return partners
 
 
 def content_keys(paths: set[Path]) -> dict[Path, tuple[int, str]]:
@@ -136,6 +74,30 @@ def content_keys(paths: set[Path]) -> dict[Path, tuple[int, str]]:
     return {path: (size, file_hash(path) if counts[size] > 1 else "") for path, size in sizes.items()}
 
 
-def every_picture_is_swapped(keys: list[tuple[int, str]]) -> bool:
-    """Whether each picture of a batch differs from the one before it, which it is shown in place of its own."""
-    return all(one != other for one, other in zip(keys, keys[-1:] + keys[:-1], strict=True))
+def applicable_controls(samples: Sequence[Sample], seed: int) -> tuple[str, ...]:
+    """Those that take something away from these samples; the log says why another one is left out."""
+    found = []
+    shuffled = shuffled_questions(samples, seed)
+    kept = sum(_asks_the_same(sample.question, asked) for sample, asked in zip(samples, shuffled, strict=True))
+    if kept < len(samples):
+        found.append(SHUFFLED_QUESTIONS)
+    else:
+        why = "there is one record" if kept == 1 else f"all {kept} records ask {samples[0].question!r}"
+        log.warning("no control %s: %s, so that no other question can be asked", SHUFFLED_QUESTIONS, why)
+    if 0 < kept < len(samples):
+        log.warning(
+            "control %s: %d of %d records keep their question, since too many ask the same",
+            *(SHUFFLED_QUESTIONS, kept, len(samples)),
+        )
+    if other_pictures(samples):
+        found.append(SWAPPED_IMAGES)
+    else:
+        log.warning("no control %s: the split shows one picture only", SWAPPED_IMAGES)
+    return (*found, BLANK_QUESTION)
+
+
+def asked_questions(samples: Sequence[Sample], control: str, seed: int) -> list[str | None]:
+    """What is asked of each record under a control; None for a blank."""
+    if control == BLANK_QUESTION:
+        return [None] * len(samples)
+    return shuffled_questions(samples, seed) if control == SHUFFLED_QUESTIONS else [one.question for one in samples]

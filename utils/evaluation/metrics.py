@@ -13,6 +13,7 @@ from model.masks import IGNORE_LABEL
 from utils.datasets.base import DatasetSpec
 
 UNION_SMOOTHING = 1e-5  # published: I / (U + 1e-5)
+TARGET_SIZE = "target_size"  # the name of that breakdown
 SIZE_CLASSES = ("under 2 %", "2 to 10 %", "over 10 %")  # of the frame
 
 
@@ -37,6 +38,9 @@ class MaskScore:
     area: int
     pixels: int
     groups: Mapping[str, Any] = field(default_factory=dict)
+    picture: str = ""
+    matched: bool = True
+    confidence: float | None = None
 
     @property
     def iou(self) -> float:
@@ -91,6 +95,9 @@ class Metric:
 METRICS = {"giou": Metric("gIoU", giou), "ciou": Metric("cIoU", ciou)}  # a DatasetSpec lists those it is scored by
 
 
+Summary = Callable[[list["MaskScore"], Iterable[str]], dict[str, Any]]
+
+
 def summarise(scores: Iterable[MaskScore], metrics: Iterable[str] = tuple(METRICS)) -> dict[str, float | int]:
     """`count` and the metrics that are named, by name; 0 without scores.
 
@@ -101,24 +108,26 @@ def summarise(scores: Iterable[MaskScore], metrics: Iterable[str] = tuple(METRIC
     return {"count": len(scores), **{name: METRICS[name].compute(scores) for name in metrics}}
 
 
-def breakdowns(scores: list[MaskScore], spec: DatasetSpec) -> dict[str, dict]:
-    """`overall`, `by_target_size`, and `by_NAME` for each group of the data set."""
-    groups = {name: _by(scores, lambda score, name=name: score.groups.get(name), spec) for name in spec.group_titles}
+def breakdowns(scores: list[MaskScore], spec: DatasetSpec, summary: Summary = summarise) -> dict[str, dict]:
+    """`overall`, `by_target_size`, and `by_NAME` for each group of the data set; `summary` of the scores of each."""
+
+    def by(key: Callable[[MaskScore], Any], order: Callable[[Any], Any] | None = None) -> dict[str, dict]:
+        return {
+            value: summary(of_value, spec.metrics) for value, of_value in grouped_scores(scores, key, order).items()
+        }
+
     return {
-        "overall": summarise(scores, spec.metrics),
-        "by_target_size": _by(scores, lambda score: score.size_class, spec, SIZE_CLASSES.index),
-        **{f"by_{name}": group for name, group in groups.items()},
+        "overall": summary(scores, spec.metrics),
+        f"by_{TARGET_SIZE}": by(lambda score: score.size_class, SIZE_CLASSES.index),
+        **{f"by_{name}": by(lambda score, name=name: score.groups.get(name)) for name in spec.group_titles},
     }
 
 
-def _by(
-    scores: list[MaskScore],
-    key: Callable[[MaskScore], Any],
-    spec: DatasetSpec,
-    order: Callable[[Any], Any] | None = None,
-) -> dict[str, dict]:
-    """A summary for each value of `key` that occurs; scores for which it is None belong to no group."""
+def grouped_scores(
+    scores: list[MaskScore], key: Callable[[MaskScore], Any], order: Callable[[Any], Any] | None = None
+) -> dict[str, list[MaskScore]]:
+    """The scores by each value of `key` that occurs, as text; those for which it is None belong to no group."""
     groups: dict[Any, list[MaskScore]] = {}
     for score in scores:
         groups.setdefault(key(score), []).append(score)
-    return {str(value): summarise(groups[value], spec.metrics) for value in sorted(groups.keys() - {None}, key=order)}
+    return {str(value): groups[value] for value in sorted(groups.keys() - {None}, key=order)}

@@ -1,55 +1,53 @@
-"""Teacher-forced evaluation of a split: fixed batches, distributed over the processes, gathered on rank 0.
+"""Predictions for a split: fixed batches, distributed over the processes; each picture is encoded once for all that is
+asked about it.
 
-A batch's composition does not depend on the number of processes, nothing is padded with duplicates,
-and only integer pixel counts are summed, so the numbers are the same on one process and on many.
+A batch's composition does not depend on the number of processes and nothing is padded with duplicates, so the answers
+are the same on one process and on many.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from model.inputs.batch import Batch
-from model.inputs.images import frame_logits
 from model.language.tokens import PixTokenizer
-from model.masks import confidence, encode_mask
 from model.pixdlm import PixDLMForCausalLM
 from utils.datasets.base import Sample, image_groups
-from utils.datasets.loading.collate import Collator
 from utils.datasets.loading.workers import ignore_sigterm_in_worker
-from utils.evaluation.metrics import MaskScore, mask_counts
-from utils.runtime.distributed import gather_lists, rank, world_size
-from utils.runtime.errors import UserError
+from utils.evaluation.collate import EvaluationBatch, EvaluationCollator, with_pixels
+from utils.evaluation.controls import SWAPPED_IMAGES
+from utils.evaluation.finish import Finisher
+from utils.evaluation.predictions import Record
+from utils.evaluation.protocols import Protocol, answer_batch
+from utils.runtime.distributed import rank, world_size
 from utils.runtime.precision import full_precision
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """One predicted mask and how it scores.
+class Loading:
+    """How a split is gone through.
 
     Args:
-        score: against its target.
-        confidence: mean probability over the foreground, 0 where there is none.
-        rle: COCO run lengths of the mask, `counts` as text.
-        text: the teacher-forced answer.
+        batch_size: records a batch.
+        workers: processes that decode pictures, and as many that finish masks; on a CPU one does.
+        dtype: of the pixels; None leaves them float32.
+        title: of the progress bar.
     """
 
-    score: MaskScore
-    confidence: float
-    rle: dict[str, Any]
-    text: str
+    batch_size: int = 8
+    workers: int = 0
+    dtype: torch.dtype | None = None
+    title: str = "evaluating"
 
 
-def fixed_batches(samples: list[Sample], size: int) -> list[list[int]]:
-    """Record indices in batches of at most `size`; records of one picture stay together as far as they fit."""
+def fixed_batches(samples: Sequence[Sample], size: int) -> list[list[int]]:
+    """Positions in batches of at most `size`; records of one picture stay together as far as they fit."""
     batches: list[list[int]] = [[]]
     for group in image_groups(samples):
         for start in range(0, len(group), size):
@@ -61,86 +59,86 @@ def fixed_batches(samples: list[Sample], size: int) -> list[list[int]]:
 
 
 @torch.no_grad()  # not inference_mode: ZeRO-3 parameters gathered in it could not train afterwards
-def evaluate(
+def predict(
     model: PixDLMForCausalLM,
     tokenizer: PixTokenizer,
-    samples: list[Sample],
-    batch_size: int,
-    workers: int = 0,
-    dtype: torch.dtype | None = None,
-    title: str = "evaluating",
-    runner: Callable[[Batch], Any] | None = None,
-) -> list[Prediction] | None:
-    """Predict every target of a split, teacher-forced.
+    samples: Sequence[Sample],
+    protocol: Protocol,
+    loading: Loading,
+    write: Callable[[list[Record]], None],
+    done: Sequence[Record] = (),
+    run: Callable[[Batch], Any] | None = None,
+) -> None:
+    """Answer every question of a split, this process's share of the batches.
 
     Args:
         model: in evaluation mode; its device is used.
         tokenizer: of the model.
         samples: the split.
-        batch_size: records a batch.
-        workers: processes that decode pictures.
-        dtype: of the pixels; None leaves them float32.
-        title: of the progress bar.
-        runner: called instead of the model for a forward pass (DeepSpeed's engine, where it shards).
-
-    Returns:
-        all predictions in the order of samples and targets on rank 0, None elsewhere
-    """
-    batches = fixed_batches(samples, batch_size)
-    mine = batches[rank() :: world_size()]
-    # Every forward pass gathers shards from all ranks, so all run the same number; dummy batches are not scored.
-    dummy_batches = -(-len(batches) // world_size()) - len(mine) if runner else 0
-    loader = DataLoader(
-        samples,
-        batch_sampler=mine + batches[:1] * dummy_batches,
-        collate_fn=Collator(model.config, tokenizer),
-        num_workers=workers,
-        worker_init_fn=ignore_sigterm_in_worker,
-    )
-    own: list[Prediction] = []
-    with full_precision():
-        for i, batch in enumerate(tqdm(loader, desc=title, unit="batch", disable=rank() != 0, leave=False)):
-            output = (runner or model)(batch.to(model.device, dtype))
-            if i < len(mine):
-                own.extend(score_batch(model, tokenizer, batch, output.mask_logits))
-    gathered = gather_lists(own)
-    return gathered and sorted(gathered, key=lambda one: (one.score.index, one.score.target))
-
-
-def score_batch(
-    model: PixDLMForCausalLM, tokenizer: PixTokenizer, batch: Batch, mask_logits: list[Tensor]
-) -> list[Prediction]:
-    """The predictions of one batch, in the frames' own geometry; the batch may be on the CPU."""
-    predictions, positions = [], batch.token_positions(model.config)
-    scored = zip(batch.samples, mask_logits, batch.masks, positions.pictures, positions.answers, strict=True)
-    for sample, small, truth, picture, ids in scored:
-        logits = frame_logits(small.float(), batch.geometries[picture], model.config)
-        for k, (one, target) in enumerate(zip(logits, truth, strict=True)):
-            mask, target = (one > 0).cpu().numpy(), target.cpu().numpy()
-            intersection, union = mask_counts(mask, target)
-            score = MaskScore(
-                index=sample.index,
-                target=k,
-                intersection=intersection,
-                union=union,
-                area=int(np.count_nonzero(target == 1)),
-                pixels=target.size,
-                groups=sample.groups,
-            )
-            predictions.append(Prediction(score, confidence(one), encode_mask(mask), tokenizer.decode(ids)))
-    return predictions
-
-
-def check_finite(source: str, samples: list[Sample], predictions: list[Prediction]) -> None:
-    """Refuse non-finite masks, which would pass for empty ones.
+        protocol: how the model is asked.
+        loading: batch size, workers.
+        write: called with the records of a batch once they are finished, batch after batch.
+        done: records that are there already; batches of such alone are left out.
+        run: called instead of the model for teacher-forced passes (DeepSpeed's engine, where it shards).
 
     Raises:
-        UserError: naming the first such record; `source` is where the weights come from.
+        UserError: a picture cannot be decoded.
     """
-    names = {sample.index: sample.record_id for sample in samples}
-    broken = [names[one.score.index] for one in predictions if not math.isfinite(one.confidence)]
-    if broken:
-        raise UserError(
-            f"{source}: {len(broken)} of {len(predictions)} masks are not finite, the first that of record "
-            f"{broken[0]!r}; evaluate with --precision fp32, or train anew if that does not help"
+    there = {(one["control"], one["id"]) for one in done}
+    batches = [
+        batch
+        for batch in fixed_batches(samples, loading.batch_size)
+        if any((control, samples[i].key) not in there for i in batch for control in protocol.controls)
+    ]
+    mine = batches[rank() :: world_size()]
+    # Every forward pass gathers shards from all ranks, so all run the same number; dummy batches are not scored.
+    dummies = batches[:1] * (-(-len(batches) // world_size()) - len(mine) if run else 0)
+    workers = min(loading.workers, 1) if model.device.type == "cpu" else loading.workers
+    finisher = Finisher(model.config, workers)
+    try:
+        loader = DataLoader(
+            samples,
+            batch_sampler=mine + dummies,
+            collate_fn=EvaluationCollator(model.config, tokenizer, protocol, samples),
+            num_workers=loading.workers,
+            worker_init_fn=ignore_sigterm_in_worker,
         )
+        bar = tqdm(loader, desc=loading.title, unit="batch", disable=rank() != 0, leave=False)
+        with full_precision():
+            for i, batch in enumerate(bar):
+                asked, answers = answers_of(model, tokenizer, protocol, batch, loading.dtype, run)
+                for records in finisher.add(asked, answers) if i < len(mine) else ():
+                    write(records)
+        for records in finisher.drain():
+            write(records)
+    finally:
+        finisher.close()
+
+
+def answers_of(
+    model: PixDLMForCausalLM,
+    tokenizer: PixTokenizer,
+    protocol: Protocol,
+    batch: EvaluationBatch,
+    dtype: torch.dtype | None,
+    run: Callable[[Batch], Any] | None,
+) -> tuple[list[tuple], list]:
+    """What is asked in a batch under every control, and the answers: (sample, control, question, geometry) and Answer
+    each."""
+    features = None
+    if run is None:
+        features = model.encode_images(batch.pictures.to(model.device, dtype))
+    asked, answers = [], []
+    for control, prompts in batch.prompts.items():
+        seen = features
+        if control == SWAPPED_IMAGES:
+            seen = replace(features, tokens=features.tokens[batch.swapped])
+        if run is not None:
+            prompts = with_pixels(prompts, batch.pictures.to("cpu", dtype))
+        if protocol.decoding.temperature:  # by the records, so that neither processes nor what was done before matter
+            torch.manual_seed(protocol.seed * 1_000_003 + batch.samples[0].index)
+        answers += answer_batch(model, tokenizer, protocol, prompts, batch.targets, seen, run)
+        index = prompts.image_index.tolist()
+        rows = zip(batch.samples, batch.questions[control], index, strict=True)
+        asked += [(sample, control, question, prompts.geometries[picture]) for sample, question, picture in rows]
+    return asked, answers

@@ -1,7 +1,10 @@
-"""The files of eval.py: metrics.json with the protocol, and predictions.json with a record for each mask."""
+"""The files of an evaluation beside predictions.jsonl: metrics.json and scores.jsonl; and what they name."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,83 +15,91 @@ import transformers
 from model.checkpoints.backbones import Backbones, weight_hashes
 from model.pixdlm import PixDLMForCausalLM
 from utils.datasets.base import DatasetSpec, Sample
-from utils.evaluation.predict import Prediction
-from utils.runtime.files import write_errors_as_user_error, write_json
-from utils.runtime.machine import code_version
+from utils.evaluation.predictions import FORMAT
+from utils.evaluation.protocols import Protocol
+from utils.runtime.files import atomic_file, write_errors_as_user_error, write_json
+from utils.runtime.machine import code_version, cpu_model
 
-# Options of eval.py that the numbers depend on.
-PROTOCOL_OPTIONS = ("dataset", "split", "limit", "skip_bad_records", "polygons", "orientation")
-PROTOCOL_OPTIONS += ("control", "seed", "batch_size")
+# Options of eval.py that the numbers depend on, or that say how the data set is read.
+READING_OPTIONS = ("limit", "skip_bad_records", "polygons", "orientation")
 
 
-def protocol(
-    options: dict[str, Any], spec: DatasetSpec, records: int, model: PixDLMForCausalLM, dtype: torch.dtype
-) -> dict[str, Any]:
-    """Everything that the scores depend on; the same for any number of processes, any paths and any time."""
-    device = model.device
+def data_facts(dataset: str, split: str, samples: Sequence[Sample], skipped: Sequence[str]) -> dict[str, Any]:
+    """What an evaluation is of: data set, split, numbers, what was left out, and a hash of questions and targets.
+
+    The hash does not depend on paths, nor on how labels are laid out; the pictures' pixels are not in it.
+    """
+    sha = hashlib.sha256()
+    for sample in samples:
+        known = sample.key, sample.question, sample.targets, sample.ignore, sample.height, sample.width, sample.size
+        sha.update(json.dumps(known).encode())
     return {
-        "kind": "forced",  # teacher-forced
-        **{name: options[name] for name in PROTOCOL_OPTIONS},
-        "records": records,
-        "matching": spec.matching,
-        "unit": "question" if model.config.single_target else spec.unit,
-        "neutral_fusion": model.config.neutral_fusion,
-        "device": device.type,
-        "dtype": str(dtype).removeprefix("torch."),
-        "threads": options["threads"] if device.type == "cpu" else None,
-        "attention": model.language_model.config._attn_implementation,
-        "code": code_version(),
-        "opencv": cv2.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "dataset": dataset,
+        "split": split,
+        "records": len(samples),
+        "pictures": len({sample.image_path for sample in samples}),
+        "skipped": list(skipped),
+        "sha256": sha.hexdigest(),
     }
 
 
-def write_results(
-    out: Path,
-    scores: dict[str, Any],
-    protocol: dict[str, Any],
+def run_header(
+    options: dict[str, Any],
+    protocol: Protocol,
+    spec: DatasetSpec,
+    data: dict[str, Any],
     model: PixDLMForCausalLM,
     checkpoint: tuple[Path, Backbones],
-    predictions: list[Prediction],
-    samples: dict[int, Sample],
-) -> None:
-    """`metrics.json` and `predictions.json`, each atomically.
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """The header of predictions.jsonl: everything that the answers depend on; the same for any number of processes,
+    any paths and any time.
 
     Args:
-        out: the folder.
-        scores: from `utils.evaluation.metrics.breakdowns`.
-        protocol: from `protocol`.
+        options: of eval.py.
+        protocol: how the model is asked.
+        spec: of the data set.
+        data: from `data_facts`.
         model: the evaluated one.
         checkpoint: the model folder, and the files for weights that it lacks; their sha256 is written.
-        predictions: all of them.
-        samples: by index.
+        dtype: of weights and pixels.
+    """
+    device = model.device
+    return {
+        "format": FORMAT,
+        "data": data,
+        "protocol": {
+            **protocol.described(),
+            "answer_format": model.config.answer_format,
+            "controls": list(protocol.controls),
+            "seed": protocol.seed,
+            **{name: options[name] for name in READING_OPTIONS},
+            "matching": spec.matching,
+            "unit": "question" if model.config.single_target else spec.unit,
+            "neutral_fusion": model.config.neutral_fusion,
+            "batch_size": options["batch_size"],
+            "dtype": str(dtype).removeprefix("torch."),
+            "threads": options["threads"] if device.type == "cpu" else None,
+            "attention": model.language_model.config._attn_implementation,
+        },
+        "code": code_version(),
+        "versions": {"opencv": cv2.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        "hardware": {
+            "device": device.type,
+            "name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model(),
+        },
+        "checkpoint": weight_hashes(checkpoint[0], model.config, checkpoint[1]),
+        "config": model.config.to_diff_dict(),
+    }
+
+
+def write_results(out: Path, metrics: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+    """metrics.json and scores.jsonl, each atomically.
 
     Raises:
         UserError: a file cannot be written.
     """
-    weights = weight_hashes(checkpoint[0], model.config, checkpoint[1])
-    named = {"protocol": protocol, "checkpoint": weights, "config": model.config.to_diff_dict()}
     with write_errors_as_user_error(out / "metrics.json"):
-        write_json(out / "metrics.json", {**scores, **named})
-    with write_errors_as_user_error(out / "predictions.json"):
-        records = [prediction_record(one, samples[one.score.index]) for one in predictions]
-        write_json(out / "predictions.json", records)
-
-
-def prediction_record(one: Prediction, sample: Sample) -> dict[str, Any]:
-    """One entry of predictions.json; `text` is the teacher-forced answer."""
-    score = one.score
-    return {
-        "id": sample.record_id,
-        "index": score.index,
-        "target": score.target,
-        "question": sample.question,
-        "text": one.text,
-        "groups": dict(score.groups),
-        "iou": score.iou,
-        "intersection": score.intersection,
-        "union": score.union,
-        "score": one.confidence,
-        "segmentation": one.rle,
-    }
+        write_json(out / "metrics.json", metrics)
+    with write_errors_as_user_error(out / "scores.jsonl"), atomic_file(out / "scores.jsonl") as beside:
+        beside.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines), encoding="utf-8")

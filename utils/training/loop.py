@@ -19,14 +19,19 @@ from tqdm import tqdm
 
 from model.checkpoints.save import link_model, save_model
 from model.inputs.batch import Batch
+from model.language.answers import SEG
 from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMOutput
 from utils.cli.train_options import TrainArgs
 from utils.datasets.base import Sample
 from utils.datasets.registry import dataset_spec
+from utils.evaluation.finish import check_finite
 from utils.evaluation.metrics import breakdowns
-from utils.evaluation.predict import Prediction, check_finite, evaluate
+from utils.evaluation.predict import Loading, predict
+from utils.evaluation.predictions import Record
+from utils.evaluation.protocols import FORCED, GIVEN_REASONING, NO_REASONING, Protocol
 from utils.evaluation.report.tables import table
+from utils.evaluation.scoring import QUESTION, score_records
 from utils.runtime.distributed import (
     any_rank,
     broadcast_from_rank0,
@@ -47,7 +52,7 @@ from utils.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss", "grounding_loss")
+LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss", "grounding_loss", "text_loss")
 BAD_BATCHES = "bad_batches.jsonl"
 
 
@@ -79,7 +84,8 @@ class Run:
     def resume(self, folder: Path) -> None:
         """Load a state, to continue after its step."""
         self.progress = self.states.load(self.engine, folder)
-        self.sums += torch.tensor(self.progress.sums, device=self.sums.device)
+        known = self.progress.sums  # fewer than LOSSES in a state that was written before a loss was added
+        self.sums[: len(known)] += torch.tensor(known, device=self.sums.device)
         self.past_seconds = self.progress.seconds
         log.info("resumed: goes on after step %d, from %s", self.progress.step, folder)
 
@@ -262,31 +268,31 @@ class Run:
     def validate(self, epoch: int, samples: list[Sample]) -> None:
         """Score the validation split and save the weights."""
         self.engine.eval()
+        model = self.engine.module
+        # what is learnt is put into the prompts, as in training; generated answers would have to be waited for
+        learns_words = model.config.answer_format != SEG
+        protocol = Protocol(FORCED, GIVEN_REASONING if learns_words else NO_REASONING)
+        loading = Loading(self.args.eval_batch_size, self.args.workers, self.dtype, f"validation {epoch + 1}")
+        records: list[Record] = []
         with self.timed("validation"):
-            predictions = evaluate(
-                self.engine.module,
-                self.tokenizer,
-                samples,
-                self.args.eval_batch_size,
-                self.args.workers,
-                self.dtype,
-                title=f"validation {epoch + 1}",
-                runner=self.predict,
-            )
-        scores = broadcast_from_rank0(partial(self.scores, samples, predictions) if rank() == 0 else None)
+            predict(model, self.tokenizer, samples, protocol, loading, records.extend, run=self.predict)
+            gathered = gather_lists(records)
+        scores = broadcast_from_rank0(partial(self.scores, samples, gathered) if rank() == 0 else None)
         with self.timed("writing"):
             state = gathered_state(self.engine)
             if state is not None:
                 self.save_scored(epoch, scores, state)
 
-    def scores(self, samples: list[Sample], predictions: list[Prediction]) -> dict[str, dict]:
+    def scores(self, samples: list[Sample], records: list[Record]) -> dict[str, dict]:
         """The scores of `breakdowns`, for table and `training.json`.
 
         Raises:
             UserError: a mask is not finite.
         """
-        check_finite(f"{self.run_dir}, step {self.progress.step}", samples, predictions)
-        return breakdowns([one.score for one in predictions], self.spec)
+        check_finite(f"{self.run_dir}, step {self.progress.step}", records)
+        unit = QUESTION if self.engine.module.config.single_target else self.spec.unit
+        scored = score_records(samples, {one["id"]: one for one in records}, self.spec, unit)
+        return breakdowns([score for score, _, _ in scored], self.spec)
 
     def save_scored(self, epoch: int, scores: dict[str, dict], state: dict[str, torch.Tensor]) -> None:
         """Log scores; write `last/`, and `best/` when the data set's first metric is the best so far."""
@@ -322,7 +328,7 @@ def record_names(samples: list[Sample]) -> list[str]:
 
 
 def losses_of(output: PixDLMOutput, like: torch.Tensor) -> torch.Tensor:
-    """float[6], LOSSES of an output without gradient; zero where the run does not compute one."""
+    """float[7], LOSSES of an output without gradient; zero where the run does not compute one."""
     values = [getattr(output, name) for name in LOSSES]
     return torch.stack([like.new_zeros(()) if one is None else one.detach().to(like.dtype) for one in values])
 

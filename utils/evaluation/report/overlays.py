@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pycocotools import mask as coco
 from model.inputs.images import read_image, write_image
 from model.masks import ANNOTATED, PREDICTED, paint_mask
 from utils.datasets.base import Sample, target_masks
-from utils.evaluation.predict import Prediction
+from utils.evaluation.predictions import Record
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_folder, write_errors_as_user_error
 from utils.runtime.paths import entries, exists, fitting_name, has_content, is_folder
@@ -112,9 +113,16 @@ def check_own_overlays(folder: Path) -> None:
 
 
 def draw_overlays(
-    folder: Path, count: int, samples: dict[int, Sample], predictions: list[Prediction], merged: bool
+    folder: Path, count: int, samples: Sequence[Sample], records: dict[str, Record], lines: list[dict[str, Any]]
 ) -> None:
     """`count` pictures, spread evenly over the split; those of an earlier evaluation are replaced, none stay for 0.
+
+    Args:
+        folder: of the pictures.
+        count: of them.
+        samples: of the split.
+        records: the predictions, by `Sample.key`.
+        lines: of scores.jsonl; those of controls are left out.
 
     Raises:
         UserError: the folder holds something else, or they cannot be written.
@@ -122,13 +130,24 @@ def draw_overlays(
     check_own_overlays(folder)
     if not count and not has_content(folder):
         return
+    places = {sample.key: place for place, sample in enumerate(samples)}
+    lines = [line for line in lines if "control" not in line]
     with write_errors_as_user_error(folder), atomic_folder(folder) as beside:
-        for position in np.linspace(0, len(predictions) - 1, min(count, len(predictions))).round().astype(int):
-            one = predictions[position]
-            sample = samples[one.score.index]
+        for position in np.linspace(0, len(lines) - 1, min(count, len(lines))).round().astype(int):
+            line = lines[position]
+            sample = samples[places[line["id"]]]
             image = read_image(sample.image_path, sample.upright)
-            truth = target_masks(sample, *image.shape[:2], merge=merged)[one.score.target]
-            picture = side_by_side(image, coco.decode(one.rle), truth, f"{sample.question}   IoU {one.score.iou:.2f}")
+            masks = records[sample.key]["masks"] if sample.key in records else []
+            truth = target_masks(sample, *image.shape[:2], merge=line["merged"])
+            target, mask = line["target"], line["mask"]
+            nothing = np.zeros(image.shape[:2], np.uint8)
+            predicted = [coco.merge(masks)] if line["merged"] and masks else masks
+            picture = side_by_side(
+                image,
+                nothing if mask is None else coco.decode(predicted[mask]),
+                nothing if target is None else truth[target],
+                f"{sample.question}   IoU {line['iou']:.2f}",
+            )
             name = re.sub(r"[^\w.-]", "_", sample.record_id)
-            name = fitting_name(beside, f"{one.score.index:05d}_{one.score.target}_{name}", ".jpg")
-            write_image(beside / name, picture)
+            place = f"{places[sample.key]:05d}_{mask if target is None else target}"
+            write_image(beside / fitting_name(beside, f"{place}_{name}", ".jpg"), picture)

@@ -2,26 +2,83 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from utils.datasets.base import DatasetSpec
-from utils.evaluation.metrics import METRICS
+from utils.evaluation.controls import BLANK_QUESTION, SHUFFLED_QUESTIONS, SWAPPED_IMAGES
+from utils.evaluation.metrics import METRICS, TARGET_SIZE
+
+CONTROL_TITLES = {SHUFFLED_QUESTIONS: "shuffled", SWAPPED_IMAGES: "swapped", BLANK_QUESTION: "blank"}
+LABEL, COUNT, VALUE, INTERVAL, CONTROL = 28, 7, 9, 16, 10  # widths of columns
 
 
-def table(scores: dict[str, dict], spec: DatasetSpec) -> str:
-    """`utils.evaluation.metrics.breakdowns` as aligned text: count and the data set's metrics in each row."""
-    titles = {"target_size": "target size", **spec.group_titles}
-    lines = [_row("", "count", [METRICS[name].title for name in spec.metrics])]
-    lines.append(_summary_row("overall", scores["overall"], spec))
-    for name, title in titles.items():
-        groups = scores.get(f"by_{name}", {})
-        if groups:
-            lines.append(title)
-        lines += [_summary_row(f"  {value}", one, spec) for value, one in groups.items()]
+def heading(metrics: dict[str, Any]) -> str:
+    """What was evaluated and how, and what was left out: lines above the table."""
+    data, protocol, answers = metrics["data"], metrics.get("protocol") or {}, metrics["answers"]
+    lines = [f"{data['dataset']} {data['split']}: {data['records']} records about {data['pictures']} pictures"]
+    if data["skipped"]:
+        lines[0] += f"; {len(data['skipped'])} bad records skipped"
+    if answers["missing"]:
+        lines[0] += f"; {answers['missing']} records without a prediction, scored as empty"
+    if protocol:
+        lines.append(protocol_line(protocol))
+    wrong = {"no_seg": "without [SEG]", "broken": "with a broken group", "wrong_count": "with a wrong count"}
+    told = [f"{answers[name]} {title}" for name, title in wrong.items() if answers[name]]
+    if answers["malformed"] is not None:
+        told.append(f"{answers['malformed']} not of the form <think>…</think><answer>…</answer>[SEG]…")
+    if told:
+        lines.append(f"answers: {', '.join(told)}, of {answers['records']}")
     return "\n".join(lines)
 
 
-def _summary_row(label: str, summary: dict, spec: DatasetSpec) -> str:
-    return _row(label, summary["count"], [f"{summary[name]:.4f}" for name in spec.metrics])
+def protocol_line(protocol: dict[str, Any]) -> str:
+    """Kind, reasoning and decoding in a line."""
+    words = f"{protocol.get('kind', 'unknown protocol')}, reasoning {protocol.get('reasoning', 'unknown')}"
+    if protocol.get("uses_ground_truth_text"):
+        words += " (USES THE DATA SET'S ANSWERS AS INPUT)"
+    decoding = protocol.get("decoding")
+    if decoding:
+        sampled = decoding.get("temperature")
+        how = f"temperature {sampled}, top-p {decoding.get('top_p')}" if sampled else "greedy"
+        if decoding.get("beams", 1) > 1:
+            how = f"{decoding['beams']} beams"
+        words += f"; {how}, at most {decoding.get('max_new_tokens')} tokens"
+    return words
 
 
-def _row(label: str, count: int | str, cells: list[str]) -> str:
-    return f"{label:<28}{count:>7}" + "".join(f"{cell:>9}" for cell in cells)
+def table(metrics: dict[str, Any], spec: DatasetSpec) -> str:
+    """Scores as aligned text: in each row the count, the data set's metrics with 95 % intervals where there are some,
+    and the first metric under each control."""
+    controls = metrics.get("controls", {})
+    titles = {TARGET_SIZE: "target size", **spec.group_titles}
+    lines = [_title_row(metrics["overall"], spec, controls)]
+    lines.append(_row("overall", metrics["overall"], [one["overall"] for one in controls.values()], spec))
+    for name, title in titles.items():
+        groups = metrics.get(f"by_{name}", {})
+        if groups:
+            lines.append(title)
+        for value, summary in groups.items():
+            under = [one.get(f"by_{name}", {}).get(value) for one in controls.values()]
+            lines.append(_row(f"  {value}", summary, under, spec))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _title_row(overall: dict[str, Any], spec: DatasetSpec, controls: dict[str, Any]) -> str:
+    line = f"{'':<{LABEL}}{'count':>{COUNT}}"
+    for name in spec.metrics:
+        line += f"{METRICS[name].title:>{VALUE}}"
+        if f"{name}_interval" in overall:
+            line += f"{'95 %':^{INTERVAL}}"
+    return line + "".join(f"{CONTROL_TITLES[control]:>{CONTROL}}" for control in controls)
+
+
+def _row(label: str, summary: dict[str, Any], under: list[dict[str, Any] | None], spec: DatasetSpec) -> str:
+    line = f"{label:<{LABEL}}{summary['count']:>{COUNT}}"
+    for name in spec.metrics:
+        line += f"{summary[name]:>{VALUE}.4f}"
+        if f"{name}_interval" in summary:
+            interval = summary[f"{name}_interval"]
+            line += f"{'[{:.3f}, {:.3f}]'.format(*interval) if interval else '':^{INTERVAL}}"
+    for one in under:
+        line += f"{one[spec.metrics[0]]:>{CONTROL}.4f}" if one else " " * CONTROL
+    return line
