@@ -29,6 +29,9 @@ class MaskScore:
         area: pixels of the target.
         pixels: of the frame.
         groups: values to break scores down by (`Sample.groups`).
+        picture: which picture; the unit of resampling.
+        matched: False for a prediction without a target or a target without a prediction.
+        confidence: of the prediction, from 0 to 1.
     """
 
     index: int
@@ -44,7 +47,9 @@ class MaskScore:
 
     @property
     def iou(self) -> float:
-        """Intersection over union; 1 where both masks are empty."""
+        """Intersection over union; 1 where both masks are empty, 0 where there are not two masks."""
+        if not self.matched:
+            return 0.0
         return self.intersection / (self.union + UNION_SMOOTHING) if self.union else 1.0
 
     @property

@@ -1,0 +1,96 @@
+"""utils.evaluation.compare and utils.evaluation.paired."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.coverage_of_intervals import draw
+from tests.training import CHECKOUT
+from utils.evaluation.compare import check_comparable, compare, load
+from utils.evaluation.paired import difference, permutation_p
+from utils.runtime.errors import UserError
+
+
+def line(record: str, intersection: int, union: int = 100, **known) -> dict:
+    counts = {"intersection": intersection, "union": union, "area": 10, "pixels": 1000, "iou": intersection / union}
+    return {"id": record, "picture": record, "target": 0, "mask": 0, "groups": {"altitude": 30}, **counts, **known}
+
+
+def folder(path: Path, lines: list[dict], data: dict | None = None, **protocol) -> Path:
+    path.mkdir()
+    (path / "scores.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    metrics = {"data": data or {"sha256": "1"}, "protocol": {"kind": "given", "batch_size": 1, **protocol}}
+    (path / "metrics.json").write_text(json.dumps(metrics))
+    return path
+
+
+def test_p_by_hand() -> None:
+    # Four pictures, B better by 1/2 in each: of 16 exchanges only none and all differ as much, 1/8.
+    a, b = np.array([[0.0, 1, 0, 100]] * 4).T, np.array([[0.5, 1, 50, 100]] * 4).T
+    for metric in ("giou", "ciou"):
+        assert permutation_p(a, b, metric, 10_000, 0) == pytest.approx(1 / 8, abs=0.015)
+        found = difference(a, b, metric)
+        assert (found["a"], found["b"], found["difference"], found["interval"]) == (0, 0.5, 0.5, [0.5, 0.5])
+    assert permutation_p(a, a, "giou", 100, 0) == 1
+
+
+def test_false_positives() -> None:
+    random, found = np.random.default_rng(0), []
+    for number in range(400):
+        a, b = np.split(draw(random, 60), 2, axis=1)
+        a, b = a.sum(axis=2), b.sum(axis=2)
+        found.append([permutation_p(a, b, metric, 300, number) < 0.05 for metric in ("giou", "ciou")])
+    assert np.all(np.abs(np.mean(found, axis=0) - 0.05) < 0.035)
+
+
+def test_groups_and_sizes(tmp_path: Path) -> None:
+    a = folder(tmp_path / "a", [line("x", 0), line("y", 50), line("y", 99, control="blank")], batch_size=2)
+    b = folder(tmp_path / "b", [line("x", 50), line("y", 50), line("y", 0, target=None)])
+    one, other = load(a), load(b / "scores.jsonl")
+    check_comparable(one, other)
+    found = compare(one, other)
+    assert found == compare(one, other)
+    assert (found["overall"]["all"]["count_a"], found["overall"]["all"]["count_b"]) == (2, 3)
+    assert found["altitude"]["30"]["giou"]["b"] == pytest.approx(1 / 3, abs=1e-6)
+    assert found["target size"]["under 2 %"]["giou"]["difference"] == pytest.approx(0.25, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"data": {"sha256": "2"}}, "'sha256' differs: '1' .* '2'"),
+        ({"kind": "generated"}, "'kind' differs: 'given' .* 'generated'"),
+        ({"lines": [line("x", 0)]}, "records in .*a/scores.jsonl but not in .*b/scores.jsonl: y"),
+    ],
+)
+def test_refused(tmp_path: Path, change: dict, message: str) -> None:
+    lines = [line("x", 0), line("y", 50)]
+    a, b = folder(tmp_path / "a", lines), folder(tmp_path / "b", **{"lines": lines, **change})
+    with pytest.raises(UserError, match=message):
+        check_comparable(load(a), load(b))
+
+
+def test_broken_lines(tmp_path: Path) -> None:
+    lacking = line("x", 0)
+    del lacking["union"]
+    with pytest.raises(UserError, match="scores.jsonl, line 2: 'union' is missing"):
+        load(folder(tmp_path / "a", [line("y", 0), lacking]))
+    path = folder(tmp_path / "b", [line("y", 0)]) / "scores.jsonl"
+    path.write_text('{"id": ')
+    with pytest.raises(UserError, match="scores.jsonl, line 1"):
+        load(path)
+
+
+def test_as_a_command(tmp_path: Path) -> None:
+    a, b = folder(tmp_path / "a", [line("x", 0), line("y", 50)]), folder(tmp_path / "b", [line("x", 50), line("y", 50)])
+    command = [sys.executable, "-m", "utils.evaluation.compare", str(a), str(b), "--out", str(tmp_path / "o.json")]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "+0.2500" in done.stdout
+    assert json.loads((tmp_path / "o.json").read_text())["overall"]["all"]["giou"]["difference"] == pytest.approx(0.25)

@@ -1,0 +1,40 @@
+"""How well a mask's confidence predicts its IoU."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from utils.evaluation.metrics import MaskScore
+
+BINS = 10
+
+
+def calibration(scores: list[MaskScore]) -> dict[str, Any] | None:
+    """Confidence against IoU over matched masks that have a confidence; None where there are none.
+
+    Returns:
+        "bins": of equal width, without empty ones, each {low, high, count, confidence, iou}, the last two means;
+        "ece": the expected calibration error, the mean of |confidence - IoU| over bins, weighted by count.
+    """
+    bins: dict[int, list[MaskScore]] = {}
+    total = 0
+    for score in scores:
+        # A confidence is NaN where a mask has no foreground to take it from.
+        if score.matched and score.confidence is not None and math.isfinite(score.confidence):
+            bins.setdefault(min(max(int(score.confidence * BINS), 0), BINS - 1), []).append(score)
+            total += 1
+    if not total:
+        return None
+    rows = [_row(number, bins[number]) for number in sorted(bins)]
+    return {"bins": rows, "ece": math.fsum(r["count"] * abs(r["confidence"] - r["iou"]) for r in rows) / total}
+
+
+def _row(number: int, scores: list[MaskScore]) -> dict[str, float | int]:
+    return {
+        "low": number / BINS,
+        "high": (number + 1) / BINS,
+        "count": len(scores),
+        "confidence": math.fsum(score.confidence for score in scores) / len(scores),
+        "iou": math.fsum(score.iou for score in scores) / len(scores),
+    }

@@ -1,0 +1,200 @@
+"""Compare two evaluations of the same records.
+
+python -m utils.evaluation.compare runs/a/eval runs/b/eval --out difference.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from utils.evaluation.intervals import picture_sums
+from utils.evaluation.metrics import METRICS, SIZE_CLASSES, MaskScore
+from utils.evaluation.paired import difference
+from utils.runtime.errors import UserError, run_main
+from utils.runtime.files import write_json
+from utils.runtime.json_files import parse_json, read_json
+
+DATA = ("dataset", "split", "records", "pictures", "sha256")
+# What defines the measurement; not where and how fast it ran.
+PROTOCOL = (
+    "dataset", "split", "kind", "reasoning", "decoding", "limit", "polygons", "orientation", "matching", "unit",
+)  # fmt: skip
+FIELDS = {
+    "id": (str,), "picture": (str,), "target": (int, type(None)), "iou": (int, float), "intersection": (int,),
+    "union": (int,), "area": (int,), "pixels": (int,), "groups": (dict,),
+}  # fmt: skip
+CURE = "evaluate again to write it anew"
+
+
+class Line(NamedTuple):
+    """A line of scores.jsonl: the record's id, whether it has a target, its pair of masks."""
+
+    id: str
+    has_target: bool
+    score: MaskScore
+
+
+class Evaluation(NamedTuple):
+    """An output folder."""
+
+    scores: Path
+    metrics: dict[str, Any]
+    lines: list[Line]
+
+
+def load(path: Path) -> Evaluation:
+    """Read an output folder, or the one in which a scores.jsonl lies; lines of controls are left out.
+
+    Raises:
+        UserError: a file is missing or broken, or a line lacks a field.
+    """
+    scores = path / "scores.jsonl" if path.is_dir() else path
+    metrics = read_json(scores.parent / "metrics.json", CURE)
+    for name in ("data", "protocol"):
+        if not isinstance(metrics, dict) or not isinstance(metrics.get(name), dict):
+            raise UserError(f"{scores.parent / 'metrics.json'}: {name!r} is missing or no object; {CURE}")
+    try:
+        content = scores.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{scores}: no such file; {CURE}") from error
+    lines = [_line(text, f"{scores}, line {number:,}") for number, text in enumerate(content.splitlines(), 1)]
+    return Evaluation(scores, metrics, [line for line in lines if line])
+
+
+def _line(text: bytes, where: str) -> Line | None:
+    found = parse_json(text, where, CURE)
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: no JSON object; {CURE}")
+    if found.get("control"):
+        return None
+    for name, types in FIELDS.items():
+        if name not in found:
+            raise UserError(f"{where}: {name!r} is missing; {CURE}")
+        if not isinstance(found[name], types) or isinstance(found[name], bool):
+            raise UserError(f"{where}: {name!r} is {found[name]!r}, of the wrong type; {CURE}")
+    if found["pixels"] < 1:
+        raise UserError(f"{where}: 'pixels' is {found['pixels']}, not above 0; {CURE}")
+    counts = (found[name] for name in ("intersection", "union", "area", "pixels"))
+    # A pair without overlap is written with an IoU of 0 even where both are empty: one mask is then missing.
+    matched = found["iou"] > 0
+    target = found["target"]
+    score = MaskScore(0, target or 0, *counts, groups=found["groups"], picture=found["picture"], matched=matched)
+    return Line(found["id"], target is not None, score)
+
+
+def check_comparable(a: Evaluation, b: Evaluation) -> None:
+    """Refuse evaluations of other data, other records or by another protocol.
+
+    Raises:
+        UserError: with both values.
+    """
+    for part, names in (("data", DATA), ("protocol", PROTOCOL)):
+        for name in names:
+            one, other = (side.metrics[part].get(name) for side in (a, b))
+            if one != other:
+                raise UserError(
+                    f"{part} {name!r} differs: {one!r} in {a.scores.parent}, {other!r} in {b.scores.parent}; "
+                    "evaluate both in the same way"
+                )
+    pictures = [{line.id: line.score.picture for line in side.lines} for side in (a, b)]
+    for here, there, (mine, yours) in ((a, b, pictures), (b, a, pictures[::-1])):
+        missing = sorted(mine.keys() - yours.keys())
+        if missing:
+            more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
+            raise UserError(
+                f"records in {here.scores} but not in {there.scores}: {', '.join(missing[:3])}{more}; "
+                "evaluate both on the same records"
+            )
+        for record in sorted(mine):
+            if mine[record] != yours[record]:
+                raise UserError(
+                    f"record {record}: picture {mine[record]!r} in {here.scores}, {yours[record]!r} in "
+                    f"{there.scores}; evaluate both on the same data"
+                )
+    if not a.lines:
+        raise UserError(f"{a.scores}: holds no scores; {CURE}")
+
+
+def compare(a: Evaluation, b: Evaluation, seed: int = 0) -> dict[str, dict[str, dict]]:
+    """By breakdown and value: `count_a`, `count_b`, and `paired.difference` of each metric."""
+    groups = sorted({name for side in (a, b) for line in side.lines for name in line.score.groups})
+    keys: dict[str, Callable[[Line], str | None]] = {
+        "overall": lambda line: "all",
+        "target size": lambda line: line.score.size_class if line.has_target else None,
+        **{name: lambda line, name=name: _text(line.score.groups.get(name)) for name in groups},
+    }
+    result: dict[str, dict[str, dict]] = {}
+    for title, key in keys.items():
+        values = {key(line) for side in (a, b) for line in side.lines} - {None}
+        order = [v for v in SIZE_CLASSES if v in values] if title == "target size" else sorted(values)
+        result[title] = {
+            value: _compared(*([li.score for li in side.lines if key(li) == value] for side in (a, b)), seed)
+            for value in order
+        }
+    return result
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _compared(a: list[MaskScore], b: list[MaskScore], seed: int) -> dict[str, Any]:
+    pictures = sorted({score.picture for score in a + b})
+    tables = [_table(scores, pictures) for scores in (a, b)]
+    return {
+        "count_a": len(a),
+        "count_b": len(b),
+        **{metric: difference(*tables, metric, seed=seed) for metric in METRICS},
+    }
+
+
+def _table(scores: list[MaskScore], pictures: list[str]) -> np.ndarray:
+    """float64[4, P]: the sums of each picture, which are also those of its records."""
+    of: dict[str, list[MaskScore]] = {name: [] for name in pictures}
+    for score in scores:
+        of[score.picture].append(score)
+    return np.array([picture_sums(of[name]) for name in pictures]).T
+
+
+def table(result: dict[str, dict[str, dict]]) -> str:
+    """The comparison as text, a row for each value and metric."""
+    rows = [f"{'group':32} {'metric':6} {'count':>11} {'A':>7} {'B':>7} {'B - A':>8} {'95 % interval':>18} {'p':>7}"]
+    for title, values in result.items():
+        for value, found in values.items():
+            name = title if title == "overall" else f"{title}: {value}"
+            a, b = found["count_a"], found["count_b"]
+            count = str(a) if a == b else f"{a}/{b}"
+            for metric in METRICS:
+                one = found[metric]
+                ends, p = one["interval"], one["p"]
+                interval = f"{ends[0]:+.4f} {ends[1]:+.4f}" if ends else "-"
+                numbers = f"{one['a']:7.4f} {one['b']:7.4f} {one['difference']:+8.4f} {interval:>18}"
+                shown = "-" if p is None else f"{p:.4f}"
+                rows.append(f"{name:32} {METRICS[metric].title:6} {count:>11} {numbers} {shown:>7}")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m utils.evaluation.compare", description=__doc__.splitlines()[0])
+    parser.add_argument("a", type=Path, metavar="A", help="output folder of an evaluation, or its scores.jsonl")
+    parser.add_argument("b", type=Path, metavar="B", help="another of the same data")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the comparison as JSON too")
+    parser.add_argument("--seed", type=int, default=0, help="of resampling and permutations")
+    arguments = parser.parse_args()
+    if arguments.seed < 0:
+        raise UserError(f"--seed {arguments.seed}: give a seed that is not negative")
+    a, b = load(arguments.a), load(arguments.b)
+    check_comparable(a, b)
+    result = compare(a, b, arguments.seed)
+    print(table(result))
+    if arguments.out:
+        write_json(arguments.out, {"a": str(arguments.a), "b": str(arguments.b), "seed": arguments.seed, **result})
+
+
+if __name__ == "__main__":
+    run_main(main)
