@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from model.checkpoints.load import load_tokenizer
+from model.language.answers import SEG
 from model.pixdlm import load_model
 from model.processor import PixDLMProcessor
 from utils.cli.eval_options import parse_eval
@@ -52,7 +53,8 @@ def main() -> None:
         samples = load_dataset(args.data, args.split, *reading)
         tokenizer, config = load_tokenizer(Path(args.model))
         processor = PixDLMProcessor(config, tokenizer)
-        samples = check_questions(samples, processor, args.skip_bad_records)[: args.limit]
+        said = config.answer_format
+        samples = check_questions(samples, processor, args.skip_bad_records, answer_format=said)[: args.limit]
         samples = controlled_samples(samples, args.control, args.seed, args.batch_size)
         if args.control == SHUFFLED_QUESTIONS:  # which may have met records with more targets than their own
             check_questions(samples, processor)
@@ -74,6 +76,10 @@ def main() -> None:
         )
         check_finite(args.model, samples, predictions)
         scores = breakdowns([one.score for one in predictions], spec)
+        if said != SEG:
+            print(
+                "the data set's answers, which are ground truth, stand in the prompts: compare with such numbers alone"
+            )
         print(table(scores, spec), flush=True)  # before anything is written: a full disk does not cost the work
         if model.config.neutral_fusion:
             print("neutral fusion: CLIP alone reaches the language model, so this is not the published model")

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import CLIPVisionConfig, LlamaConfig, PretrainedConfig
 
+from model.language.answers import ANSWER_FORMATS, SEG
 from model.language.tokens import VICUNA_SYSTEM
 
 GEOMETRIES = ("centre_crop", "letterbox")
@@ -66,6 +67,8 @@ class PixDLMConfig(PretrainedConfig):
         pixel_embed_width: channels between `pixel_embed` and `neck` (Llama's width as published).
         mask_size: side in pixels of the square of mask logits.
         system_prompt: the sentence that opens every conversation.
+        answer_format: what its answers hold, as it was trained: "seg" ([SEG] groups alone, published), "answer" (words
+            before them) or "reasoning" (reasoning and answer before them).
         max_sequence: longer training sequences, image tokens included, are truncated.
         lora: None, or {"r", "alpha", "dropout", "targets"} of adapters present in the weights.
         neutral_fusion: the fusion passes CLIP's tokens on unchanged, as its weights were not published; results are
@@ -100,6 +103,7 @@ class PixDLMConfig(PretrainedConfig):
         pixel_embed_width: int = 4096,
         mask_size: int = 256,
         system_prompt: str = VICUNA_SYSTEM,
+        answer_format: str = SEG,
         max_sequence: int = 512,
         lora: dict[str, Any] | None = None,
         neutral_fusion: bool = False,
@@ -125,6 +129,7 @@ class PixDLMConfig(PretrainedConfig):
         self.pixel_embed_width = pixel_embed_width
         self.mask_size = mask_size
         self.system_prompt = system_prompt
+        self.answer_format = answer_format
         self.max_sequence = max_sequence
         self.lora = lora
         self.neutral_fusion = neutral_fusion
@@ -153,6 +158,7 @@ class PixDLMConfig(PretrainedConfig):
             ("geometry", GEOMETRIES),
             ("pixel_input", PIXEL_INPUTS),
             ("clip_positions", CLIP_POSITIONS),
+            ("answer_format", ANSWER_FORMATS),
         ):
             if getattr(self, field) not in known:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; known are {', '.join(known)}")

@@ -20,13 +20,23 @@ PIXELS = (-2, -1)  # the dimensions of a mask
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weight of each loss in the sum; defaults as published."""
+    """Weight of each loss in the sum; defaults as published.
+
+    Args:
+        ce: of the cross entropy of [SEG] tokens and `</s>`.
+        bce: of the masks' binary cross entropy.
+        dice: of their dice loss.
+        overlap: of the overlap loss; written but never used in the published code.
+        grounding: ours, for training from scratch.
+        text: ours, of the cross entropy of an answer's words, which the published model does not learn.
+    """
 
     ce: float = 1.0
     bce: float = 2.0
     dice: float = 0.5
-    overlap: float = 0.0  # written but never used in the published code
-    grounding: float = 0.0  # ours, for training from scratch
+    overlap: float = 0.0
+    grounding: float = 0.0
+    text: float = 1.0
 
 
 def mask_bce(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:

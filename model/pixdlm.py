@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -30,12 +31,13 @@ from model.inputs.batch import Batch
 from model.inputs.images import Geometry, frame_logits
 from model.inputs.token_positions import TokenPositions
 from model.language.conditioning import (
-    answer_loss,
+    answer_losses,
     condition_on_text,
     insert_image,
     last_hidden_states,
     question_features,
 )
+from model.language.decoding import Decoding
 from model.language.tokens import EOS_ID, PAD_ID, SCALES, TOKENS_PER_SCALE, PixTokenizer
 from model.lora import add_lora
 from model.losses import LossWeights, grounding_loss, mask_losses, mean_overlap_loss
@@ -60,6 +62,7 @@ class PixDLMOutput(ModelOutput):
     mask_bce_loss: Tensor | None = None
     mask_dice_loss: Tensor | None = None
     overlap_loss: Tensor | None = None
+    text_loss: Tensor | None = None
     grounding_loss: Tensor | None = None
     mask_logits: list[Tensor] | None = None
 
@@ -237,12 +240,16 @@ class PixDLMForCausalLM(PreTrainedModel):
             frame_logits(one.float(), batch.geometries[image], self.config, tuple(masks.shape[-2:]))
             for one, image, masks in zip(output.mask_logits, positions.pictures, batch.masks, strict=True)
         ]
-        ce = answer_loss(self.language_model, hidden, positions.scored_states, positions.scored)
+        scored = positions.scored_states, positions.scored, positions.words
+        ce, text = answer_losses(self.language_model, hidden, *scored)
         bce, dice = mask_losses(logits, batch.masks, batch.has_ignored_pixels)
         output.ce_loss = weights.ce * ce
         output.mask_bce_loss = weights.bce * bce
         output.mask_dice_loss = weights.dice * dice
         output.loss = output.ce_loss + output.mask_bce_loss + output.mask_dice_loss
+        if positions.words:
+            output.text_loss = weights.text * text
+            output.loss = output.loss + output.text_loss
         if weights.overlap:
             output.overlap_loss = weights.overlap * mean_overlap_loss(logits, batch.masks, batch.has_ignored_pixels)
             output.loss = output.loss + output.overlap_loss
@@ -254,17 +261,25 @@ class PixDLMForCausalLM(PreTrainedModel):
 
     @torch.no_grad()
     def generate_answers(
-        self, batch: Batch, max_new_tokens: int = 64, features: ImageFeatures | None = None
+        self,
+        batch: Batch,
+        decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+        features: ImageFeatures | None = None,
+        reasoning_ids: Sequence[int] = (),
     ) -> list[list[int]]:
-        """Generate the answers, by greedy decoding.
+        """Generate what follows the prompts, with a KV cache.
 
         Args:
-            batch: its prompts end where the answer begins.
-            max_new_tokens: longer answers are truncated.
+            batch: its prompts end where the model is to go on.
+            decoding: greedy by default.
             features: of these pictures, where `encode_images` was called already.
+            reasoning_ids: of `<think>` and `</think>`, which are not written where `decoding` excludes reasoning.
 
         Returns:
             new token ids of every question, without padding and without `</s>`
+
+        Raises:
+            ValueError: the prompts fill the language model's context.
         """
         features = features or self.encode_images(batch)
         embeddings, _ = self.embed_prompts(batch, features.tokens)
@@ -274,11 +289,14 @@ class PixDLMForCausalLM(PreTrainedModel):
         columns = torch.arange(embeddings.shape[1], device=embeddings.device)
         order = (columns - padding[:, None]) % embeddings.shape[1]
         embeddings = embeddings.gather(1, order[..., None].expand_as(embeddings))
+        room = self.config.text_config.max_position_embeddings - embeddings.shape[1]
+        if room < 1:
+            raise ValueError(f"prompts of {embeddings.shape[1]} tokens leave no room for an answer")
         written = self.language_model.generate(
             inputs_embeds=embeddings,
             attention_mask=(columns >= padding[:, None]).long(),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
+            max_new_tokens=min(decoding.max_new_tokens, room),
+            **decoding.options(list(reasoning_ids)),
             pad_token_id=PAD_ID,
             eos_token_id=EOS_ID,
         )

@@ -89,6 +89,7 @@ class PixDLMProcessor(PushToHubMixin):
         questions: list[str],
         targets: list[int] | None,
         names: list[str] | None = None,
+        words: list[str] | None = None,
     ) -> Batch:
         """A batch of decoded pictures and the questions about them.
 
@@ -96,14 +97,13 @@ class PixDLMProcessor(PushToHubMixin):
             frames: read one at a time, so that one decoded picture is in memory.
             image_index: index of each question's picture.
             questions: in plain words.
-            targets: as for `text`.
-            names: as for `text`.
+            targets, names, words: as for `text`.
 
         Raises:
             UserError: a question is empty, too long or has a special token.
         """
         pictures = self.images(frames)
-        text = self.text(questions, image_index, pictures.geometries, targets, names)
+        text = self.text(questions, image_index, pictures.geometries, targets, names, words)
         return replace(text, clip_pixels=pictures.clip_pixels, sam_pixels=pictures.sam_pixels)
 
     def images(self, frames: Iterable[Frame]) -> Batch:
@@ -128,28 +128,32 @@ class PixDLMProcessor(PushToHubMixin):
 
     def text(
         self,
-        questions: list[str],
+        questions: list[str | None],
         image_index: list[int],
         geometries: list[Geometry],
         targets: list[int] | None,
         names: list[str] | None = None,
+        words: list[str] | None = None,
     ) -> Batch:
         """A batch without pixels, for pictures that are encoded already.
 
         Args:
-            questions: in plain words.
+            questions: in plain words; None for a blank (a control).
             image_index: index of each question's picture.
             geometries: of the pictures.
-            targets: masks in each question's teacher-forced answer; None ends prompts where answers begin.
+            targets: masks in each question's teacher-forced answer; None ends prompts before the [SEG] groups.
             names: of each question, for errors; default: the question itself.
+            words: that each answer begins with; default: none.
 
         Raises:
             UserError: a question is empty, too long or has a special token.
         """
         names = names or [f"question {question!r}" for question in questions]
         counts = [0] * len(questions) if targets is None else targets
-        asked = zip(questions, counts, names, strict=True)
-        prompts = [self.prompt(question, count, targets is not None, name) for question, count, name in asked]
+        asked = zip(questions, counts, names, words or [""] * len(questions), strict=True)
+        prompts = [
+            self.prompt(question, count, targets is not None, name, said) for question, count, name, said in asked
+        ]
         ids, attention = pad([prompt.ids for prompt in prompts], PAD_ID)
         bare = [self.bare_question(question, name) for question, name in zip(questions, names, strict=True)]
         question_ids, question_mask = pad(bare, PAD_ID)
@@ -167,7 +171,7 @@ class PixDLMProcessor(PushToHubMixin):
         batch.token_positions(self.config)  # here, where the host has the prompts: in training a worker's
         return batch
 
-    def prompt(self, question: str, targets: int, answered: bool, name: str) -> Prompt:
+    def prompt(self, question: str | None, targets: int, answered: bool, name: str, words: str = "") -> Prompt:
         """The conversation about a question, truncated to `max_prompt_tokens`.
 
         Raises:
@@ -175,19 +179,20 @@ class PixDLMProcessor(PushToHubMixin):
                 off; the message begins with `name`.
         """
         try:
-            prompt = self.tokenizer.prompt(question, targets, answered)
+            prompt = self.tokenizer.prompt(question, targets, answered, words)
         except ValueError as error:
             raise UserError(f"{name}: {error}") from error
         # Only `</s>` may be cut off: without a [SEG] token later masks would be matched to wrong targets.
         # The published code truncates silently.
         needed, limit = len(prompt.ids) - (1 if answered else 0), self.max_prompt_tokens
         if needed > limit:
-            raise UserError(
-                f"{name}: its prompt has {needed} tokens, {limit} fit beside the image; shorten the question"
+            cure = (
+                "shorten question or answer, or train with a larger max_sequence" if words else "shorten the question"
             )
+            raise UserError(f"{name}: its prompt has {needed} tokens, {limit} fit beside the image; {cure}")
         return Prompt(prompt.ids[:limit], prompt.labels[:limit])
 
-    def bare_question(self, question: str, name: str) -> list[int]:
+    def bare_question(self, question: str | None, name: str) -> list[int]:
         """Ids of the question alone.
 
         Raises:

@@ -5,7 +5,7 @@ Shape legend: K masks of one question, H and W of a picture, I pictures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from model.answering import Answer, written_answers
 from model.checkpoints.backbones import Backbones
 from model.checkpoints.layouts import local_folder
-from model.inputs.batch import Batch, pad
 from model.inputs.images import Geometry, ImageInput, Picture, frame_logits, frame_of
-from model.language.tokens import IGNORE_INDEX, PAD_ID, PixTokenizer
+from model.language.decoding import Decoding
 from model.masks import confidence, encode_mask, mask_box
 from model.pixdlm import ImageFeatures, PixDLMForCausalLM, load_model
 from model.processor import PixDLMProcessor, as_list, distinct_images
@@ -112,7 +112,7 @@ class PixDLM:
         self,
         image: ImageInput | list[ImageInput] | ImageFeatures,
         question: str | list[str],
-        max_new_tokens: int = 64,
+        max_new_tokens: int = Decoding.max_new_tokens,
     ) -> Segmentation | list[Segmentation]:
         """Let the model write its answer, and read a mask off every whole [SEG] group in it.
 
@@ -135,12 +135,12 @@ class PixDLM:
         if len(questions) == 1:
             questions = questions * len(index)
         batch = self.processor.text(questions, index, features.geometries, targets=None)
-        written = self.model.generate_answers(batch.to(self.model.device), max_new_tokens, features)
-        logits = self._mask_logits(batch, written, features)
-        check_finite(logits, image_names(image), index)
+        found = written_answers(
+            self.model, self.processor.tokenizer, batch, features, Decoding(max_new_tokens=max_new_tokens)
+        )
+        check_finite([one.logits for one in found], image_names(image), index)
         answers = [
-            self._segmentation(one, features.geometries[picture], ids)
-            for one, picture, ids in zip(logits, index, written, strict=True)
+            self._segmentation(one, features.geometries[picture]) for one, picture in zip(found, index, strict=True)
         ]
         return answers if isinstance(question, (list, tuple)) or isinstance(image, (list, tuple)) else answers[0]
 
@@ -159,48 +159,18 @@ class PixDLM:
             raise ValueError(f"{len(index)} images and {questions} questions; give one image, or one a question")
         return features, index
 
-    def _mask_logits(self, batch: Batch, written: list[list[int]], features: ImageFeatures) -> list[Tensor | None]:
-        """Per question float[K, m, m], from one teacher-forced pass over what was written; None without a group.
-
-        `batch` is on the CPU, where the prompts are put together.
-        """
-        tokenizer = self.processor.tokenizer
-        rows = [row for row, ids in enumerate(written) if tokenizer.seg_groups(ids)]
-        found: list[Tensor | None] = [None] * len(written)
-        if not rows:
-            return found
-        prompts = [batch.input_ids[row][batch.attention_mask[row]].tolist() for row in rows]
-        answered = [prompt + whole_groups(tokenizer, written[row]) for prompt, row in zip(prompts, rows, strict=True)]
-        ids, attention = pad(answered, PAD_ID)
-        kept = torch.tensor(rows)
-        teacher_forced = replace(
-            batch,
-            image_index=batch.image_index[kept],
-            question_ids=batch.question_ids[kept],
-            question_mask=batch.question_mask[kept],
-            input_ids=ids,
-            attention_mask=attention,
-            labels=torch.full_like(ids, IGNORE_INDEX),
-        )
-        teacher_forced.token_positions(self.model.config)  # before it is moved
-        masks = self.model(teacher_forced.to(self.model.device), features=features).mask_logits
-        for row, logits in zip(rows, masks, strict=True):
-            found[row] = logits
-        return found
-
-    def _segmentation(self, logits: Tensor | None, geometry: Geometry, written: list[int]) -> Segmentation:
+    def _segmentation(self, answer: Answer, geometry: Geometry) -> Segmentation:
         """An answer in the picture's own pixels."""
-        text = self.processor.tokenizer.decode(written)
-        if logits is None:
+        if not len(answer.logits):
             empty = np.zeros((0, geometry.height, geometry.width), bool)
-            return Segmentation(empty, np.zeros(0, np.float32), np.zeros((0, 4), np.float32), text, 0.0)
-        framed = frame_logits(logits.float(), geometry, self.model.config)
+            return Segmentation(empty, np.zeros(0, np.float32), np.zeros((0, 4), np.float32), answer.text, 0.0)
+        framed = frame_logits(answer.logits.float(), geometry, self.model.config)
         masks = (framed > 0).cpu().numpy()
         return Segmentation(
             masks=masks,
             scores=np.array([confidence(one) for one in framed], np.float32),
             boxes=np.array([mask_box(encode_mask(mask)) or (0, 0, 0, 0) for mask in masks], np.float32),
-            text=text,
+            text=answer.text,
             union_score=confidence(framed.amax(dim=0)),
         )
 
@@ -216,20 +186,12 @@ def image_names(images: ImageInput | list[ImageInput] | ImageFeatures) -> list[s
     ]
 
 
-def check_finite(logits: list[Tensor | None], names: list[str], index: list[int]) -> None:
+def check_finite(logits: list[Tensor], names: list[str], index: list[int]) -> None:
     """Refuse non-finite mask logits, which would pass for empty masks.
 
     Raises:
         UserError: naming the first such picture.
     """
     for one, picture in zip(logits, index, strict=True):
-        if one is not None and not torch.isfinite(one).all():
+        if not torch.isfinite(one).all():
             raise UserError(f"{names[picture]}: the mask's logits are not finite; use fp32 (--precision fp32)")
-
-
-def whole_groups(tokenizer: PixTokenizer, written: list[int]) -> list[int]:
-    """An answer as it stands in a teacher-forced prompt: up to its last whole [SEG] group, without [SEG] tokens of
-    broken ones."""
-    groups = tokenizer.seg_groups(written)
-    whole = {position for group in groups for position in group}
-    return [token for i, token in enumerate(written[: max(whole) + 1]) if i in whole or token not in tokenizer.seg_ids]

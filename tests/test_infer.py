@@ -19,6 +19,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 import infer as script
+from model.answering import whole_groups
 from model.checkpoints.save import save_model
 from model.inputs import images
 from model.inputs.images import frame_logits, read_image, write_image
@@ -26,7 +27,6 @@ from model.language.tokens import EOS_ID, SEG_TOKENS, PixTokenizer
 from model.masks import PREDICTED, paint_mask
 from model.pixdlm import PixDLMForCausalLM, load_model
 from model.presets import mini_config
-from model.segmenter import whole_groups
 from tests.permissions import refused
 from tests.training import CHECKOUT
 from utils.datasets.base import Sample
@@ -122,7 +122,7 @@ def answers(tmp_path: Path) -> list[dict]:
 def written(monkeypatch: pytest.MonkeyPatch, make: Callable[[PixTokenizer], list[int]], model: Path) -> None:
     """Let the model have written what `make` gives."""
     ids = make(load_model(model)[1])
-    monkeypatch.setattr(PixDLMForCausalLM, "generate_answers", lambda self, batch, limit, features: [ids])
+    monkeypatch.setattr(PixDLMForCausalLM, "generate_answers", lambda self, batch, *given: [ids])
 
 
 def test_each_picture_gets_a_mask_an_overlay_and_a_line(model: Path, pictures: list[Path], tmp_path: Path) -> None:

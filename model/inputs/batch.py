@@ -15,6 +15,7 @@ from torch import Tensor
 from model.config import PixDLMConfig
 from model.inputs.images import Geometry
 from model.inputs.token_positions import TokenPositions, find_token_positions
+from model.language.tokens import IGNORE_INDEX, PAD_ID
 
 
 @dataclass
@@ -68,6 +69,16 @@ class Batch:
             positions = find_token_positions(self.input_ids, self.labels, self.image_index, config)
             self._keep(positions.each(lambda tensor: tensor.to(self.input_ids.device, non_blocking=True)))
         return self.found[0]
+
+    def with_answers(self, answers: list[list[int]], config: PixDLMConfig) -> Batch:
+        """A copy whose prompts go on with these tokens, which are labelled. The batch is to be on the CPU."""
+        rows = zip(self.input_ids.tolist(), self.attention_mask.sum(dim=1).tolist(), answers, strict=True)
+        prompts = [(row[:length], answer) for row, length, answer in rows]
+        ids, attention = pad([prompt + answer for prompt, answer in prompts], PAD_ID)
+        labels, _ = pad([[IGNORE_INDEX] * len(prompt) + answer for prompt, answer in prompts], IGNORE_INDEX)
+        answered = replace(self, input_ids=ids, attention_mask=attention, labels=labels, found=None)
+        answered.token_positions(config)  # before it is moved
+        return answered
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
         """A copy on `device`; with `dtype` the pixels take that type."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.config import PixDLMConfig
 from model.language.conditioning import shift_by_image
-from model.language.tokens import ADDED_TOKENS, IGNORE_INDEX, IMAGE_INDEX, SCALES, SEG_TOKENS, TOKENS_PER_SCALE
+from model.language.tokens import ADDED_TOKENS, EOS_ID, IGNORE_INDEX, IMAGE_INDEX, SCALES, SEG_TOKENS, TOKENS_PER_SCALE
 
 GROUP = SCALES * TOKENS_PER_SCALE  # [SEG] tokens of a mask
 
@@ -35,8 +35,9 @@ class TokenPositions:
         mask_question: long[M], the question of each mask.
         mask_picture: long[M], its picture.
         seg_states: long[2, M * 9], row and column of the hidden state that predicts each [SEG] token.
-        scored_states: long[2, S], of the one that predicts each scored token.
+        scored_states: long[2, S], of the one that predicts each scored token; words first, then [SEG] and `</s>`.
         scored: long[S], these tokens.
+        words: how many of them are words.
     """
 
     vocabulary: int
@@ -50,6 +51,7 @@ class TokenPositions:
     seg_states: Tensor
     scored_states: Tensor
     scored: Tensor
+    words: int
 
     def each(self, change: Callable[[Tensor], Tensor]) -> TokenPositions:
         """A copy with `change` done to every tensor."""
@@ -78,6 +80,9 @@ def find_token_positions(ids: Tensor, labels: Tensor, image_index: Tensor, confi
     scored_question, scored_column = (labels != IGNORE_INDEX).nonzero(as_tuple=True)
     scored = labels[scored_question, scored_column]
     scored_counts = torch.bincount(scored_question, minlength=len(ids)).tolist()
+    first = config.text_config.vocab_size - len(ADDED_TOKENS)
+    is_mark = ((scored >= first) & (scored < first + len(SEG_TOKENS))) | (scored == EOS_ID)
+    order = torch.cat([(~is_mark).nonzero()[:, 0], is_mark.nonzero()[:, 0]])
 
     def predicting(row: Tensor, column: Tensor) -> Tensor:
         return torch.stack([row, shift_by_image(column, image_start, config.image_tokens) - 1])
@@ -92,8 +97,9 @@ def find_token_positions(ids: Tensor, labels: Tensor, image_index: Tensor, confi
         mask_question=question[::GROUP].contiguous(),
         mask_picture=image_index[question[::GROUP]],
         seg_states=predicting(question, column),
-        scored_states=predicting(scored_question, scored_column),
-        scored=scored,
+        scored_states=predicting(scored_question[order], scored_column[order]),
+        scored=scored[order],
+        words=int((~is_mark).sum()),
     )
 
 

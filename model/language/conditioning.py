@@ -94,18 +94,23 @@ def shift_by_image(positions: Tensor, image_start: int, image_tokens: int) -> Te
     return positions + (positions > image_start) * (image_tokens - 1)
 
 
-def answer_loss(language_model: LlamaForCausalLM, hidden: Tensor, states: Tensor, tokens: Tensor) -> Tensor:
-    """Cross entropy of the answer, the mean over all scored tokens of the batch; zero without any.
+def answer_losses(
+    language_model: LlamaForCausalLM, hidden: Tensor, states: Tensor, tokens: Tensor, words: int
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy of the answer's marks ([SEG] tokens and `</s>`) and of its words: the means over all such tokens
+    of the batch; zero without any.
 
     Logits are computed at the scored positions alone: about ten of hundreds.
 
     Args:
         hidden: float[Q, L + N - 1, D], last hidden states.
         states: long[2, S], row and column of those that predict the scored tokens.
-        tokens: long[S], these.
+        tokens: long[S], these; words first.
+        words: how many of them are words.
     """
     row, column = states
     logits = language_model.lm_head(hidden[row, column]).float()
-    if not len(tokens):
-        return logits.sum()  # a zero that reaches every parameter: other ranks may have some
-    return F.cross_entropy(logits, tokens)
+    parts = (logits[words:], tokens[words:]), (logits[:words], tokens[:words])
+    # a sum over none is a zero that reaches every parameter: other ranks may have some
+    marks, text = (F.cross_entropy(one, of) if len(of) else one.sum() for one, of in parts)
+    return marks, text

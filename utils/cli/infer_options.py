@@ -40,7 +40,7 @@ class InferArgs(BackboneArgs):
     ask: str = option("", "The question.")
     model: str = option("PixDLM/mini", "Model folder.")
     out: str = option("runs/infer", "Where masks, overlays and answers.jsonl go.")
-    max_new_tokens: int = option(64, "Longest answer in tokens; longer ones are truncated.")
+    max_new_tokens: int = option(256, "Longest answer in tokens; longer ones are truncated.")
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = option("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
 

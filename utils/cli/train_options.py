@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from model.language.answers import ANSWER_FORMATS
 from model.presets import TRAINED_CONFIGS
 from utils.cli.options import T, check_at_least, check_one_of, option, parse, parser_of
 from utils.runtime.errors import UserError
@@ -86,7 +87,11 @@ class TrainArgs:
         None, "Optimiser steps of linear warm-up, then a linear decay to zero; default: 100, at most a tenth of all."
     )
     clip_norm: float = option(1.0, "Gradients are clipped to this norm.")
-    ce_weight: float = option(1.0, "Weight of the answer's cross entropy.")
+    targets: str | None = option(
+        None, "What of an answer is learnt: seg ([SEG] groups; published), answer or reasoning; default: the model's."
+    )
+    ce_weight: float = option(1.0, "Weight of the cross entropy of [SEG] tokens and the answer's end.")
+    text_weight: float = option(1.0, "With --targets answer or reasoning: weight of the words' cross entropy.")
     bce_weight: float = option(2.0, "Weight of the masks' binary cross entropy.")
     dice_weight: float = option(0.5, "Weight of the masks' dice loss.")
     overlap_weight: float = option(0.0, "Weight of the overlap loss between masks of one answer.")
@@ -163,7 +168,11 @@ def check_train(args: TrainArgs) -> None:
     if args.batch_size is not None and args.global_batch is not None:
         raise UserError("--batch-size and --global-batch set the same; leave one of both out")
     check_at_least(args, 0, "seed", "lora_rank", "workers", "weight_decay", "lr", "clip_norm")
-    check_at_least(args, 0, "ce_weight", "bce_weight", "dice_weight", "overlap_weight", "grounding_weight")
+    if args.targets is not None:
+        check_one_of(args, "targets", ANSWER_FORMATS)
+    check_at_least(
+        args, 0, "ce_weight", "text_weight", "bce_weight", "dice_weight", "overlap_weight", "grounding_weight"
+    )
     check_at_least(args, 0, "save_minutes", "save_steps", "max_bad_steps", "timeout_minutes")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(args, name) < 1:

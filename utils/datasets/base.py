@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
+from model.language.answers import answer_words
 from model.masks import IGNORE_LABEL, Polygon, polygons_rle
 from utils.runtime.errors import UserError
 
@@ -96,6 +97,18 @@ class DatasetSpec:
 def target_count(sample: Sample, single: bool) -> int:
     """How many masks answer a sample; the union as one where the model answers with a `single` one."""
     return min(len(sample.targets), 1) if single else len(sample.targets)
+
+
+def sample_words(sample: Sample, answer_format: str) -> str:
+    """What stands before the [SEG] groups of a sample's answer.
+
+    Raises:
+        BadRecord: its annotated answer does not have that.
+    """
+    try:
+        return answer_words(sample.answer, answer_format)
+    except ValueError as error:
+        raise BadRecord(f"{sample.name}, question {sample.question!r}: {error}") from error
 
 
 def target_masks(sample: Sample, height: int, width: int, merge: bool = False) -> np.ndarray:

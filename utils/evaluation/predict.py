@@ -93,7 +93,8 @@ def evaluate(
     loader = DataLoader(
         samples,
         batch_sampler=mine + batches[:1] * dummy_batches,
-        collate_fn=Collator(model.config, tokenizer),
+        # a model that has learnt words is asked as it was trained: the data set's stand in the prompts
+        collate_fn=Collator(model.config, tokenizer, answer_format=model.config.answer_format),
         num_workers=workers,
         worker_init_fn=ignore_sigterm_in_worker,
     )

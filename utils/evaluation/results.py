@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from model.checkpoints.backbones import Backbones, weight_hashes
+from model.language.answers import SEG
 from model.pixdlm import PixDLMForCausalLM
 from utils.datasets.base import DatasetSpec, Sample
 from utils.evaluation.predict import Prediction
@@ -28,6 +29,7 @@ def protocol(
     device = model.device
     return {
         "kind": "forced",  # teacher-forced
+        "uses_ground_truth_text": model.config.answer_format != SEG,  # the data set's words stand in the prompts
         **{name: options[name] for name in PROTOCOL_OPTIONS},
         "records": records,
         "matching": spec.matching,

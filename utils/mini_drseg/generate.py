@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.mini_drseg.planner import plan_scene
-from utils.mini_drseg.questions import Candidate, choose_questions
+from utils.mini_drseg.questions import Candidate, choose_questions, place_sentence
 from utils.mini_drseg.render import render
 from utils.mini_drseg.scene import Camera
 from utils.mini_drseg.visibility import visible_things
@@ -33,7 +33,7 @@ from utils.runtime.files import atomic_folder, exclusive_lock
 from utils.runtime.json_files import read_json
 from utils.runtime.paths import has_content, is_file, through_links, working_place
 
-VERSION = 1  # increase it whenever the same seed gives other data
+VERSION = 2  # increase it whenever the same seed gives other data
 SPLITS = ("train", "val", "test")
 # DRSeg's, written out: utils.datasets imports torch and transformers, which each drawing process would wait for.
 REASONING_TYPES = ("spatial", "attribute", "scene")
@@ -204,7 +204,8 @@ def draw_picture(seed: int, split: str, number: int) -> DrawnPicture:
 
 def _record(name: str, camera: Camera, reasoning_type: str, candidate: Candidate, question: str) -> dict[str, Any]:
     """One record in DRSeg's layout."""
-    answer = f"<think>{candidate.think}</think><answer>{candidate.answer}</answer>"
+    think = f"{candidate.think} {place_sentence(candidate.target, camera)}"
+    answer = f"<think>{think}</think><answer>{candidate.answer}</answer>"
     return {
         "id": name,
         "height": camera.height,

@@ -352,6 +352,18 @@ def scene_questions(visible: list[VisibleThing], camera: Camera) -> Iterator[Can
             yield Candidate(fitting[0], name, role.questions, role.think, answer)
 
 
+# -- place -------------------------------------------------------------------------------------
+ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
+
+
+def place_sentence(target: VisibleThing, camera: Camera) -> str:
+    """In which ninth of the picture the middle of a thing lies."""
+    x, y = (min(2, int(3 * at / side)) for at, side in zip(target.centre, (camera.width, camera.height), strict=True))
+    if (x, y) == (1, 1):
+        return "It is in the middle of the picture."
+    return f"It is in the {ROWS[y]} {COLUMNS[x]} part of the picture."
+
+
 # -- choice ------------------------------------------------------------------------------------
 QUESTION_MAKERS = {
     "spatial": spatial_questions,

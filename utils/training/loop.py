@@ -47,7 +47,7 @@ from utils.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss", "grounding_loss")
+LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss", "grounding_loss", "text_loss")
 BAD_BATCHES = "bad_batches.jsonl"
 
 
@@ -79,7 +79,8 @@ class Run:
     def resume(self, folder: Path) -> None:
         """Load a state, to continue after its step."""
         self.progress = self.states.load(self.engine, folder)
-        self.sums += torch.tensor(self.progress.sums, device=self.sums.device)
+        known = self.progress.sums  # fewer than LOSSES in a state that was written before a loss was added
+        self.sums[: len(known)] += torch.tensor(known, device=self.sums.device)
         self.past_seconds = self.progress.seconds
         log.info("resumed: goes on after step %d, from %s", self.progress.step, folder)
 
@@ -322,7 +323,7 @@ def record_names(samples: list[Sample]) -> list[str]:
 
 
 def losses_of(output: PixDLMOutput, like: torch.Tensor) -> torch.Tensor:
-    """float[6], LOSSES of an output without gradient; zero where the run does not compute one."""
+    """float[7], LOSSES of an output without gradient; zero where the run does not compute one."""
     values = [getattr(output, name) for name in LOSSES]
     return torch.stack([like.new_zeros(()) if one is None else one.detach().to(like.dtype) for one in values])
 

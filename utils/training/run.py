@@ -88,13 +88,14 @@ def load_splits(args: TrainArgs) -> tuple[list[Sample], list[Sample]]:
     samples, validation = (load_dataset(args.data, split, *reading) for split in ("train", "val"))
     config, tokenizer = read_config(args)
     cutting, whole = (PixDLMProcessor(config, tokenizer, cut) for cut in (True, False))
-    samples = check_questions(samples, cutting, args.skip_bad_records, mirrored if args.mirror else None)
-    return samples, check_questions(validation, whole, args.skip_bad_records)
+    said = config.answer_format
+    samples = check_questions(samples, cutting, args.skip_bad_records, mirrored if args.mirror else None, said)
+    return samples, check_questions(validation, whole, args.skip_bad_records, answer_format=said)
 
 
-def mirrored(sample: Sample) -> list[str]:
-    """What is asked of a sample's picture however it is flipped: the words may be longer."""
-    return [flip_sample(sample, turn).question for turn in product((False, True), repeat=2)]
+def mirrored(sample: Sample) -> list[Sample]:
+    """A sample however its picture is flipped: its words may be longer."""
+    return [flip_sample(sample, turn) for turn in product((False, True), repeat=2)]
 
 
 def train_on(
@@ -120,9 +121,8 @@ def train_on(
     if model.use_flash_attention():
         log.info("the language model uses flash-attn")
     engine, schedule = start_engine(model, args, steps * args.epochs, states.decay_by_name)
-    loader = training_loader(
-        samples, sampler, args, Collator(model.config, tokenizer, True, True, args.mask_side), device
-    )
+    collate = Collator(model.config, tokenizer, True, True, args.mask_side, model.config.answer_format)
+    loader = training_loader(samples, sampler, args, collate, device)
     run = Run(args, engine, schedule, tokenizer, run_dir, steps, states)
     if found:
         run.resume(found)

@@ -35,6 +35,7 @@ def build_training_model(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokeniz
     """
     if args.init_from and not is_file(args.init_from):
         model, tokenizer = load_model(args.init_from, dtype=DTYPES[args.precision], backbones=backbones(args))
+        model.config.answer_format = args.targets or model.config.answer_format
         log.info("starts from %s; its configuration is used, not %s", args.init_from, args.config)
         fresh: set[str] = set()
     else:
@@ -79,6 +80,7 @@ def read_config(args: TrainArgs) -> tuple[PixDLMConfig, PixTokenizer]:
     """Configuration and tokenizer of the model that `build_training_model` makes, before any weight is read."""
     if args.init_from and not Path(args.init_from).is_file():
         tokenizer, config = load_tokenizer(Path(args.init_from))
+        config.answer_format = args.targets or config.answer_format
         return config, tokenizer
     return build_config(args)
 
@@ -115,6 +117,7 @@ def parts_to_train(config: PixDLMConfig, more: set[str]) -> set[str]:
 def build_config(args: TrainArgs) -> tuple[PixDLMConfig, PixTokenizer]:
     """The named configuration with its overrides, fitted to the tokenizer's vocabulary."""
     config = override(named_config(args.config), args.override)
+    config.answer_format = args.targets or config.answer_format
     if args.lora_rank:
         config.lora = lora_settings(args.lora_rank, args.lora_alpha, args.lora_dropout, args.lora_targets)
     tokenizer = PixTokenizer(args.tokenizer, config.system_prompt)
@@ -130,7 +133,8 @@ def build_config(args: TrainArgs) -> tuple[PixDLMConfig, PixTokenizer]:
 
 def loss_weights(args: TrainArgs) -> LossWeights:
     """The weights of a run's losses, from the options."""
-    return LossWeights(args.ce_weight, args.bce_weight, args.dice_weight, args.overlap_weight, args.grounding_weight)
+    weights = args.ce_weight, args.bce_weight, args.dice_weight, args.overlap_weight
+    return LossWeights(*weights, args.grounding_weight, args.text_weight)
 
 
 def enable_gradient_checkpointing(model: PixDLMForCausalLM) -> None:

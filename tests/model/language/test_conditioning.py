@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM
 
 from model.config import PixDLMConfig
 from model.language.conditioning import (
-    answer_loss,
+    answer_losses,
     condition_on_text,
     insert_image,
     last_hidden_states,
@@ -130,7 +130,17 @@ def test_later_positions_move_by_the_image() -> None:
 def loss_of(llama: LlamaForCausalLM, hidden: Tensor, labels: Tensor, place: int, images: int) -> Tensor:
     row, column = (labels != IGNORE_INDEX).nonzero(as_tuple=True)
     states = torch.stack([row, shift_by_image(column, place, images) - 1])
-    return answer_loss(llama, hidden, states, labels[row, column])
+    return answer_losses(llama, hidden, states, labels[row, column], words=0)[0]
+
+
+def test_words_and_marks_have_a_mean_of_their_own(llama: LlamaForCausalLM) -> None:
+    hidden = torch.randn(1, 6, llama.config.hidden_size)
+    states, tokens = torch.tensor([[0, 0, 0, 0], [0, 1, 2, 3]]), torch.tensor([11, 12, 13, 2])
+    each = F.cross_entropy(llama.lm_head(hidden[0, :4]).float(), tokens, reduction="none")
+    marks, text = answer_losses(llama, hidden, states, tokens, words=3)
+    assert text.item() == pytest.approx(each[:3].mean().item()) and marks.item() == pytest.approx(each[3].item())
+    none = answer_losses(llama, hidden, states, tokens, words=0)
+    assert none[1].item() == 0 and none[0].item() == pytest.approx(each.mean().item())
 
 
 def test_the_answers_loss_is_the_cross_entropy_of_all_logits(llama: LlamaForCausalLM) -> None:

@@ -15,9 +15,10 @@ from torch import Tensor
 from model.config import PixDLMConfig
 from model.inputs.batch import Batch
 from model.inputs.images import Frame, Geometry, frame_of
+from model.language.answers import SEG
 from model.language.tokens import PixTokenizer
 from model.processor import PixDLMProcessor
-from utils.datasets.base import Flip, Sample, target_count, target_masks
+from utils.datasets.base import Flip, Sample, sample_words, target_count, target_masks
 from utils.datasets.loading.flips import flip_array
 from utils.runtime.errors import UserError
 
@@ -39,9 +40,10 @@ class Collator:
     Args:
         config: of the model.
         tokenizer: of the model.
-        answered: prompts with the answer (training, teacher-forced evaluation) or ending where it begins.
+        answered: prompts with the [SEG] groups (training, teacher-forced evaluation) or ending before them.
         truncate: cut prompts to `max_sequence`, as training does; else only the language model's context limits
             them.
+        answer_format: which words of the annotated answers stand before the [SEG] groups.
         mask_side: longer side in pixels at which targets are drawn at most, for training; None
             keeps the frame's size, which evaluation needs and which is expensive for large frames.
     """
@@ -53,9 +55,11 @@ class Collator:
         answered: bool = True,
         truncate: bool = False,
         mask_side: int | None = None,
+        answer_format: str = SEG,
     ) -> None:
         self.processor = PixDLMProcessor(config, tokenizer, truncate)
         self.config, self.answered, self.mask_side = config, answered, mask_side
+        self.answer_format = answer_format
 
     def __call__(self, samples: list[Sample]) -> Batch:
         """The batch of `samples`, in their order.
@@ -79,6 +83,7 @@ class Collator:
             [sample.question for sample in samples],
             [self.target_count(sample) for sample in samples] if self.answered else None,
             [sample.name for sample in samples],
+            [sample_words(sample, self.answer_format) for sample in samples],
         )
         batch.masks = [self.masks(sample, batch.geometries[i]) for sample, i in zip(samples, index, strict=True)]
         batch.has_ignored_pixels = any(sample.ignore is not None for sample in samples)

@@ -1,0 +1,43 @@
+"""How answers are decoded: greedily, by beams or by sampling, and up to which length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Settings of generation; the default is greedy.
+
+    Args:
+        max_new_tokens: of an answer; a longer one is cut, and so is one that leaves the language model's context.
+        temperature: 0 takes the likeliest token; above 0 tokens are sampled at it.
+        top_p: sample from the fewest tokens whose probabilities reach it.
+        beams: answers that are followed beside each other.
+        reasoning: whether `<think>` may be written.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    beams: int = 1
+    reasoning: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.beams < 1:
+            raise ValueError("max_new_tokens and beams must be at least 1")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError("temperature must not be negative, and top_p above 0 and at most 1")
+
+    def options(self, suppressed: list[int]) -> dict[str, Any]:
+        """Arguments of transformers' `generate`; `suppressed` are the ids of `<think>` and `</think>`."""
+        options: dict[str, Any] = {"do_sample": self.temperature > 0, "num_beams": self.beams}
+        if self.temperature > 0:
+            options |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        if not self.reasoning:
+            options["suppress_tokens"] = suppressed
+        return options
