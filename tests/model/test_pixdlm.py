@@ -227,7 +227,12 @@ def test_every_weight_that_a_mask_depends_on_gets_a_gradient(tiny_model: PixDLMF
 
 @pytest.mark.parametrize(
     ("there", "dtype", "used"),
-    [(True, torch.bfloat16, True), (True, torch.float32, False), (False, torch.bfloat16, False)],
+    [
+        (True, torch.bfloat16, True),
+        (True, torch.float16, True),
+        (True, torch.float32, False),
+        (False, torch.bfloat16, False),
+    ],
 )
 def test_flash_attention_is_taken_where_it_fits(
     tiny_model: PixDLMForCausalLM, monkeypatch: pytest.MonkeyPatch, there: bool, dtype: torch.dtype, used: bool
