@@ -17,6 +17,7 @@ import torch
 from utils.evaluation.report.command import report_on
 
 from model.checkpoints.load import load_tokenizer
+from model.language.answers import SEG
 from model.pixdlm import load_model
 from model.processor import PixDLMProcessor
 from utils.cli.eval_options import EvalArgs, decoding_of, parse_eval

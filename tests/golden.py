@@ -102,8 +102,8 @@ class RecordedTokenizer:
     def question(self, question: str) -> list[int]:
         return self.by_question[question.strip()]["question_ids"]
 
-    def prompt(self, question: str, targets: int, answered: bool) -> Prompt:
-        assert answered and targets == 1
+    def prompt(self, question: str, targets: int, answered: bool, words: str) -> Prompt:
+        assert answered and targets == 1 and not words
         one = self.by_question[question.strip()]
         return Prompt(one["input_ids"], one["labels"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
@@ -19,13 +20,16 @@ from pycocotools import mask as coco
 from safetensors.torch import load_file
 
 import eval as script
+from model.checkpoints.load import load_tokenizer
 from model.checkpoints.save import save_model
 from model.inputs.images import read_image
 from model.language.tokens import SEG_TOKENS, PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from model.presets import mini_config
+from model.processor import PixDLMProcessor
 from tests.training import Finished, Server
 from utils.datasets.base import DatasetSpec, Sample, target_masks
+from utils.datasets.questions import question_fault
 from utils.datasets.registry import DATASETS, load_dataset
 from utils.evaluation.metrics import mask_counts
 from utils.runtime.errors import run_main
@@ -224,6 +228,21 @@ def test_the_control_swaps_questions_and_nothing_else(evaluate: Callable, tmp_pa
     for group in ("by_reasoning_type", "by_target_size"):
         assert {k: v["count"] for k, v in metrics[group].items()} == {k: v["count"] for k, v in control[group].items()}
     assert [one["segmentation"] for one in plain] != [one["segmentation"] for one in swapped]  # it reads the question
+
+
+def test_a_question_too_long_for_the_record_that_gets_it_is_told_before_the_work(
+    evaluate: Callable, model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fits beside the one mask of its own record, not beside the two of `p3`."""
+    tokenizer, config = load_tokenizer(model)
+    processor = PixDLMProcessor(config, tokenizer)
+    long = next(text for n in itertools.count(1) if question_fault(text := "car " * n, 2, processor))
+    file = data / "labels/DRSeg_test.json"
+    records = [one if one["id"] == "p3" else {**one, "questions": [long] * len(one["questions"])} for one in read(file)]
+    file.write_text(json.dumps(records))
+    monkeypatch.setattr(script, "load_model", lambda *given, **named: pytest.fail("the model is loaded"))
+    status, _, stderr = evaluate("--control", "shuffled-questions")
+    assert status == 2 and "'p3'" in stderr and "Traceback" not in stderr, stderr
 
 
 def test_the_other_control_shows_the_language_model_another_picture(evaluate: Callable, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def answers(tmp_path: Path) -> list[dict]:
 def written(monkeypatch: pytest.MonkeyPatch, make: Callable[[PixTokenizer], list[int]], model: Path) -> None:
     """Let the model have written what `make` gives."""
     ids = make(load_model(model)[1])
-    monkeypatch.setattr(PixDLMForCausalLM, "generate_answers", lambda self, batch, limit, features: [ids])
+    monkeypatch.setattr(PixDLMForCausalLM, "generate_answers", lambda self, batch, *given: [ids])
 
 
 def test_each_picture_gets_a_mask_an_overlay_and_a_line(model: Path, pictures: list[Path], tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ for line in sys.stdin:
             os._exit(status)  # what is imported need not be taken down for every run
     print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
 """
-LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss", "grounding_loss")
+LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "overlap_loss", "grounding_loss", "text_loss")
 
 
 @dataclass

@@ -74,10 +74,15 @@ def test_a_batch_without_a_target_has_losses_of_zero_that_reach_the_masks() -> N
     logits = torch.zeros(0, 4, 5, requires_grad=True)
     bce, dice = mask_losses([logits], [torch.zeros(0, 4, 5, dtype=torch.uint8)])
     overlap = mean_overlap_loss([logits], [torch.zeros(0, 4, 5, dtype=torch.uint8)])
-    grounding = grounding_loss(torch.zeros(0, 4, requires_grad=True), [torch.zeros(0, 4, 5, dtype=torch.uint8)], 2)
+    similar = torch.zeros(0, 4, requires_grad=True)
+    grounding = grounding_loss(similar, [torch.zeros(0, 4, 5, dtype=torch.uint8)], 2)
     assert [one.item() for one in (bce, dice, overlap, grounding)] == [0, 0, 0, 0]
-    (bce + dice).backward()
-    assert logits.grad.shape == logits.shape
+    for loss in (bce + dice, overlap):
+        logits.grad = None
+        loss.backward()
+        assert logits.grad.shape == logits.shape
+    grounding.backward()
+    assert similar.grad.shape == similar.shape
 
 
 def test_questions_that_do_not_match_are_refused() -> None:

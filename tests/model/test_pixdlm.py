@@ -227,7 +227,12 @@ def test_every_weight_that_a_mask_depends_on_gets_a_gradient(tiny_model: PixDLMF
 
 @pytest.mark.parametrize(
     ("there", "dtype", "used"),
-    [(True, torch.bfloat16, True), (True, torch.float32, False), (False, torch.bfloat16, False)],
+    [
+        (True, torch.bfloat16, True),
+        (True, torch.float16, True),
+        (True, torch.float32, False),
+        (False, torch.bfloat16, False),
+    ],
 )
 def test_flash_attention_is_taken_where_it_fits(
     tiny_model: PixDLMForCausalLM, monkeypatch: pytest.MonkeyPatch, there: bool, dtype: torch.dtype, used: bool
@@ -361,11 +366,11 @@ def test_an_answer_does_not_depend_on_the_questions_beside_it(
     """Evaluation and generation: the same masks and words at batch 1, 4 and 8."""
     writer.config.mask_padded_questions = masked
     together, asked = collate(*range(size)), collate(*range(size), answered=False)
-    masks, written = writer(together).mask_logits, writer.generate_answers(asked, 6)
+    masks, written = writer(together).mask_logits, writer.generate_answers(asked, Decoding(6))
     for number in range(size):
         alone = writer(collate(number)).mask_logits[0]
         torch.testing.assert_close(masks[number], alone, atol=1e-4 * float(alone.std()) + 1e-5, rtol=1e-4)
-        assert writer.generate_answers(collate(number, answered=False), 6) == [written[number]]
+        assert writer.generate_answers(collate(number, answered=False), Decoding(6)) == [written[number]]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

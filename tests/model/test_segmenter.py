@@ -34,7 +34,7 @@ def pixdlm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> PixDLM:
     loaded = PixDLM.from_pretrained(folder, device="cpu")
     seg, word = loaded.processor.tokenizer.seg_ids, loaded.processor.tokenizer.pieces.encode("car")
 
-    def written(model: PixDLMForCausalLM, batch, limit, features) -> list[list[int]]:
+    def written(model: PixDLMForCausalLM, batch, *given) -> list[list[int]]:
         first = torch.tensor(loaded.processor.tokenizer.question(QUESTIONS[0]))
         starts = [torch.equal(row[: len(first)], first) for row in batch.question_ids]
         return [[*word, *seg, *seg] if start else [*seg] for start in starts]

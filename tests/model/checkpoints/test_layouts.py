@@ -63,6 +63,15 @@ def test_the_configuration_alone_can_be_read(folder: Path, tiny_config: PixDLMCo
     assert config.text_config.hidden_size == 32 and config.vision_config.image_size == 64
 
 
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation"])
+def test_a_folder_does_not_choose_how_its_model_attends(tmp_path: Path, tiny_config: PixDLMConfig, name: str) -> None:
+    """transformers would fetch a kernel of that name from the hub."""
+    fields = {**tiny_config.to_dict(), name: "somebody/kernel"}
+    (tmp_path / "config.json").write_text(json.dumps(fields, default=str))
+    config = load_config(tmp_path)
+    assert config.image_grid == tiny_config.image_grid and config._attn_implementation is None
+
+
 def test_of_a_repository_only_what_is_read_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Matched as the hub does it, whose `*` takes in folders."""
     there = ["config.json", "tokenizer.model", "clip/config.json", "clip/pytorch_model.bin", "sam2.pt", "README.md"]

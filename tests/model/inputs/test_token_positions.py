@@ -38,11 +38,13 @@ def test_places_of_prompts_written_by_hand(tiny_config: PixDLMConfig) -> None:
     ids = torch.tensor([short + [0] * 10, long])
     found = find_token_positions(ids, torch.tensor(labels), torch.tensor([3, 1]), tiny_config)
     assert (found.image_start, found.pictures, found.mask_counts) == (1, [3, 1], [1, 2])
-    assert found.answers == [short[3:], long[3:]] and found.scored.tolist() == short[3:] + long[3:]
+    assert found.answers == [short[3:], long[3:]]
+    assert found.words == 1 and found.scored.tolist() == [8] + short[3:] + long[4:]  # words first
     assert found.mask_question.tolist() == [0, 1, 1] and found.mask_picture.tolist() == [3, 1, 1]
     before = [(0, shift + i - 1) for i in range(3, 12)] + [(1, shift + i - 1) for i in range(4, 22)]
     assert list(zip(*found.seg_states.tolist(), strict=True)) == before
-    scored = [(0, shift + i - 1) for i in range(3, 13)] + [(1, shift + i - 1) for i in range(3, 23)]
+    places = [(1, 3), *((0, i) for i in range(3, 13)), *((1, i) for i in range(4, 23))]
+    scored = [(row, shift + i - 1) for row, i in places]
     assert list(zip(*found.scored_states.tolist(), strict=True)) == scored
 
 

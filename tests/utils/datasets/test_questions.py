@@ -83,8 +83,30 @@ def test_targets_count_and_so_do_other_wordings(
     with pytest.raises(BadRecord, match="shorten the question"):
         check_questions([replace(one, targets=one.targets * 2)], processor)
 
-    def longer(sample: Sample) -> list[str]:
-        return [sample.question, f"{sample.question} Which of all of them is it?"]
+    def longer(sample: Sample) -> list[Sample]:
+        return [sample, replace(sample, question=f"{sample.question} Which of all of them is it?")]
 
     with pytest.raises(BadRecord, match="shorten the question"):
-        check_questions([one], processor, wordings=longer)
+        check_questions([one], processor, variants=longer)
+
+
+def test_an_answer_that_cannot_be_learnt_is_named(
+    make_drseg: Make, make_record: Make, processor: PixDLMProcessor
+) -> None:
+    (one,) = load_dataset(make_drseg([make_record()]), "test")
+    for text, fault in {
+        None: "no annotated answer",
+        "It is red.": "no reasoning",
+        "<think>a</think>b": "not of the form",
+        "<think>a</think><answer>[SEG0]</answer>": "special token",
+        "<think> </think><answer>b</answer>": "empty part",
+    }.items():
+        wrong = replace(one, answer=text)
+        assert check_questions([wrong], processor) == [wrong]  # [SEG] groups alone do not need it
+        with pytest.raises(BadRecord, match=fault):
+            check_questions([wrong], processor, answer_format="reasoning")
+    said = replace(one, answer="<think>a</think><answer>b</answer>")
+    assert check_questions([said], processor, answer_format="reasoning") == [said]
+    processor.max_prompt_tokens = len(processor.tokenizer.prompt(one.question).ids)
+    with pytest.raises(BadRecord, match="or the answer, or raise max_sequence"):
+        check_questions([said], processor, answer_format="reasoning")

@@ -307,6 +307,29 @@ def test_buffers_that_were_rounded_are_told() -> None:
         check_buffers(norm, before)
 
 
+def test_an_engine_that_rounds_buffers_is_not_begun_with(told: dict[str, Any]) -> None:
+    plain = sys.modules["deepspeed"].initialize
+
+    def rounding(**named: Any) -> tuple:
+        named["model"].running_var = named["model"].running_var.bfloat16()
+        return plain(**named)
+
+    start_engine(nn.BatchNorm1d(2), TrainArgs(warmup_steps=0), 4)
+    sys.modules["deepspeed"].initialize = rounding
+    with pytest.raises(UserError, match="made torch.bfloat16 of the buffer running_var"):
+        start_engine(nn.BatchNorm1d(2), TrainArgs(warmup_steps=0), 4)
+
+
+def test_the_engine_of_an_earlier_versions_run_gets_its_groups(
+    told: dict[str, Any], tiny_model: PixDLMForCausalLM
+) -> None:
+    for by_name in (False, True):
+        start_engine(tiny_model, TrainArgs(warmup_steps=0), 4, by_name)
+        given = [group["params"] for group in told["optimizer"].param_groups]
+        expected = [group["params"] for group in parameter_groups(tiny_model, 0.0, by_name)]
+        assert [list(map(id, group)) for group in given] == [list(map(id, group)) for group in expected]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_trained_weights_are_looked_at_one_by_one(value: float) -> None:
     layer = nn.Linear(2, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import signal
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from tests.training import Server
 from utils.cli.train_options import TrainArgs
@@ -220,6 +222,63 @@ def test_a_state_is_due_by_steps_and_by_time(make_run: Any) -> None:
     assert not run.state_is_due()
     run.saved -= 61
     assert run.state_is_due()
+
+
+# States and what they cost
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_not_saved(make_run: Any, tmp_path: Path, value: float) -> None:
+    run, saved = make_run(model=nn.Linear(2, 2)), []
+    run.states = SimpleNamespace(folder=tmp_path / "state", save=lambda engine, progress: saved.append(progress.step))
+    run.progress.step = 4
+    run.save()
+    run.progress.step, run.engine.module.bias.data[1] = 5, value
+    with pytest.raises(UserError, match=f"not finite after step 5, .*{tmp_path / 'state'} stay"):
+        run.save()
+    assert saved == [4]
+
+
+def test_the_log_tells_what_validation_and_writing_cost(
+    make_run: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = [0.0]
+
+    def lasting(seconds: float, result: Any = None) -> Any:
+        def pass_time(*given: Any, **named: Any) -> Any:
+            clock[0] += seconds
+            return result
+
+        return pass_time
+
+    monkeypatch.setattr("utils.training.loop.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("utils.training.loop.evaluate", lasting(20, predictions(0.5)))
+    monkeypatch.setattr("utils.training.loop.gathered_state", lasting(8))
+    run = make_run(model=nn.Linear(2, 2))
+    run.engine.eval, run.states = lambda: None, SimpleNamespace(save=lasting(2))
+    run.past_seconds, run.progress.spent = 100.0, {"validation": 5.0, "writing": 0.0}  # of an earlier start
+    clock[0] = 70  # in training
+    run.save()
+    run.validate(0, SAMPLES[:1])
+    with caplog.at_level(logging.INFO):
+        run.log_costs()
+    assert "of 200 s so far validation took 12.5 % and writing checkpoints and states 5.0 %;" in caplog.text
+
+
+def test_a_run_saves_before_and_after_each_validation_and_tells_its_costs(
+    make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.training.loop.SummaryWriter", lambda *given, **named: None)
+    run, done = make_run(epochs=3, validate_every=2), []
+    for name in ("train_epoch", "save", "validate", "log_costs"):
+        monkeypatch.setattr(run, name, lambda *given, name=name: done.append((name, run.progress.epoch)))
+    run.states = SimpleNamespace(finish=lambda: done.append(("finish", run.progress.epoch)))
+    run.fit(iter(()), SAMPLES)
+    assert done == [
+        *[("train_epoch", 0), ("save", 1)],
+        *[("train_epoch", 1), ("save", 1), ("validate", 1), ("log_costs", 1), ("save", 2)],
+        *[("train_epoch", 2), ("save", 2), ("validate", 2), ("log_costs", 2), ("finish", 3)],
+    ]
 
 
 def test_a_forward_pass_of_validation_is_a_sign_of_life(make_run: Any) -> None:

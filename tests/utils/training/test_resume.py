@@ -15,11 +15,13 @@ import torch
 
 from utils.cli.train_options import parse_train
 from utils.runtime.errors import UserError
+from utils.training import resume as module
 from utils.training.recipe import resolve
 from utils.training.resume import (
     FINISHED,
     PROGRESS,
     RECORDS,
+    Progress,
     RunStates,
     begun_with,
     find_damage,
@@ -126,6 +128,98 @@ def test_every_generator_goes_on_where_it_was() -> None:
     assert draw() != first
     set_random_states(before)
     assert draw() == first
+
+
+# What is written and read, with a stand-in for DeepSpeed's engine
+
+
+class FileEngine:
+    """An engine whose checkpoint is one file."""
+
+    def __init__(self) -> None:
+        self.weights, self.written = torch.arange(1000.0), []
+
+    def save_checkpoint(self, folder: str, tag: str, **options: Any) -> None:
+        Path(folder, tag).mkdir()
+        torch.save({"weights": self.weights}, Path(folder, tag, "weights.pt"))
+        self.written.append(tag)
+
+    def load_checkpoint(self, folder: str, tag: str, **options: Any) -> tuple[str, dict]:
+        self.weights = torch.load(f"{folder}/{tag}/weights.pt", weights_only=False)["weights"]  # as DeepSpeed does
+        return tag, {}
+
+
+def test_a_state_after_a_validation_has_the_weights_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed, states, engine = [], RunStates(tmp_path, {}, keep=2), FileEngine()
+    plain = module.file_hash
+    monkeypatch.setattr(module, "file_hash", lambda file: hashed.append(file.name) or plain(file))
+    states.save(engine, Progress(step=3, epoch=0))
+    hashed.clear()
+    states.save(engine, Progress(step=3, epoch=1))
+    assert engine.written == ["step-00000003-epoch-0000"]
+    assert sorted(hashed) == ["process-0.pt", PROGRESS]  # what is linked has its checksum already
+    before, after = states.states()
+    assert (after / "weights.pt").samefile(before / "weights.pt")
+    assert not (after / "process-0.pt").samefile(before / "process-0.pt")
+    assert json.loads((after / PROGRESS).read_text())["progress"]["epoch"] == 1
+    engine.weights = engine.weights + 1
+    states.save(engine, Progress(step=4, epoch=1))  # a step came between
+    assert engine.written[1:] == ["step-00000004-epoch-0001"] and states.states()[0] == after
+    monkeypatch.undo()
+    assert [find_damage(state) for state in states.states()] == ["", ""]
+    kept = torch.load(after / "weights.pt")["weights"]
+    assert torch.equal(kept + 1, engine.weights)
+
+
+def test_a_state_may_go_once_it_is_loaded(tmp_path: Path) -> None:
+    """Weights that were left in their file would change with it."""
+    states, engine = RunStates(tmp_path, {}, keep=2), FileEngine()
+    states.save(engine, Progress(step=3, sums=[1.0, 2.0]))
+    expected, (state,) = engine.weights, states.states()
+    progress = RunStates(tmp_path, {}, keep=2).load(engine, state)
+    with (state / "weights.pt").open("r+b") as file:
+        file.write(bytes((state / "weights.pt").stat().st_size))
+    assert torch.equal(engine.weights, expected) and engine.weights is not expected
+    assert (progress.step, progress.sums) == (3, [1.0, 2.0])
+
+
+class Runs:
+    def __reduce__(self) -> tuple:
+        return eval, ("print('it ran')",)
+
+
+def test_a_state_that_wants_to_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    states, engine = RunStates(tmp_path, {}, keep=2), FileEngine()
+    states.save(engine, Progress(step=3))
+    (state,) = states.states()
+    torch.save({"weights": Runs()}, state / "weights.pt")
+    with pytest.raises(UserError, match=r"weights.pt: not read, .*\beval\b"):
+        states.load(engine, state)
+    assert "it ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_run_decays_as_it_began_however_often_it_goes_on(tmp_path: Path, by_name: bool) -> None:
+    def start() -> RunStates:
+        states = RunStates(tmp_path, SETTINGS, keep=2)
+        states.newest()
+        return states
+
+    states = start()
+    assert not states.decay_by_name  # a new run
+    states.save(FileEngine(), Progress(step=1))
+    if by_name:  # of an earlier version, which knew no other rule and did not say so
+        file = states.folder / "step-00000001-epoch-0000" / PROGRESS
+        record = json.loads(file.read_text())
+        del record["decay"]
+        file.write_text(json.dumps(record))
+        write_checksums(file.parent)
+    for step in (2, 3, 4):
+        states = start()
+        assert states.decay_by_name == by_name
+        states.save(FileEngine(), Progress(step=step))
 
 
 # Training records that have changed

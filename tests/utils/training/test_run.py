@@ -15,7 +15,10 @@ import torch
 from utils.cli.train_options import TrainArgs
 from utils.datasets.base import Sample
 from utils.datasets.loading.sampler import TrainSampler
-from utils.training.run import process_group_timeout, seed_everything, training_loader
+from utils.runtime.errors import UserError
+from utils.training import run as module
+from utils.training.resume import RunStates
+from utils.training.run import check_unclaimed, process_group_timeout, seed_everything, train_on, training_loader
 
 
 def split(count: int) -> list[Sample]:
@@ -35,6 +38,57 @@ def test_a_seed_sets_every_generator() -> None:
     first = draw()
     seed_everything(3)
     assert draw() == first != draw()
+
+
+class Begun(Exception):
+    """Raised in place of starting the engine: what is drawn from there on, and how weights are decayed."""
+
+
+def begin(monkeypatch: pytest.MonkeyPatch, number: int, building: int = 0, by_name: bool = False) -> Begun:
+    """How a run begins on the process of this number, whose model took `building` numbers to build."""
+
+    def build(args: TrainArgs) -> tuple[SimpleNamespace, None, dict]:
+        torch.rand(building)
+        model = SimpleNamespace(config=None, use_flash_attention=lambda: False)
+        model.cast = lambda dtype: SimpleNamespace(to=lambda device: model)
+        return model, None, {}
+
+    def start(model: SimpleNamespace, args: TrainArgs, steps: int, decay_by_name: bool) -> None:
+        raise Begun(torch.rand(3).tolist(), steps, decay_by_name)
+
+    stand_ins = {"build_training_model": build, "start_engine": start, "rank": lambda: number, "world_size": lambda: 2}
+    stand_ins |= {"check_precision": lambda dtype: None, "log_summary": lambda *given: None}
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(module, name, stand_in)
+    args = TrainArgs(seed=5, batch_size=2, zero_stage=0, gradient_checkpointing=False, steps_per_epoch=3, epochs=4)
+    states = SimpleNamespace(newest=lambda: None, decay_by_name=by_name)
+    with torch.random.fork_rng(devices=[]), pytest.raises(Begun) as begun:
+        train_on(split(8), [], args, states, Path("run"), torch.device("cpu"))
+    return begun.value
+
+
+def test_every_process_draws_other_dropout_masks_and_the_same_ones_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    (first, *_), (second, *_) = (begin(monkeypatch, number).args for number in (0, 1))
+    assert first != second
+    assert begin(monkeypatch, 1, building=7).args[0] == second  # whatever the weights were drawn from
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_the_engine_decays_as_the_run_began(monkeypatch: pytest.MonkeyPatch, by_name: bool) -> None:
+    assert begin(monkeypatch, 0, by_name=by_name).args[1:] == (12, by_name)
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_weights_without_a_state_of_their_run_are_replaced_only_on_request(tmp_path: Path, which: str) -> None:
+    states = RunStates(tmp_path, {}, keep=2)
+    (tmp_path / which).mkdir()
+    check_unclaimed(tmp_path, states, restart=False)  # nothing is in it
+    (tmp_path / which / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=f"{which}: holds weights already, and .*state no state of their run"):
+        check_unclaimed(tmp_path, states, restart=False)
+    check_unclaimed(tmp_path, states, restart=True)
+    (states.folder / "step-00000003-epoch-0001").mkdir(parents=True)
+    check_unclaimed(tmp_path, states, restart=False)  # they are this run's own
 
 
 @pytest.mark.parametrize("mirror", [False, True])
