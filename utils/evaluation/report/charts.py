@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 44
+WIDTH, HEIGHT = 380, 270  # near the size at which they are shown, so that letters have theirs
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 44
 IOU_BINS = 20
 Z95 = 1.96
 Point = tuple[float, float]

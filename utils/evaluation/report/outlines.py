@@ -13,7 +13,7 @@ from model.inputs.picture_files import read_header
 from utils.datasets.base import Sample, target_masks
 
 VIEW = 1024  # units of a path on the longer side of its picture
-COARSEST = VIEW / 16  # simplification beyond which small parts are left out instead
+COARSEST = VIEW / 128  # simplification beyond which small parts are left out instead
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def outline(mask: np.ndarray, longest: int = 4000) -> str:
     tolerance = max(1.0, 0.75 * scale)  # the steps of an enlarged pixel are no shape
     while True:
         parts = [_part(cv2.approxPolyDP(contour, tolerance, True)[:, 0] + corner) for contour in contours]
-        if sum(map(len, parts)) <= longest or tolerance > COARSEST:
+        fits = sum(map(len, parts)) <= longest
+        if fits or (tolerance > COARSEST and len(parts[0]) <= longest) or tolerance > VIEW:
             return _fitting(parts, longest)
         tolerance *= 1.6
 

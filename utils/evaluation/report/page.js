@@ -1,12 +1,12 @@
 "use strict";
 // Cases, gallery and enlarged view. Nothing is loaded; text from the data enters the page as text alone.
 (() => {
-  const PAGE = 24, CASES = 4;
+  const PAGE = 24;
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("data").textContent);
   const pictures = byId("pictures").textContent.trim().split("\n");
   const compared = data.runs.length > 1;
-  const SIDES = compared ? ["A", "B"] : [""];
+  const SIDES = compared ? ["A", "B"] : [""], CASES = compared ? 3 : 4;
 
   // As utils/evaluation/report/gallery.py writes a row.
   const records = data.records.map((row, order) => {
@@ -52,7 +52,9 @@
   }
 
   const number = (value, digits = 2) => (value === null ? "–" : value.toFixed(digits));
-  const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
+  const signed = (value) => ({ "-1": "−", 0: "", 1: "+" })[Math.sign(Math.round(100 * value))] + Math.abs(value).toFixed(2);
+  /** A text with each run of tokens such as [SEG0] [SEG1] … [SEG8] as its ends alone. */
+  const shortened = (text) => text.replace(/(\[\w+?0\])(?:\s*\[\w+?[1-9]\d*\])*\s*(\[\w+?[1-9]\d*\])/g, "$1…$2");
   const percent = (share) => (share === null ? "no target" : `${Number((100 * share).toPrecision(2))} %`);
   const kindName = (run) => data.kinds[run.kind][1];
   const groupValues = (record) => data.groups
@@ -68,7 +70,8 @@
     });
     if (record.step !== null) line.append(make("span", {}, signed(record.step)));
     line.append(make("span", { class: "about" },
-      [percent(record.share), ...groupValues(record).map(([, value]) => value)].join(" · ")));
+      [percent(record.share), ...groupValues(record).map(([title, value]) =>
+        (Number.isNaN(Number(value)) ? value : `${title} ${value}`))].join(" · ")));
     return line;
   }
 
@@ -82,7 +85,7 @@
     const texts = compared ? [] : record.runs.filter((run) => run && run.text);
     return make("li", { class: "card", "data-id": record.id }, button, scoreLine(record),
       make("p", { class: "question" }, record.question),
-      ...texts.map((run) => make("p", { class: "answer" }, run.text)));
+      ...texts.map((run) => make("p", { class: "answer" }, shortened(run.text))));
   }
 
   // ------------------------------------------------------------------------------------------------- gallery
@@ -212,7 +215,7 @@
     const answers = record.runs.map((run, i) => [compared ? `answer ${SIDES[i]}` : "answer", run ? run.text : ""]);
     if (record.expected) answers.push(["annotated", record.expected]);
     byId("enlarged-answers").replaceChildren(...answers.filter(([, text]) => text).map(([who, text]) =>
-      make("p", {}, make("span", { class: "who" }, who), text)));
+      make("p", {}, make("span", { class: "who" }, who), shortened(text))));
     const facts = [["id", record.id], ["size", percent(record.share)], ...groupValues(record)];
     if (record.targets > 1) facts.push(["target", record.target === null ? "none" : `${record.target + 1} of ${record.targets}`]);
     if (record.step !== null) facts.push(["B − A", signed(record.step)]);
@@ -244,15 +247,16 @@
     const sorted = targets.map((record) => [mean(record), record])
       .sort(([a, one], [b, other]) => a - b || other.share - one.share).map(([, record]) => record);
     const middle = Math.max(Math.floor((sorted.length - CASES) / 2), 0);
+    const both = compared ? " of both" : "";
     const rows = [
-      ["Worst", sorted.slice(0, CASES)],
+      [`Worst${both}`, sorted.slice(0, CASES)],
       ["Median", sorted.slice(middle, middle + CASES)],
-      ["Best", sorted.slice(-CASES).reverse()],
+      [`Best${both}`, sorted.slice(-CASES).reverse()],
     ];
     if (compared) {
       const stepped = targets.filter((record) => record.step !== null).sort((a, b) => b.step - a.step);
-      rows.unshift(["B over A", stepped.filter((record) => record.step > 0).slice(0, CASES)],
-        ["A over B", stepped.filter((record) => record.step < 0).slice(-CASES).reverse()]);
+      rows.unshift(["B better than A", stepped.filter((record) => record.step > 0).slice(0, CASES)],
+        ["A better than B", stepped.filter((record) => record.step < 0).slice(-CASES).reverse()]);
     }
     for (const [title, list] of rows) {
       if (!list.length) continue;

@@ -74,7 +74,7 @@ def _page(runs: list[Run], spec: DatasetSpec, data: str, pictures: list[str]) ->
     style = _colours() + (HERE / "page.css").read_text(encoding="utf-8")
     script = (HERE / "page.js").read_text(encoding="utf-8")
     metrics = runs[0].metrics.get("data") or {}
-    title = f"Evaluation on {metrics.get('dataset', spec.name)}, {metrics.get('split', 'all')}"
+    title = f"PixDLM on {metrics.get('dataset', spec.name)}, {metrics.get('split', 'all')} split"
     if len(runs) > 1:
         title = f"{title}: two runs compared"
     return Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
@@ -88,6 +88,7 @@ def _page(runs: list[Run], spec: DatasetSpec, data: str, pictures: list[str]) ->
         controls=_part("Controls", summary.control_table(runs, spec)),
         kinds=summary.kind_table(runs),
         answers=summary.answer_table(runs),
+        legend=_legend(runs),
         figures="".join(_figure(number, chart) for number, chart in enumerate(_charts(runs), 1)),
         rules="".join(
             f"<details><summary>{escape(run.name)}</summary>{summary.rules_text(run)}</details>" for run in runs
@@ -110,21 +111,32 @@ def _digest(text: str) -> str:
 
 def _facts(runs: list[Run]) -> str:
     columns = [dict(summary.facts(run)) for run in runs]
-    names = list(dict.fromkeys(name for column in columns for name in column))
+    names = [name for name in columns[0] if any(column[name] for column in columns)]
     head = ""
     if len(runs) > 1:
         sides = "".join(
             f'<th scope="col"><span class="side s{i}">{summary.side(runs, i)}</span> {escape(run.name)}</th>'
             for i, run in enumerate(runs)
         )
-        head = f"<thead><tr><td></td>{sides}</tr></thead>"
+        head = f'<thead><tr><td class="corner"></td>{sides}</tr></thead>'
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th>'
-        + "".join(f"<td>{column.get(name, '–')}</td>" for column in columns)
+        + "".join(f'<td class="f{i}">{column[name] or "–"}</td>' for i, column in enumerate(columns))
         + "</tr>"
         for name in names
     )
-    return f'<table class="facts">{head}<tbody>{rows}</tbody></table>'
+    kind = "facts both" if len(runs) > 1 else "facts"
+    return f'<table class="{kind}">{head}<tbody>{rows}</tbody></table>'
+
+
+def _legend(runs: list[Run]) -> str:
+    """Which colour is which evaluation in the figures."""
+    if len(runs) < 2:
+        return ""
+    named = " ".join(
+        f'<span class="side s{i}">■ {summary.side(runs, i)}</span> {escape(run.name)}' for i, run in enumerate(runs)
+    )
+    return f'<p class="legend">{named}</p>'
 
 
 def _notes(runs: list[Run]) -> str:

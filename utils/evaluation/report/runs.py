@@ -9,6 +9,7 @@ from typing import Any
 
 from utils.runtime.errors import UserError
 from utils.runtime.json_files import parse_json, read_json
+from utils.runtime.paths import is_file
 
 METRICS_FILE, SCORES_FILE, PREDICTIONS_FILE = "metrics.json", "scores.jsonl", "predictions.jsonl"
 CURE = "evaluate again with eval.py, which writes it"
@@ -84,6 +85,9 @@ def run_names(folders: list[Path]) -> list[str]:
 
 
 def _read_run(folder: Path, name: str) -> Run:
+    for name in (METRICS_FILE, SCORES_FILE, PREDICTIONS_FILE):
+        if not is_file(folder / name):
+            raise UserError(f"{folder / name}: no such file; {CURE}")
     metrics = read_json(folder / METRICS_FILE, CURE)
     if not isinstance(metrics, dict) or not isinstance(metrics.get("overall"), dict):
         raise UserError(f"{folder / METRICS_FILE}: holds no scores (`overall`); {CURE}")
@@ -103,8 +107,6 @@ def _read_run(folder: Path, name: str) -> Run:
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each line's object under no control, and what errors call it."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; {CURE}")
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             where = f"{path}, line {number}"

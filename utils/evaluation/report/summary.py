@@ -39,13 +39,13 @@ def side(runs: list[Run], number: int) -> str:
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
-    """What was evaluated and how: titles, and values in HTML; what the files do not name is left out."""
+    """What was evaluated and how: titles, and values in HTML, "" for what the files do not name."""
     data, rules = _object(run.metrics, "data"), _object(run.metrics, "protocol")
     hardware = _object(run.metrics, "hardware")
     counted = [f"{data[name]:,} {name}" for name in ("records", "pictures") if isinstance(data.get(name), int)]
     skipped = data.get("skipped") or []
     counted += [f"{len(skipped):,} skipped"] if skipped else []
-    named = [
+    return [
         ("folder", _code(str(run.folder))),
         ("data", escape(", ".join([f"{data.get('dataset', '?')}, split {data.get('split', '?')}", *counted]))),
         ("sha256 of the data", _hash(data.get("sha256"))),
@@ -56,7 +56,6 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("code", _code(str(rules.get("code") or hardware.get("code_version") or hardware.get("code") or ""))),
         ("hardware", escape(_hardware(hardware, rules))),
     ]
-    return [(title, value) for title, value in named if value]
 
 
 def _object(metrics: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -112,7 +111,7 @@ def score_table(runs: list[Run], spec: DatasetSpec) -> str:
             second += [f'<th scope="col" class="n">{letter}</th>' for letter in SIDE_LETTERS]
             second.append('<th scope="col" class="n">B − A</th>')
         else:
-            top.append(f'<th scope="col" rowspan="2" class="n">{title}</th>')
+            top.append(f'<th scope="col" rowspan="2" class="n">{title}<span class="interval"></span></th>')
     controls = [] if two else _controls(runs[0])
     for control in controls:
         title = escape(CONTROL_TITLES.get(control, control))
@@ -188,7 +187,7 @@ def _score(one: dict[str, Any] | None, name: str, interval: bool = True) -> str:
     if one is None or not isinstance(one.get(name), (int, float)):
         return '<td class="n">–</td>'
     span = one.get(f"{name}_interval") if interval else None
-    small = f'<span class="interval">[{span[0]:.3f}, {span[1]:.3f}]</span>' if span else ""
+    small = f'<span class="interval">{f"[{span[0]:.3f}, {span[1]:.3f}]" if span else ""}</span>' if interval else ""
     return f'<td class="n">{one[name]:.3f}{small}</td>'
 
 
@@ -282,7 +281,7 @@ def differences(runs: list[Run]) -> list[str]:
     for part, names in (("data", ("dataset", "split", "sha256")), ("protocol", ("kind", "reasoning", "decoding"))):
         one, other = (_object(run.metrics, part) for run in runs)
         notes += [
-            f"{name} ({part}): {_short(one.get(name))} in A, {_short(other.get(name))} in B"
+            f"{'kind of protocol' if name == 'kind' else name}: {_short(one.get(name))} in A, {_short(other.get(name))} in B"
             for name in names
             if one.get(name) != other.get(name)
         ]
@@ -293,4 +292,4 @@ def differences(runs: list[Run]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    return str(value)[:40]
+    return (_options(value) or "none")[:60]
