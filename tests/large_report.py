@@ -22,7 +22,7 @@ from utils.datasets.drseg import SPEC
 from utils.evaluation.report.page import write_report
 
 HEIGHT, WIDTH, TEXTURES = 1080, 1920, 40
-WORDS = "car bus truck left right nearest crossing roof tree shade passengers waiting beside beyond river bridge".split()
+WORDS = "car bus truck left right nearest crossing roof tree shade waiting beside beyond river bridge".split()
 
 
 def textures(folder: Path, generator: np.random.Generator) -> list[Path]:

@@ -211,4 +211,3 @@ def _of(name: str, runs: dict[str, Any]) -> str:
 
 def _by(name: str, runs: dict[str, Any]) -> str:
     return f", {name}" if len(runs) > 1 else ""
-

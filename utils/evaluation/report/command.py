@@ -8,7 +8,6 @@ The page opens offline. Name the data and the options of reading that were evalu
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 from typing import Any
 

@@ -30,9 +30,7 @@ BASE64 = 4 / 3
 HERE = Path(__file__).parent
 
 
-def write_report(
-    path: Path, folders: list[Path], samples: dict[str, Sample], spec: DatasetSpec, merged: bool
-) -> None:
+def write_report(path: Path, folders: list[Path], samples: dict[str, Sample], spec: DatasetSpec, merged: bool) -> None:
     """Write the report of one evaluation, or of two side by side, atomically.
 
     Args:

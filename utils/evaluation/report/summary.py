@@ -142,7 +142,8 @@ def control_table(runs: list[Run], spec: DatasetSpec) -> str:
     name = spec.metrics[0]
     top, second = ['<th scope="col" rowspan="2"></th>'], []
     for control in controls:
-        top.append(f'<th scope="colgroup" colspan="2" class="group">{escape(CONTROL_TITLES.get(control, control))}</th>')
+        title = escape(CONTROL_TITLES.get(control, control))
+        top.append(f'<th scope="colgroup" colspan="2" class="group">{title}</th>')
         second += [f'<th scope="col" class="n">{letter}</th>' for letter in SIDE_LETTERS]
     rows = []
     for title, group, value in _rows([run.metrics for run in runs], spec):
@@ -161,7 +162,8 @@ def control_table(runs: list[Run], spec: DatasetSpec) -> str:
 def _controls(run: Run) -> list[str]:
     """The run's controls, in the order of CONTROL_TITLES, then those unknown here."""
     found = _object(run.metrics, "controls")
-    return [*(name for name in CONTROL_TITLES if name in found), *(name for name in found if name not in CONTROL_TITLES)]
+    known = [name for name in CONTROL_TITLES if name in found]
+    return known + [name for name in found if name not in CONTROL_TITLES]
 
 
 def _rows(metrics: list[dict], spec: DatasetSpec) -> Iterable[tuple[str, str, str | None]]:
@@ -204,8 +206,8 @@ def _title_row(title: str, columns: int) -> str:
     return f'<tr class="part"><th scope="colgroup" colspan="{columns}">{escape(title)}</th></tr>'
 
 
-def _row(title: str, cells: list[str], inside: bool) -> str:
-    kind = ' class="inside"' if inside else ' class="overall"'
+def _row(title: str, cells: list[str], inside: bool | None) -> str:
+    kind = "" if inside is None else ' class="inside"' if inside else ' class="overall"'
     return f'<tr{kind}><th scope="row">{escape(title)}</th>{"".join(cells)}</tr>'
 
 
@@ -220,11 +222,9 @@ def _table(top: list[str], second: list[str], rows: list[str], label: str) -> st
 
 def plain_table(header: list[str], rows: list[list[str]], label: str) -> str:
     """A table of text, the first column as the rows' titles; cells are escaped."""
-    top = [f'<th scope="col"{" class=n" if i else ""}>{escape(one)}</th>' for i, one in enumerate(header)]
-    lines = [
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td class=n>{escape(cell)}</td>" for cell in row[1:])}</tr>'
-        for row in rows
-    ]
+    kinds = ["", *[' class="n"'] * (len(header) - 1)]
+    top = [f'<th scope="col"{kind}>{escape(one)}</th>' for kind, one in zip(kinds, header, strict=True)]
+    lines = [_row(row[0], [f'<td class="n">{escape(cell)}</td>' for cell in row[1:]], None) for row in rows]
     return _table(top, [], lines, label)
 
 
@@ -281,7 +281,7 @@ def differences(runs: list[Run]) -> list[str]:
     for part, names in (("data", ("dataset", "split", "sha256")), ("protocol", ("kind", "reasoning", "decoding"))):
         one, other = (_object(run.metrics, part) for run in runs)
         notes += [
-            f"{'kind of protocol' if name == 'kind' else name}: {_short(one.get(name))} in A, {_short(other.get(name))} in B"
+            f"{name.replace('kind', 'protocol')}: {_short(one.get(name))} in A, {_short(other.get(name))} in B"
             for name in names
             if one.get(name) != other.get(name)
         ]

@@ -80,7 +80,7 @@ def write_run(folder: Path, samples: dict[str, Sample], shift: float = 0.0, **me
     folder.mkdir(parents=True, exist_ok=True)
     scores, answers = [], [{"format": "predictions, 1"}]
     for number, (key, sample) in enumerate(samples.items()):
-        status, iou = FIRST[number] if number < len(FIRST) else ("ok", 0.5 + 0.02 * number + shift)
+        status, iou = FIRST[number] if number < len(FIRST) else ("ok", 0.5 + 0.005 * number + shift)
         masks = [] if status == "no_seg" else [encode_mask(pixels(40 + number))]
         pair = {
             "id": key, "picture": sample.image_path.stem, "target": 0, "mask": 0 if masks else None, "iou": iou,
