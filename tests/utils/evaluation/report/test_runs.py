@@ -1,0 +1,91 @@
+"""utils.evaluation.report.runs: the files of an evaluation, and what is said of those that are no such files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.utils.evaluation.report.evaluated import make_samples, write_run
+from utils.evaluation.report.runs import read_runs, run_names
+from utils.runtime.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "eval", make_samples(tmp_path / "frames"))
+
+
+def change_line(path: Path, number: int, **changes: Any) -> None:
+    lines = path.read_text().splitlines()
+    record = {**json.loads(lines[number]), **changes}
+    lines[number] = json.dumps({name: value for name, value in record.items() if value != "left out"})
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_records_under_no_control_are_read(folder: Path) -> None:
+    (run,) = read_runs([folder])
+    assert [pair.id for pair in run.pairs] == [f"r{number}" for number in range(12)] == list(run.answers)
+    assert run.pairs[4].iou == 0.25 and run.pairs[1].mask is None and run.pairs[1].score is None
+    assert run.answers["r4"].text == "answer 4 <b>bold</b>" and len(run.answers["r4"].masks) == 1
+    assert run.metrics["overall"]["count"] == 12
+
+
+def test_names_tell_folders_apart() -> None:
+    assert run_names([Path("/runs/mini/eval")]) == ["mini/eval"]
+    assert run_names([Path("/a/mini/eval"), Path("/b/mini/eval")]) == ["a/mini/eval", "b/mini/eval"]
+    assert run_names([Path("/runs/one"), Path("/runs/two")]) == ["runs/one", "runs/two"]
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "scores.jsonl", "predictions.jsonl"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=rf"{name}: no such file.*evaluate again"):
+        read_runs([folder])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"iou": "left out"}, "line 3: has no `iou`"),
+        ({"iou": 1.5}, "line 3: .* an IoU of 1.5"),
+        ({"iou": True}, "line 3: its `iou` is 'True'"),
+        ({"area": None}, "line 3: its `area` is 'None'"),
+        ({"pixels": 0}, "line 3: a frame of 0 pixels"),
+        ({"status": "fine"}, "line 3: its status is 'fine'; known are ok"),
+        ({"mask": 3}, r"predictions.jsonl: record 'r1' has 0 masks.*mask 3"),
+    ],
+)
+def test_a_score_that_cannot_be_is_named(folder: Path, changes: dict[str, Any], said: str) -> None:
+    change_line(folder / "scores.jsonl", 2, **changes)
+    with pytest.raises(UserError, match=said):
+        read_runs([folder])
+
+
+def test_other_files_are_refused(folder: Path) -> None:
+    with open(folder / "scores.jsonl", "a") as file:
+        file.write('{"id": "r0", "tar')
+    with pytest.raises(UserError, match=r"scores.jsonl, line 25: not JSON"):
+        read_runs([folder])
+    (folder / "scores.jsonl").write_text("[1]\n")
+    with pytest.raises(UserError, match="line 1: no object"):
+        read_runs([folder])
+    (folder / "scores.jsonl").write_text("")
+    with pytest.raises(UserError, match="holds no scores"):
+        read_runs([folder])
+    (folder / "metrics.json").write_text("{}")
+    with pytest.raises(UserError, match=r"metrics.json: holds no scores \(`overall`\)"):
+        read_runs([folder])
+    with pytest.raises(UserError, match="3 folders"):
+        read_runs([folder] * 3)
+
+
+def test_predictions_without_a_header_or_with_other_masks_are_refused(folder: Path) -> None:
+    change_line(folder / "predictions.jsonl", 1, masks=["10"])
+    with pytest.raises(UserError, match="line 2: a mask is no COCO RLE"):
+        read_runs([folder])
+    change_line(folder / "predictions.jsonl", 0, format="left out")
+    with pytest.raises(UserError, match="line 1: the first line names no `format`"):
+        read_runs([folder])
