@@ -14,10 +14,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from utils.evaluation.report.command import report_on
 
 from model.checkpoints.load import load_tokenizer
-from model.language.answers import SEG
 from model.pixdlm import load_model
 from model.processor import PixDLMProcessor
 from utils.cli.eval_options import EvalArgs, decoding_of, parse_eval
@@ -28,6 +26,7 @@ from utils.evaluation.finish import check_finite
 from utils.evaluation.predict import Loading, predict
 from utils.evaluation.predictions import FILE, PartialPredictions, Record, claimed, read_predictions
 from utils.evaluation.protocols import protocol_of
+from utils.evaluation.report.command import report_on
 from utils.evaluation.report.overlays import check_own_overlays, draw_overlays
 from utils.evaluation.report.tables import heading, table
 from utils.evaluation.results import run_header, write_results

@@ -13,7 +13,6 @@ import torch
 import transformers
 
 from model.checkpoints.backbones import Backbones, weight_hashes
-from model.language.answers import SEG
 from model.pixdlm import PixDLMForCausalLM
 from utils.datasets.base import DatasetSpec, Sample
 from utils.evaluation.predictions import FORMAT
