@@ -12,11 +12,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from model.inputs.batch import Batch
-from model.language.decoding import Decoding
 from model.language.tokens import PixTokenizer
 from model.pixdlm import ImageFeatures, PixDLMForCausalLM
-
-OK, NO_SEG, BROKEN = STATUSES = ("ok", "no_seg", "broken")
 
 
 @dataclass(frozen=True)
@@ -26,12 +23,10 @@ class Answer:
     Args:
         logits: float[K, m, m], in the network's geometry; K whole [SEG] groups.
         text: the answer, special tokens written out.
-        status: "ok"; "no_seg" where it has no [SEG] token; "broken" where one stands outside a whole group.
     """
 
     logits: Tensor
     text: str
-    status: str
 
 
 def written_answers(
@@ -39,7 +34,7 @@ def written_answers(
     tokenizer: PixTokenizer,
     batch: Batch,
     features: ImageFeatures,
-    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+    max_new_tokens: int,
 ) -> list[Answer]:
     """Answers that the model writes by itself, and a mask for each whole [SEG] group in them.
 
@@ -48,23 +43,16 @@ def written_answers(
         tokenizer: of the model.
         batch: on the CPU; its prompts end where the model is to go on.
         features: of the pictures.
-        decoding: greedy by default.
+        max_new_tokens: longer answers are truncated.
     """
-    written = model.generate_answers(batch.to(model.device), decoding, features, tokenizer.reasoning_ids)
-    answered = batch.with_answers([whole_groups(tokenizer, ids) for ids in written], model.config)
-    masks = model(answered.to(model.device), features=features).mask_logits
-    return [
-        Answer(logits, tokenizer.decode(ids), status_of(tokenizer, ids))
-        for logits, ids in zip(masks, written, strict=True)
-    ]
-
-
-def status_of(tokenizer: PixTokenizer, written: list[int]) -> str:
-    """The status of an answer, see `Answer`."""
-    tokens = sum(token in tokenizer.seg_ids for token in written)
-    if not tokens:
-        return NO_SEG
-    return OK if tokens == len(tokenizer.seg_ids) * len(tokenizer.seg_groups(written)) else BROKEN
+    written = model.generate_answers(batch.to(model.device), max_new_tokens, features)
+    whole = [whole_groups(tokenizer, ids) for ids in written]
+    if any(whole):
+        answered = batch.with_answers(whole, model.config)
+        masks = model(answered.to(model.device), features=features).mask_logits
+    else:  # nothing to read, so no pass
+        masks = [features.tokens.new_zeros(0, model.config.mask_size, model.config.mask_size)] * len(written)
+    return [Answer(logits, tokenizer.decode(ids)) for logits, ids in zip(masks, written, strict=True)]
 
 
 def whole_groups(tokenizer: PixTokenizer, written: list[int]) -> list[int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +29,7 @@ from model.fusion import Fusion
 from model.inputs.batch import Batch
 from model.inputs.images import Geometry, frame_logits
 from model.inputs.token_positions import TokenPositions
+from model.language.answers import MAX_NEW_TOKENS
 from model.language.conditioning import (
     answer_losses,
     condition_on_text,
@@ -37,7 +37,6 @@ from model.language.conditioning import (
     last_hidden_states,
     question_features,
 )
-from model.language.decoding import Decoding
 from model.language.tokens import EOS_ID, PAD_ID, SCALES, TOKENS_PER_SCALE, PixTokenizer
 from model.lora import add_lora
 from model.losses import LossWeights, grounding_loss, mask_losses, mean_overlap_loss
@@ -261,25 +260,17 @@ class PixDLMForCausalLM(PreTrainedModel):
 
     @torch.no_grad()
     def generate_answers(
-        self,
-        batch: Batch,
-        decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
-        features: ImageFeatures | None = None,
-        reasoning_ids: Sequence[int] = (),
+        self, batch: Batch, max_new_tokens: int = MAX_NEW_TOKENS, features: ImageFeatures | None = None
     ) -> list[list[int]]:
-        """Generate what follows the prompts, with a KV cache.
+        """Generate what follows the prompts, by greedy decoding.
 
         Args:
             batch: its prompts end where the model is to go on.
-            decoding: greedy by default.
+            max_new_tokens: longer answers are truncated.
             features: of these pictures, where `encode_images` was called already.
-            reasoning_ids: of `<think>` and `</think>`, which are not written where `decoding` excludes reasoning.
 
         Returns:
             new token ids of every question, without padding and without `</s>`
-
-        Raises:
-            ValueError: the prompts fill the language model's context.
         """
         features = features or self.encode_images(batch)
         embeddings, _ = self.embed_prompts(batch, features.tokens)
@@ -289,14 +280,11 @@ class PixDLMForCausalLM(PreTrainedModel):
         columns = torch.arange(embeddings.shape[1], device=embeddings.device)
         order = (columns - padding[:, None]) % embeddings.shape[1]
         embeddings = embeddings.gather(1, order[..., None].expand_as(embeddings))
-        room = self.config.text_config.max_position_embeddings - embeddings.shape[1]
-        if room < 1:
-            raise ValueError(f"prompts of {embeddings.shape[1]} tokens leave no room for an answer")
         written = self.language_model.generate(
             inputs_embeds=embeddings,
             attention_mask=(columns >= padding[:, None]).long(),
-            max_new_tokens=min(decoding.max_new_tokens, room),
-            **decoding.options(list(reasoning_ids)),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
             pad_token_id=PAD_ID,
             eos_token_id=EOS_ID,
         )

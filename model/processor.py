@@ -128,7 +128,7 @@ class PixDLMProcessor(PushToHubMixin):
 
     def text(
         self,
-        questions: list[str | None],
+        questions: list[str],
         image_index: list[int],
         geometries: list[Geometry],
         targets: list[int] | None,
@@ -138,7 +138,7 @@ class PixDLMProcessor(PushToHubMixin):
         """A batch without pixels, for pictures that are encoded already.
 
         Args:
-            questions: in plain words; None for a blank (a control).
+            questions: in plain words.
             image_index: index of each question's picture.
             geometries: of the pictures.
             targets: masks in each question's teacher-forced answer; None ends prompts before the [SEG] groups.
@@ -171,7 +171,7 @@ class PixDLMProcessor(PushToHubMixin):
         batch.token_positions(self.config)  # here, where the host has the prompts: in training a worker's
         return batch
 
-    def prompt(self, question: str | None, targets: int, answered: bool, name: str, words: str = "") -> Prompt:
+    def prompt(self, question: str, targets: int, answered: bool, name: str, words: str = "") -> Prompt:
         """The conversation about a question, truncated to `max_prompt_tokens`.
 
         Raises:
@@ -192,7 +192,7 @@ class PixDLMProcessor(PushToHubMixin):
             raise UserError(f"{name}: its prompt has {needed} tokens, {limit} fit beside the image; {cure}")
         return Prompt(prompt.ids[:limit], prompt.labels[:limit])
 
-    def bare_question(self, question: str | None, name: str) -> list[int]:
+    def bare_question(self, question: str, name: str) -> list[int]:
         """Ids of the question alone.
 
         Raises:

@@ -18,7 +18,7 @@ from model.answering import Answer, written_answers
 from model.checkpoints.backbones import Backbones
 from model.checkpoints.layouts import local_folder
 from model.inputs.images import Geometry, ImageInput, Picture, frame_logits, frame_of
-from model.language.decoding import Decoding
+from model.language.answers import MAX_NEW_TOKENS
 from model.masks import confidence, encode_mask, mask_box
 from model.pixdlm import ImageFeatures, PixDLMForCausalLM, load_model
 from model.processor import PixDLMProcessor, as_list, distinct_images
@@ -112,7 +112,7 @@ class PixDLM:
         self,
         image: ImageInput | list[ImageInput] | ImageFeatures,
         question: str | list[str],
-        max_new_tokens: int = Decoding.max_new_tokens,
+        max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> Segmentation | list[Segmentation]:
         """Let the model write its answer, and read a mask off every whole [SEG] group in it.
 
@@ -135,9 +135,7 @@ class PixDLM:
         if len(questions) == 1:
             questions = questions * len(index)
         batch = self.processor.text(questions, index, features.geometries, targets=None)
-        found = written_answers(
-            self.model, self.processor.tokenizer, batch, features, Decoding(max_new_tokens=max_new_tokens)
-        )
+        found = written_answers(self.model, self.processor.tokenizer, batch, features, max_new_tokens)
         check_finite([one.logits for one in found], image_names(image), index)
         answers = [
             self._segmentation(one, features.geometries[picture]) for one, picture in zip(found, index, strict=True)

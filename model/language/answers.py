@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import re
 
-from model.language.tokens import ADDED_TOKENS, CONTROL_TOKENS, IMAGE_TOKEN, REASONING_TOKENS, SEG_TOKENS
+from model.language.tokens import ADDED_TOKENS, CONTROL_TOKENS, IMAGE_TOKEN, REASONING_TOKENS
 
 SEG, ANSWER, REASONING = ANSWER_FORMATS = ("seg", "answer", "reasoning")  # groups alone, answer and groups, all three
+MAX_NEW_TOKENS = 256  # of an answer that a model writes
 THINK, THINK_END, ANSWER_START, ANSWER_END = REASONING_TOKENS
 ANNOTATED = re.compile(
     rf"\s*(?:{THINK}(?P<think>.*?){THINK_END})?\s*{ANSWER_START}(?P<answer>.*?){ANSWER_END}\s*", re.DOTALL
 )
-GROUP = r"\s*".join(map(re.escape, SEG_TOKENS))
-WELL_FORMED = re.compile(rf"{ANNOTATED.pattern}(?:{GROUP}\s*)+", re.DOTALL)
 OTHER_TOKENS = tuple(token for token in (*ADDED_TOKENS, *CONTROL_TOKENS, IMAGE_TOKEN) if token not in REASONING_TOKENS)
 
 
@@ -61,9 +60,3 @@ def answer_words(text: str | None, answer_format: str) -> str:
     if think is None:
         raise ValueError("the annotated answer has no reasoning (<think>…</think>)")
     return f"{THINK}{think}{THINK_END}{marked}"
-
-
-def is_well_formed(text: str) -> bool:
-    """Whether a decoded answer is one of reasoning, answer and whole [SEG] groups, in this order and nothing else."""
-    match = WELL_FORMED.fullmatch(text)
-    return bool(match and match["think"] is not None)

@@ -80,7 +80,6 @@ class PixTokenizer:
         self.special = {**CONTROL_TOKENS, **{token: base + i for i, token in enumerate(ADDED_TOKENS)}}
         self.special[IMAGE_TOKEN] = IMAGE_INDEX
         self.seg_ids = [self.special[token] for token in SEG_TOKENS]
-        self.reasoning_ids = [self.special[token] for token in REASONING_TOKENS[:2]]  # of <think> and </think>
         self._names = {i: token for token, i in self.special.items()}
         self._cut = re.compile("(" + "|".join(re.escape(token) for token in self.special) + ")")
         opening = f"{system} " if system else ""
@@ -113,24 +112,22 @@ class PixTokenizer:
                 words.append(self._names[i])
         return " ".join(words)
 
-    def question(self, question: str | None) -> list[int]:
-        """Ids of the bare question, for the question features: BOS and the text, no template; BOS alone for None.
+    def question(self, question: str) -> list[int]:
+        """Ids of the bare question, for the question features: BOS and the text, no template.
 
         Raises:
             ValueError: see `prompt`.
         """
-        if question is None:
-            return [BOS_ID]
         ids = self.pieces.encode(self._checked(question))
         if not ids:  # a vocabulary may drop letters that others show
             raise ValueError(f"nothing of the question is left by this tokenizer ({code_points(question)}); reword it")
         return [BOS_ID, *ids]
 
-    def prompt(self, question: str | None, targets: int = 1, answered: bool = True, words: str = "") -> Prompt:
+    def prompt(self, question: str, targets: int = 1, answered: bool = True, words: str = "") -> Prompt:
         """The conversation about one question.
 
         Args:
-            question: in plain words; None leaves its place blank (a control).
+            question: in plain words.
             targets: how many [SEG] groups the answer has, in the order of the targets.
             answered: with the [SEG] groups (training, teacher-forced evaluation) or ending before them (generation).
             words: that the answer begins with (`model.language.answers.answer_words`).
@@ -139,8 +136,7 @@ class PixTokenizer:
             ValueError: the question is none (`checked_question`) or holds a special token.
         """
         # as the whole text gives them: it is cut at <im_end>, and the question holds no other place to cut
-        asked = "ASSISTANT:" if question is None else f"{self._checked(question)} ASSISTANT:"
-        ids = [*self._opening, *self.pieces.encode(asked)]
+        ids = [*self._opening, *self.pieces.encode(f"{self._checked(question)} ASSISTANT:")]
         answer = self.encode(words)[1:]
         if answered:
             answer += self.seg_ids * targets + [EOS_ID]

@@ -14,7 +14,6 @@ from model import pixdlm
 from model.inputs.batch import Batch
 from model.inputs.images import frame_logits
 from model.language.conditioning import base_model
-from model.language.decoding import Decoding
 from model.language.tokens import EOS_ID, IMAGE_INDEX, PAD_ID
 from model.losses import LossWeights
 from model.masks import IGNORE_LABEL
@@ -292,27 +291,27 @@ def test_answers_are_those_of_a_plain_greedy_loop(writer: PixDLMForCausalLM, col
     assert len(set(batch.attention_mask.sum(dim=1).tolist())) > 3  # lengths
     expected = [greedy(writer, collate(number, answered=False), 12) for number in range(11)]
     assert len({tuple(one) for one in expected}) > 3 and len(set(expected[0])) > 3
-    assert writer.generate_answers(batch, Decoding(max_new_tokens=12)) == expected
+    assert writer.generate_answers(batch, max_new_tokens=12) == expected
 
 
 def test_an_answer_ends_at_its_end_token_and_others_go_on(writer: PixDLMForCausalLM, collate: Collate) -> None:
     """The token that the first answer has fourth becomes the end."""
     batch, weight = collate(0, 4, 5, 6, answered=False), writer.language_model.lm_head.weight
-    before = writer.generate_answers(batch, Decoding(max_new_tokens=10))
+    before = writer.generate_answers(batch, max_new_tokens=10)
     end = before[0][3]
     with torch.no_grad():
         weight[EOS_ID] = weight[end]
         weight[end] = 0.0
-    written = writer.generate_answers(batch, Decoding(max_new_tokens=10))
+    written = writer.generate_answers(batch, max_new_tokens=10)
     assert written == [one[: one.index(end)] if end in one else one for one in before]
     assert len(written[0]) <= 3 and max(map(len, written)) == 10
 
 
 def test_a_model_in_training_writes_without_gradient(writer: PixDLMForCausalLM, collate: Collate) -> None:
     batch = collate(0, answered=False)
-    expected = writer.generate_answers(batch, Decoding(max_new_tokens=4))
+    expected = writer.generate_answers(batch, max_new_tokens=4)
     writer.train()
-    assert writer.generate_answers(batch, Decoding(max_new_tokens=4)) == expected
+    assert writer.generate_answers(batch, max_new_tokens=4) == expected
     assert all(parameter.grad is None for parameter in writer.parameters())
 
 
@@ -366,11 +365,11 @@ def test_an_answer_does_not_depend_on_the_questions_beside_it(
     """Evaluation and generation: the same masks and words at batch 1, 4 and 8."""
     writer.config.mask_padded_questions = masked
     together, asked = collate(*range(size)), collate(*range(size), answered=False)
-    masks, written = writer(together).mask_logits, writer.generate_answers(asked, Decoding(6))
+    masks, written = writer(together).mask_logits, writer.generate_answers(asked, 6)
     for number in range(size):
         alone = writer(collate(number)).mask_logits[0]
         torch.testing.assert_close(masks[number], alone, atol=1e-4 * float(alone.std()) + 1e-5, rtol=1e-4)
-        assert writer.generate_answers(collate(number, answered=False), Decoding(6)) == [written[number]]
+        assert writer.generate_answers(collate(number, answered=False), 6) == [written[number]]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from model.inputs.batch import Batch
-from model.language.decoding import Decoding
 from model.lora import add_lora, lora_settings
 from model.parts import PARTS as MODEL_PARTS
 from model.parts import set_trainable
@@ -115,7 +114,7 @@ def generation(setup: Setup) -> Iterator[Part]:
 
         def work(section: Section, batch: Batch = batch) -> None:
             with mark_sections(setup.model, GENERATION, section):
-                setup.model.generate_answers(batch, Decoding(max_new_tokens=length))
+                setup.model.generate_answers(batch, max_new_tokens=length)
 
         yield Part(name, work, size)
 

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.language.answers import MAX_NEW_TOKENS
 from model.language.tokens import checked_question
 from utils.cli.options import BackboneArgs, T, check_at_least, option, parser_of
 from utils.runtime.errors import UserError
@@ -40,7 +41,7 @@ class InferArgs(BackboneArgs):
     ask: str = option("", "The question.")
     model: str = option("PixDLM/mini", "Model folder.")
     out: str = option("runs/infer", "Where masks, overlays and answers.jsonl go.")
-    max_new_tokens: int = option(256, "Longest answer in tokens; longer ones are truncated.")
+    max_new_tokens: int = option(MAX_NEW_TOKENS, "Longest answer in tokens; longer ones are truncated.")
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = option("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
 

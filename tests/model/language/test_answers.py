@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from model.language.answers import answer_words, is_well_formed, split_answer
-from model.language.tokens import IGNORE_INDEX, SEG_TOKENS, PixTokenizer
+from model.language.answers import answer_words, split_answer
+from model.language.tokens import IGNORE_INDEX, PixTokenizer
 
 BOTH = "<think> There are two. </think><answer>The red one.</answer>"
-GROUP = " ".join(SEG_TOKENS)
 
 
 def test_parts_of_an_annotated_answer() -> None:
@@ -38,13 +37,6 @@ def test_words_by_what_is_learnt() -> None:
 def test_what_is_of_no_known_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="answer"):
         split_answer(text)
-
-
-def test_an_answer_is_well_formed_with_all_parts_in_order() -> None:
-    words = "<think> a </think> <answer> b </answer>"
-    assert is_well_formed(f"{words} {GROUP}") and is_well_formed(f"{words} {GROUP} {GROUP}")
-    for text in (words, GROUP, f"{GROUP} {words}", f"{words} {GROUP} [SEG0]", f"<answer> b </answer> {GROUP}"):
-        assert not is_well_formed(text)
 
 
 def test_words_stand_between_question_and_groups_and_are_labelled(tokenizer: PixTokenizer) -> None:
