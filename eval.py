@@ -57,7 +57,7 @@ def main() -> None:
         samples = check_questions(samples, processor, args.skip_bad_records, answer_format=said)[: args.limit]
         samples = controlled_samples(samples, args.control, args.seed, args.batch_size)
         if args.control == SHUFFLED_QUESTIONS:  # which may have met records with more targets than their own
-            check_questions(samples, processor)
+            check_questions(samples, processor, answer_format=said)
         load = partial(load_model, args.model, dtype=dtype, backbones=args.backbones)
         if args.shard:
             model, tokenizer, runner = load_sharded(load, device, dtype, args.offload)  # loads on the CPU

@@ -40,13 +40,17 @@ def check_questions(
             unless such records are skipped; file, position and id are named.
         UserError: no sample is left.
     """
+
+    def texts(sample: Sample) -> tuple[str, str | None]:
+        return sample.question, None if answer_format == SEG else sample.answer
+
     faults: dict[tuple[str, str | None, int], str] = {}  # of question, answer, number of masks; "" where there is none
     bad: dict[str, str] = {}  # record -> what is wrong with it
     for sample in samples:
         masks = target_count(sample, processor.config.single_target)
-        key = sample.question, sample.answer if answer_format != SEG else None, masks
+        key = *texts(sample), masks
         if key not in faults:
-            met = {(one.question, one.answer): one for one in (sample, *(variants(sample) if variants else ()))}
+            met = {texts(one): one for one in (sample, *(variants(sample) if variants else ()))}
             found = (question_fault(one, masks, processor, answer_format) for one in met.values())
             faults[key] = next(filter(None, found), "")
         if faults[key]:
@@ -56,8 +60,7 @@ def check_questions(
     if not skip_bad_records:
         name, fault = next(iter(bad.items()))
         raise BadRecord(f"{name}: {fault}; mend it, or pass --skip-bad-records to go on without it")
-    faulty = [f"{name}: {fault}" for name, fault in bad.items()]
-    log.warning("%d bad records skipped:\n  %s", len(bad), "\n  ".join(faulty))
+    log.warning("%d bad records skipped:\n  %s", len(bad), "\n  ".join(f"{name}: {bad[name]}" for name in bad))
     kept = [sample for sample in samples if sample.name not in bad]
     if not kept:
         raise UserError(f"{next(iter(bad))}: no record can be asked, this one for: {next(iter(bad.values()))}")
