@@ -236,7 +236,8 @@ def test_a_question_too_long_for_the_record_that_gets_it_is_told_before_the_work
     """It fits beside the one mask of its own record, not beside the two of `p3`."""
     tokenizer, config = load_tokenizer(model)
     processor = PixDLMProcessor(config, tokenizer)
-    long = next(text for n in itertools.count(1) if question_fault(text := "car " * n, 2, processor))
+    asked = (replace(load_dataset(data, "test")[0], question="car " * n) for n in itertools.count(1))
+    long = next(one.question for one in asked if question_fault(one, 2, processor, "seg"))
     file = data / "labels/DRSeg_test.json"
     records = [one if one["id"] == "p3" else {**one, "questions": [long] * len(one["questions"])} for one in read(file)]
     file.write_text(json.dumps(records))

@@ -80,9 +80,8 @@ def find_token_positions(ids: Tensor, labels: Tensor, image_index: Tensor, confi
     scored_question, scored_column = (labels != IGNORE_INDEX).nonzero(as_tuple=True)
     scored = labels[scored_question, scored_column]
     scored_counts = torch.bincount(scored_question, minlength=len(ids)).tolist()
-    first = config.text_config.vocab_size - len(ADDED_TOKENS)
-    is_mark = ((scored >= first) & (scored < first + len(SEG_TOKENS))) | (scored == EOS_ID)
-    order = torch.cat([(~is_mark).nonzero()[:, 0], is_mark.nonzero()[:, 0]])
+    is_mark = is_seg_token(scored, config.text_config.vocab_size) | (scored == EOS_ID)
+    order = is_mark.int().argsort(stable=True)
 
     def predicting(row: Tensor, column: Tensor) -> Tensor:
         return torch.stack([row, shift_by_image(column, image_start, config.image_tokens) - 1])
@@ -121,9 +120,14 @@ def find_seg_tokens(ids: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: a question's [SEG] tokens are not whole groups of nine.
     """
-    first = vocabulary - len(ADDED_TOKENS)
-    row, column = ((ids >= first) & (ids < first + len(SEG_TOKENS))).nonzero(as_tuple=True)
+    row, column = is_seg_token(ids, vocabulary).nonzero(as_tuple=True)
     counts = torch.bincount(row, minlength=len(ids))
     if (counts % GROUP).any():
         raise ValueError(f"the questions have {counts.tolist()} [SEG] tokens, which are no whole groups of {GROUP}")
     return row, column
+
+
+def is_seg_token(ids: Tensor, vocabulary: int) -> Tensor:
+    """Which of the ids, long[…], are [SEG] tokens: bool[…]."""
+    first = vocabulary - len(ADDED_TOKENS)
+    return (ids >= first) & (ids < first + len(SEG_TOKENS))

@@ -42,13 +42,17 @@ def check_questions(
             unless such records are skipped; file, position and id are named.
         UserError: no sample is left.
     """
+
+    def texts(sample: Sample) -> tuple[str, str | None]:
+        return sample.question, None if answer_format == SEG else sample.answer
+
     faults: dict[tuple[str, str | None, int], str] = {}  # of question, answer, number of masks; "" where there is none
     bad: dict[str, str] = {}  # record -> what is wrong with it
     for sample in samples:
         masks = target_count(sample, processor.config.single_target)
-        key = sample.question, sample.answer if answer_format != SEG else None, masks
+        key = *texts(sample), masks
         if key not in faults:
-            met = {(one.question, one.answer): one for one in (sample, *(variants(sample) if variants else ()))}
+            met = {texts(one): one for one in (sample, *(variants(sample) if variants else ()))}
             found = (question_fault(one, masks, processor, answer_format) for one in met.values())
             faults[key] = next(filter(None, found), "")
         if faults[key]:

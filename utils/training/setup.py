@@ -35,7 +35,7 @@ def build_training_model(args: TrainArgs) -> tuple[PixDLMForCausalLM, PixTokeniz
     """
     if args.init_from and not is_file(args.init_from):
         model, tokenizer = load_model(args.init_from, dtype=DTYPES[args.precision], backbones=backbones(args))
-        model.config.answer_format = args.targets or model.config.answer_format
+        set_answer_format(model.config, args)
         log.info("starts from %s; its configuration is used, not %s", args.init_from, args.config)
         fresh: set[str] = set()
     else:
@@ -80,9 +80,14 @@ def read_config(args: TrainArgs) -> tuple[PixDLMConfig, PixTokenizer]:
     """Configuration and tokenizer of the model that `build_training_model` makes, before any weight is read."""
     if args.init_from and not Path(args.init_from).is_file():
         tokenizer, config = load_tokenizer(Path(args.init_from))
-        config.answer_format = args.targets or config.answer_format
+        set_answer_format(config, args)
         return config, tokenizer
     return build_config(args)
+
+
+def set_answer_format(config: PixDLMConfig, args: TrainArgs) -> None:
+    """Let a configuration say what of an answer the run learns, where the options name it."""
+    config.answer_format = args.targets or config.answer_format
 
 
 def backbones(args: TrainArgs) -> Backbones:
@@ -117,7 +122,7 @@ def parts_to_train(config: PixDLMConfig, more: set[str]) -> set[str]:
 def build_config(args: TrainArgs) -> tuple[PixDLMConfig, PixTokenizer]:
     """The named configuration with its overrides, fitted to the tokenizer's vocabulary."""
     config = override(named_config(args.config), args.override)
-    config.answer_format = args.targets or config.answer_format
+    set_answer_format(config, args)
     if args.lora_rank:
         config.lora = lora_settings(args.lora_rank, args.lora_alpha, args.lora_dropout, args.lora_targets)
     tokenizer = PixTokenizer(args.tokenizer, config.system_prompt)

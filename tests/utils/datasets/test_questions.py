@@ -108,5 +108,5 @@ def test_an_answer_that_cannot_be_learnt_is_named(
     said = replace(one, answer="<think>a</think><answer>b</answer>")
     assert check_questions([said], processor, answer_format="reasoning") == [said]
     processor.max_prompt_tokens = len(processor.tokenizer.prompt(one.question).ids)
-    with pytest.raises(BadRecord, match="or the answer, or raise max_sequence"):
+    with pytest.raises(BadRecord, match="shorten question or answer, or train with a larger max_sequence"):
         check_questions([said], processor, answer_format="reasoning")

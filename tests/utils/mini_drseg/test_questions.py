@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.utils.mini_drseg.drawn import PICTURES, Drawn
 from utils.datasets.base import Sample, target_masks
-from utils.mini_drseg.questions import GROUPS
+from utils.mini_drseg.questions import GROUPS, place_sentence
 from utils.mini_drseg.visibility import visible_things
 
 
@@ -90,3 +90,19 @@ def test_edges_are_those_of_the_picture(many: list[Drawn]) -> None:
             assert len(found) > 1 and extreme(found, key=found.get) == candidate.target.index, question
             tried += 1
     assert tried > 10
+
+
+def test_a_drawn_answer_names_the_ninth_in_which_its_target_lies(many: list[Drawn]) -> None:
+    met = set()
+    for drawn in many:
+        for _, candidate, _ in drawn.asked:
+            mask = drawn.mask(candidate)
+            rows, columns = mask.nonzero()
+            y, x = (3 * (at.mean() + 0.5) / side for at, side in zip((rows, columns), mask.shape, strict=True))
+            if min(abs(v - edge) for v in (x, y) for edge in (1, 2)) < 0.05:
+                continue  # polygons round pixels off
+            place = f"{('top', 'middle', 'bottom')[int(y)]} {('left', 'middle', 'right')[int(x)]} part"
+            met.add(place)
+            found = place_sentence(candidate.target, drawn.scene.camera)
+            assert found == f"It is in the {'middle' if place == 'middle middle part' else place} of the picture."
+    assert len(met) == 9
