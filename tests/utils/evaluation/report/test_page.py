@@ -178,7 +178,7 @@ def test_a_question_that_is_markup_is_shown_as_text(one: Shown) -> None:
 
 def test_paths_lie_on_their_pictures(one: Shown) -> None:
     one.choose(sort="id", text="vehicle 5?")
-    box = "(() => {{ const b = document.querySelector('#cards .{}').getBBox(); return [b.x, b.y, b.width, b.height]; }})()"
+    box = "((b) => [b.x, b.y, b.width, b.height])(document.querySelector('#cards .{}').getBBox())"
     scale = 1024 / 120
     assert one.run(box.format("annotated")) == pytest.approx([scale * n for n in (40, 30, 30, 30)], abs=5)
     assert one.run(box.format("predicted")) == pytest.approx([scale * n for n in (45, 30, 30, 30)], abs=5)
