@@ -26,8 +26,8 @@ from utils.evaluation.finish import check_finite
 from utils.evaluation.predict import Loading, predict
 from utils.evaluation.predictions import FILE, PartialPredictions, Record, claimed, read_predictions
 from utils.evaluation.protocols import protocol_of
-from utils.evaluation.report.command import report_on
 from utils.evaluation.report.overlays import check_own_overlays, draw_overlays
+from utils.evaluation.report.page import write_report
 from utils.evaluation.report.tables import heading, table
 from utils.evaluation.results import run_header, write_results
 from utils.evaluation.score import scored
@@ -68,7 +68,7 @@ def main() -> None:
         facts = asdict(args), protocol, spec, data, model, (Path(args.model), args.backbones), dtype
         predictions = PartialPredictions(out, run_header(*facts) if rank() == 0 else {})
         started = time.perf_counter()
-        loading = Loading(args.batch_size, args.workers, dtype, f"evaluating {args.split}")
+        loading = Loading(args.pass_size, args.batch_size, args.workers, dtype, f"evaluating {args.split}")
 
         def write(records: list[Record]) -> None:
             predictions.write(check_finite(args.model, records))
@@ -99,7 +99,7 @@ def write_scores(args: EvalArgs, out: Path, samples: list[Sample], data: dict, s
     write_results(out, metrics, lines)
     draw_overlays(out / "overlays", args.overlays, samples, records[NO_CONTROL], lines)
     if args.report:
-        report_on(out, samples, spec)
+        write_report(out / "report.html", [out], samples, spec)
 
 
 if __name__ == "__main__":

@@ -36,13 +36,20 @@ class Answer:
     status: str
 
 
+def write_answers(
+    model: PixDLMForCausalLM, tokenizer: PixTokenizer, batch: Batch, features: ImageFeatures, decoding: Decoding
+) -> list[list[int]]:
+    """What the model writes to each question, as token ids; arguments as for `written_answers`."""
+    return model.generate_answers(batch.to(model.device), decoding, features, tokenizer.reasoning_ids)
+
+
 def forced_answers(
     model: PixDLMForCausalLM,
     tokenizer: PixTokenizer,
     batch: Batch,
     targets: list[int],
     features: ImageFeatures | None,
-    own_words: Decoding | None = None,
+    written: list[list[int]] | None = None,
     run: Callable[[Batch], Any] | None = None,
 ) -> list[Answer]:
     """Answers with as many [SEG] groups as there are targets, teacher-forced.
@@ -53,17 +60,14 @@ def forced_answers(
         batch: its prompts end before the [SEG] groups.
         targets: of each question.
         features: of the pictures.
-        own_words: lets the model write words first, up to its first [SEG] token.
+        written: what the model writes to each question; its words, up to the first [SEG] token, stand before the
+            groups.
         run: called instead of the model, with pixels in the batch and no features (DeepSpeed's engine, where it
             shards).
     """
-    words = [[] for _ in targets]
-    if own_words is not None:
-        written = model.generate_answers(batch.to(model.device), own_words, features, tokenizer.reasoning_ids)
-        words = [words_before_groups(tokenizer, ids) for ids in written]
+    words = [words_before_groups(tokenizer, ids) for ids in written or [[]] * len(targets)]
     answers = [said + tokenizer.seg_ids * count + [EOS_ID] for said, count in zip(words, targets, strict=True)]
-    forced = batch.with_answers(answers, model.config)
-    moved = forced.to(model.device)
+    moved = batch.with_answers(answers, model.config).to(model.device)
     masks = (run(moved) if run else model(moved, features=features)).mask_logits
     return [Answer(logits, tokenizer.decode(ids), OK) for logits, ids in zip(masks, answers, strict=True)]
 
@@ -73,10 +77,13 @@ def written_answers(
     tokenizer: PixTokenizer,
     batch: Batch,
     features: ImageFeatures,
-    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+    written: list[list[int]],
 ) -> list[Answer]:
-    """Answers that the model writes by itself, and a mask for each whole [SEG] group in them; arguments as above."""
-    written = model.generate_answers(batch.to(model.device), decoding, features, tokenizer.reasoning_ids)
+    """Answers that the model has written by itself, with a mask for each whole [SEG] group in them.
+
+    Args:
+        written: from `write_answers`; other arguments as for `forced_answers`.
+    """
     answered = batch.with_answers([whole_groups(tokenizer, ids) for ids in written], model.config)
     masks = model(answered.to(model.device), features=features).mask_logits
     return [

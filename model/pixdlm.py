@@ -84,6 +84,15 @@ class ImageFeatures:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @staticmethod
+    def joined(parts: Sequence[ImageFeatures]) -> ImageFeatures:
+        """The features of all pictures of several, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        pyramid = [torch.cat(levels) for levels in zip(*(one.pyramid for one in parts), strict=True)]
+        geometries = [geometry for one in parts for geometry in one.geometries]
+        return ImageFeatures(pyramid, torch.cat([one.tokens for one in parts]), geometries)
+
 
 class PixDLMForCausalLM(PreTrainedModel):
     """The whole model. Everything about its shape is in its `PixDLMConfig`."""

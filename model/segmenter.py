@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from model.answering import Answer, written_answers
+from model.answering import Answer, write_answers, written_answers
 from model.checkpoints.backbones import Backbones
 from model.checkpoints.layouts import local_folder
 from model.inputs.images import Geometry, ImageInput, Picture, frame_logits, frame_of
@@ -135,9 +135,8 @@ class PixDLM:
         if len(questions) == 1:
             questions = questions * len(index)
         batch = self.processor.text(questions, index, features.geometries, targets=None)
-        found = written_answers(
-            self.model, self.processor.tokenizer, batch, features, Decoding(max_new_tokens=max_new_tokens)
-        )
+        asked = self.model, self.processor.tokenizer, batch, features
+        found = written_answers(*asked, write_answers(*asked, Decoding(max_new_tokens=max_new_tokens)))
         check_finite([one.logits for one in found], image_names(image), index)
         answers = [
             self._segmentation(one, features.geometries[picture]) for one, picture in zip(found, index, strict=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from model.language.decoding import Decoding
 from utils.cli.options import BackboneArgs, check_at_least, check_one_of, option, parse
+from utils.evaluation.predict import Loading
 from utils.evaluation.protocols import FORCED, KINDS, OWN_REASONING, REASONINGS
 from utils.runtime.errors import UserError
 
@@ -36,7 +37,11 @@ class EvalArgs(BackboneArgs):
     report: bool = option(True, "Write report.html.")
     overlays: int = option(0, "How many pictures of frame, prediction and ground truth to draw.")
     limit: int | None = option(None, "Evaluate the first N records only; named in the results.")
-    batch_size: int = option(8, "Records per batch at most; those of one picture stay together as far as they fit.")
+    batch_size: int = option(Loading.batch_size, "Answers that are written at once; no result depends on it.")
+    pass_size: int = option(
+        Loading.pass_size, "Records of a forward pass at most; those of one picture stay together as far as they fit. "
+        "Another number may change last digits."
+    )  # fmt: skip
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = option("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
     workers: int = option(2, "Processes that decode pictures, for each evaluating process.")
@@ -64,7 +69,7 @@ def parse_eval(argv: list[str] | None = None) -> EvalArgs:
             "--shard gathers weights for one teacher-forced pass a batch; leave out --protocol generate, --reasoning "
             "own and --controls, or --shard"
         )
-    check_at_least(args, 1, "batch_size", "threads")
+    check_at_least(args, 1, "batch_size", "pass_size", "threads")
     check_at_least(args, 0, "workers", "overlays", "seed")
     if args.limit is not None:
         check_at_least(args, 1, "limit")

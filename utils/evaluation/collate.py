@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from model.config import PixDLMConfig
 from model.inputs.batch import Batch
-from model.inputs.images import frame_of
+from model.inputs.images import Geometry, frame_of
 from model.language.tokens import PixTokenizer
+from model.pixdlm import ImageFeatures
 from model.processor import PixDLMProcessor
 from utils.datasets.base import Sample, sample_words, target_count
 from utils.datasets.loading.collate import BadSample
@@ -18,8 +19,8 @@ from utils.runtime.errors import UserError
 
 
 @dataclass
-class EvaluationBatch:
-    """Pictures, and the same questions about them under each control.
+class Pass:
+    """What one forward pass is about: pictures, and the same questions about them under each control.
 
     Args:
         samples: Q of them.
@@ -37,20 +38,47 @@ class EvaluationBatch:
     targets: list[int]
     swapped: list[int]
 
+    def seen(self, features: ImageFeatures, control: str) -> ImageFeatures:
+        """The features of the pictures, as the model is shown them under a control."""
+        if control != SWAPPED_IMAGES:
+            return features
+        return replace(features, tokens=features.tokens[self.swapped])
+
+
+@dataclass
+class EvaluationBatch:
+    """Passes, and what is written for them together.
+
+    Args:
+        passes: in the order of the split.
+        writing: for each control the prompts of all passes, as many at once as answers are written at once, about the
+            pictures of all passes; empty where nothing is written.
+    """
+
+    passes: list[Pass]
+    writing: dict[str, list[Batch]]
+
 
 class EvaluationCollator:
-    """Makes an `EvaluationBatch` of samples; every distinct picture is decoded once.
+    """Makes an `EvaluationBatch` of the samples of passes; a pass decodes every distinct picture once.
 
     Args:
         config: of the model.
         tokenizer: of the model.
         protocol: how the model is asked.
-        samples: of the split, indexed by `Sample.index`.
+        samples: of the split.
+        at_once: answers that are written at once.
     """
 
     def __init__(
-        self, config: PixDLMConfig, tokenizer: PixTokenizer, protocol: Protocol, samples: Sequence[Sample]
+        self,
+        config: PixDLMConfig,
+        tokenizer: PixTokenizer,
+        protocol: Protocol,
+        samples: Sequence[Sample],
+        at_once: int,
     ) -> None:
+        self.protocol, self.at_once = protocol, at_once
         self.config, self.processor = config, PixDLMProcessor(config, tokenizer)
         self.answer_format = protocol.answer_format(config.answer_format)
         self.asked = {control: asked_questions(samples, control, protocol.seed) for control in protocol.controls}
@@ -58,39 +86,59 @@ class EvaluationCollator:
         self.upright = {sample.image_path: sample.upright for sample in samples}
         self.place = {sample.index: i for i, sample in enumerate(samples)}
 
-    def __call__(self, samples: list[Sample]) -> EvaluationBatch:
-        """The batch of `samples`, in their order.
+    def __call__(self, passes: list[list[Sample]]) -> EvaluationBatch:
+        """The batch of these passes, each of the samples that are listed, in their order.
 
         Raises:
             BadSample: a picture cannot be decoded, or a prompt cannot be made.
         """
         try:
-            return self.collate(samples)
+            collated = [self.collate(samples) for samples in passes]
+            writing = {control: self.together(collated, control) for control in self.asked}
+            return EvaluationBatch(collated, writing if self.protocol.writes else {})
         except UserError as error:
             raise BadSample(str(error)) from error
 
-    def collate(self, samples: list[Sample]) -> EvaluationBatch:
-        """`__call__`, with the errors as they are raised."""
+    def collate(self, samples: list[Sample]) -> Pass:
+        """One pass, with the errors as they are raised."""
         paths = list(dict.fromkeys(sample.image_path for sample in samples))
         paths = list(dict.fromkeys([*paths, *(self.partners[path] for path in paths if path in self.partners)]))
         pictures = self.processor.images(frame_of(path, self.config, self.upright[path]) for path in paths)
         index = [paths.index(sample.image_path) for sample in samples]
-        names = [sample.name for sample in samples]
-        words = [sample_words(sample, self.answer_format) for sample in samples]
-        prompts, questions = {}, {}
-        for control, asked in self.asked.items():
-            own = [asked[self.place[sample.index]] for sample in samples]
-            prompts[control] = self.processor.text(own, index, pictures.geometries, None, names, words)
-            questions[control] = [question or "" for question in own]
-        return EvaluationBatch(
+        prompts = {control: self.prompts(samples, control, index, pictures.geometries) for control in self.asked}
+        return Pass(
             samples=samples,
             pictures=pictures,
             prompts=prompts,
-            questions=questions,
+            questions={control: [one or "" for one in self.questions(samples, control)] for control in self.asked},
             targets=[target_count(sample, self.config.single_target) for sample in samples],
             swapped=[paths.index(self.partners.get(path, path)) if self.partners.get(path, path) in paths else i
                      for i, path in enumerate(paths)],
         )  # fmt: skip
+
+    def questions(self, samples: list[Sample], control: str) -> list[str | None]:
+        """What is asked of samples under a control."""
+        return [self.asked[control][self.place[sample.index]] for sample in samples]
+
+    def prompts(self, samples: list[Sample], control: str, index: list[int], geometries: list[Geometry]) -> Batch:
+        """Prompts that end before the [SEG] groups, about pictures by their index."""
+        names = [sample.name for sample in samples]
+        words = [sample_words(sample, self.answer_format) for sample in samples]
+        return self.processor.text(self.questions(samples, control), index, geometries, None, names, words)
+
+    def together(self, passes: list[Pass], control: str) -> list[Batch]:
+        """The prompts of several passes, `at_once` a batch."""
+        samples = [sample for one in passes for sample in one.samples]
+        geometries = [geometry for one in passes for geometry in one.pictures.geometries]
+        index, before = [], 0
+        for one in passes:
+            index += (one.prompts[control].image_index + before).tolist()
+            before += len(one.pictures.geometries)
+        starts = range(0, len(samples), self.at_once)
+        return [
+            self.prompts(samples[i : i + self.at_once], control, index[i : i + self.at_once], geometries)
+            for i in starts
+        ]
 
 
 def with_pixels(prompts: Batch, pictures: Batch) -> Batch:

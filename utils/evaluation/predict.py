@@ -1,32 +1,37 @@
-"""Predictions for a split: fixed batches, distributed over the processes; each picture is encoded once for all that is
-asked about it.
+"""Predictions for a split: fixed forward passes, distributed over the processes; a pass encodes each of its pictures
+once for all that is asked about it.
 
-A batch's composition does not depend on the number of processes and nothing is padded with duplicates, so the answers
-are the same on one process and on many.
+Which records a pass holds depends on the split alone, and nothing is padded with duplicates. The last digits of a
+matrix product depend on its shape, so the answers are the same on any number of processes, however many are written at
+once, and wherever an evaluation was stopped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from model.answering import Answer, write_answers
 from model.inputs.batch import Batch
+from model.inputs.images import Geometry
 from model.language.tokens import PixTokenizer
-from model.pixdlm import PixDLMForCausalLM
+from model.pixdlm import ImageFeatures, PixDLMForCausalLM
 from utils.datasets.base import Sample, image_groups
 from utils.datasets.loading.workers import ignore_sigterm_in_worker
 from utils.evaluation.collate import EvaluationBatch, EvaluationCollator, with_pixels
-from utils.evaluation.controls import SWAPPED_IMAGES
 from utils.evaluation.finish import Finisher
 from utils.evaluation.predictions import Record
 from utils.evaluation.protocols import Protocol, answer_batch
 from utils.runtime.distributed import rank, world_size
 from utils.runtime.precision import full_precision
+
+Asked = tuple[Sample, str, str, Geometry]  # sample, control, what is asked, of its picture
 
 
 @dataclass(frozen=True)
@@ -34,20 +39,22 @@ class Loading:
     """How a split is gone through.
 
     Args:
-        batch_size: records a batch.
+        pass_size: records of a forward pass at most; those of one picture stay together as far as they fit.
+        batch_size: answers that are written at once.
         workers: processes that decode pictures, and as many that finish masks; on a CPU one does.
         dtype: of the pixels; None leaves them float32.
         title: of the progress bar.
     """
 
-    batch_size: int = 8
+    pass_size: int = 8
+    batch_size: int = 16
     workers: int = 0
     dtype: torch.dtype | None = None
     title: str = "evaluating"
 
 
-def fixed_batches(samples: Sequence[Sample], size: int) -> list[list[int]]:
-    """Positions in batches of at most `size`; records of one picture stay together as far as they fit."""
+def fixed_passes(samples: Sequence[Sample], size: int) -> list[list[int]]:
+    """Positions in passes of at most `size`; records of one picture stay together as far as they fit."""
     batches: list[list[int]] = [[]]
     for group in image_groups(samples):
         for start in range(0, len(group), size):
@@ -55,6 +62,19 @@ def fixed_batches(samples: Sequence[Sample], size: int) -> list[list[int]]:
             if batches[-1] and len(batches[-1]) + len(part) > size:
                 batches.append([])
             batches[-1].extend(part)
+    return batches
+
+
+def batched(passes: Sequence[list[Sample]], records: int) -> list[list[int]]:
+    """Positions of consecutive passes in batches of at most so many records, and at least one pass."""
+    batches: list[list[int]] = []
+    held = 0
+    for i, one in enumerate(passes):
+        if not batches or held + len(one) > records:
+            batches.append([])
+            held = 0
+        batches[-1].append(i)
+        held += len(one)
     return batches
 
 
@@ -69,7 +89,7 @@ def predict(
     done: Sequence[Record] = (),
     run: Callable[[Batch], Any] | None = None,
 ) -> None:
-    """Answer every question of a split, this process's share of the batches.
+    """Answer every question of a split, this process's share of the passes.
 
     Args:
         model: in evaluation mode; its device is used.
@@ -78,18 +98,21 @@ def predict(
         protocol: how the model is asked.
         loading: batch size, workers.
         write: called with the records of a batch once they are finished, batch after batch.
-        done: records that are there already; batches of such alone are left out.
+        done: records that are there already; passes of such alone are left out.
         run: called instead of the model for teacher-forced passes (DeepSpeed's engine, where it shards).
 
     Raises:
         UserError: a picture cannot be decoded.
     """
     there = {(one["control"], one["id"]) for one in done}
-    batches = [
-        batch
-        for batch in fixed_batches(samples, loading.batch_size)
-        if any((control, samples[i].key) not in there for i in batch for control in protocol.controls)
+    passes = [
+        [samples[i] for i in of_pass]
+        for of_pass in fixed_passes(samples, loading.pass_size)
+        if any((control, samples[i].key) not in there for i in of_pass for control in protocol.controls)
     ]
+    # What is sampled depends on what is sampled beside it; so that is the pass, whatever the batch size.
+    at_once = loading.pass_size if protocol.decoding.temperature else loading.batch_size
+    batches = batched(passes, at_once if protocol.writes else 1)
     mine = batches[rank() :: world_size()]
     # Every forward pass gathers shards from all ranks, so all run the same number; dummy batches are not scored.
     dummies = batches[:1] * (-(-len(batches) // world_size()) - len(mine) if run else 0)
@@ -97,9 +120,9 @@ def predict(
     finisher = Finisher(model.config, workers)
     try:
         loader = DataLoader(
-            samples,
+            passes,
             batch_sampler=mine + dummies,
-            collate_fn=EvaluationCollator(model.config, tokenizer, protocol, samples),
+            collate_fn=EvaluationCollator(model.config, tokenizer, protocol, samples, at_once),
             num_workers=loading.workers,
             worker_init_fn=ignore_sigterm_in_worker,
         )
@@ -122,23 +145,40 @@ def answers_of(
     batch: EvaluationBatch,
     dtype: torch.dtype | None,
     run: Callable[[Batch], Any] | None,
-) -> tuple[list[tuple], list]:
-    """What is asked in a batch under every control, and the answers: (sample, control, question, geometry) and Answer
-    each."""
-    features = None
-    if run is None:
-        features = model.encode_images(batch.pictures.to(model.device, dtype))
+) -> tuple[list[Asked], list[Answer]]:
+    """What is asked in a batch under every control, and the answers."""
+    features = [None if run else model.encode_images(one.pictures.to(model.device, dtype)) for one in batch.passes]
     asked, answers = [], []
-    for control, prompts in batch.prompts.items():
-        seen = features
-        if control == SWAPPED_IMAGES:
-            seen = replace(features, tokens=features.tokens[batch.swapped])
-        if run is not None:
-            prompts = with_pixels(prompts, batch.pictures.to("cpu", dtype))
-        if protocol.decoding.temperature:  # by the records, so that neither processes nor what was done before matter
-            torch.manual_seed(protocol.seed * 1_000_003 + batch.samples[0].index)
-        answers += answer_batch(model, tokenizer, protocol, prompts, batch.targets, seen, run)
-        index = prompts.image_index.tolist()
-        rows = zip(batch.samples, batch.questions[control], index, strict=True)
-        asked += [(sample, control, question, prompts.geometries[picture]) for sample, question, picture in rows]
+    for control in protocol.controls:
+        seen = [None if run else one.seen(each, control) for one, each in zip(batch.passes, features, strict=True)]
+        written = iter(())
+        if protocol.writes:
+            written = iter(write_together(model, tokenizer, protocol, batch, control, seen))
+        for one, each in zip(batch.passes, seen, strict=True):
+            prompts = one.prompts[control]
+            if run is not None:
+                prompts = with_pixels(prompts, one.pictures.to("cpu", dtype))
+            own = list(islice(written, len(prompts))) if protocol.writes else None
+            answers += answer_batch(model, tokenizer, protocol, prompts, one.targets, each, own, run)
+            index = prompts.image_index.tolist()
+            rows = zip(one.samples, one.questions[control], index, strict=True)
+            asked += [(sample, control, question, prompts.geometries[picture]) for sample, question, picture in rows]
     return asked, answers
+
+
+def write_together(
+    model: PixDLMForCausalLM,
+    tokenizer: PixTokenizer,
+    protocol: Protocol,
+    batch: EvaluationBatch,
+    control: str,
+    seen: list[ImageFeatures],
+) -> list[list[int]]:
+    """What the model writes to every question of a batch's passes, which see these features."""
+    written, features = [], ImageFeatures.joined(seen)
+    first = batch.passes[0].samples[0].index
+    for prompts in batch.writing[control]:
+        if protocol.decoding.temperature:  # by the records, so that neither processes nor what was done before matter
+            torch.manual_seed(protocol.seed * 1_000_003 + first + len(written))
+        written += write_answers(model, tokenizer, prompts, features, protocol.decoding)
+    return written

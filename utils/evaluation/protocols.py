@@ -78,10 +78,11 @@ def answer_batch(
     batch: Batch,
     targets: list[int],
     features: ImageFeatures | None,
+    written: list[list[int]] | None,
     run: Callable[[Batch], Any] | None = None,
 ) -> list[Answer]:
-    """The answers to a batch of questions about encoded pictures; arguments as in `model.answering`."""
+    """The answers to a batch of questions about encoded pictures; arguments as in `model.answering`, `written` where
+    the protocol writes."""
     if protocol.kind == GENERATE:
-        return written_answers(model, tokenizer, batch, features, protocol.decoding)
-    own = protocol.decoding if protocol.reasoning == OWN_REASONING else None
-    return forced_answers(model, tokenizer, batch, targets, features, own, run)
+        return written_answers(model, tokenizer, batch, features, written)
+    return forced_answers(model, tokenizer, batch, targets, features, written, run)

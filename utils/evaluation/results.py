@@ -77,7 +77,7 @@ def run_header(
             "matching": spec.matching,
             "unit": "question" if model.config.single_target else spec.unit,
             "neutral_fusion": model.config.neutral_fusion,
-            "batch_size": options["batch_size"],
+            "pass_size": options["pass_size"],
             "dtype": str(dtype).removeprefix("torch."),
             "threads": options["threads"] if device.type == "cpu" else None,
             "attention": model.language_model.config._attn_implementation,

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -17,9 +17,10 @@ from utils.datasets.base import DatasetSpec, Sample
 from utils.evaluation.report import summary
 from utils.evaluation.report.charts import Chart, iou_histogram, reliability, size_chart
 from utils.evaluation.report.gallery import build_gallery
-from utils.evaluation.report.runs import Run, read_runs
+from utils.evaluation.report.runs import Run, read_runs, units_of
 from utils.evaluation.report.thumbnails import ThumbnailTask, thumbnail
 from utils.evaluation.report.workers import mapped
+from utils.evaluation.scoring import QUESTION
 from utils.runtime.files import atomic_write, write_errors_as_user_error
 
 log = logging.getLogger(__name__)
@@ -30,21 +31,21 @@ BASE64 = 4 / 3
 HERE = Path(__file__).parent
 
 
-def write_report(path: Path, folders: list[Path], samples: dict[str, Sample], spec: DatasetSpec, merged: bool) -> None:
+def write_report(path: Path, folders: list[Path], samples: Sequence[Sample], spec: DatasetSpec) -> None:
     """Write the report of one evaluation, or of two side by side, atomically.
 
     Args:
         path: of the page.
         folders: output folders of evaluations, with metrics.json, scores.jsonl and predictions.jsonl.
-        samples: of the split, by id.
+        samples: of the split.
         spec: their data set.
-        merged: the model answers with one mask, and a record's targets were scored as their union.
 
     Raises:
         UserError: a file is missing or does not fit the data, a picture cannot be read, or the page not be written.
     """
     runs = read_runs(folders)
-    gallery = build_gallery(runs, samples, merged, spec.group_titles)
+    merged = units_of(runs, spec.unit) == QUESTION
+    gallery = build_gallery(runs, {sample.key: sample for sample in samples}, merged, spec.group_titles)
     data = _data_block(gallery.data)
     most = picture_bytes(len(gallery.pictures), len(data.encode("utf-8", "backslashreplace")))
     tasks = [ThumbnailTask(picture, upright, most) for picture, upright in gallery.pictures]

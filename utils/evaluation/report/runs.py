@@ -84,6 +84,21 @@ def run_names(folders: list[Path]) -> list[str]:
     return ["/".join(part[-depth:]).replace("//", "/") for part in parts]
 
 
+def units_of(runs: list[Run], default: str) -> str:
+    """What was scored: "target", or "question" where the targets of a record counted as their union.
+
+    Raises:
+        UserError: one of two evaluations scored targets, the other questions.
+    """
+    units = [(run.metrics.get("protocol") or {}).get("unit", default) for run in runs]
+    if len(set(units)) > 1:
+        raise UserError(
+            f"{runs[0].folder} and {runs[1].folder}: one scores each target and the other all of a question as one, "
+            "so that their scores are of different masks; report on each alone"
+        )
+    return units[0]
+
+
 def _read_run(folder: Path, name: str) -> Run:
     for name in (METRICS_FILE, SCORES_FILE, PREDICTIONS_FILE):
         if not is_file(folder / name):

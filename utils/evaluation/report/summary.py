@@ -51,7 +51,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("sha256 of the data", _hash(data.get("sha256"))),
         ("protocol", escape(_protocol(rules))),
         ("decoding", escape(_options(rules.get("decoding")))),
-        ("batch size", escape(str(rules.get("batch_size") or ""))),
+        ("records a pass", escape(str(rules.get("pass_size") or ""))),
         ("checkpoint", _checkpoint(_object(run.metrics, "checkpoint"))),
         ("code", _code(str(rules.get("code") or hardware.get("code_version") or hardware.get("code") or ""))),
         ("hardware", escape(_hardware(hardware, rules))),

@@ -67,7 +67,7 @@ def make_metrics(count: int = 12, giou: float = 0.5, **changes: Any) -> dict[str
         "controls": {"shuffled-questions": control},
         "data": {"dataset": "drseg", "split": "test", "records": count, "pictures": 6, "sha256": "d" * 64,
                  "skipped": []},
-        "protocol": {"kind": "forced", "reasoning": "none", "decoding": None, "batch_size": 8},
+        "protocol": {"kind": "forced", "reasoning": "none", "decoding": None, "pass_size": 8},
         "checkpoint": {"model.safetensors": "c" * 64},
         "config": {},
         "hardware": {"cpu": "A processor", "cores": 2, "gpu": None, "code_version": "0123abcd4567"},
