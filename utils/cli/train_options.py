@@ -92,6 +92,10 @@ class TrainArgs:
     )
     ce_weight: float = option(1.0, "Weight of the cross entropy of [SEG] tokens and the answer's end.")
     text_weight: float = option(1.0, "With --targets answer or reasoning: weight of the words' cross entropy.")
+    words_dropout: float = option(
+        0.0, "With --targets answer or reasoning: share of prompts without words before the groups, so that masks do "
+        "not rest on words alone."
+    )  # fmt: skip
     bce_weight: float = option(2.0, "Weight of the masks' binary cross entropy.")
     dice_weight: float = option(0.5, "Weight of the masks' dice loss.")
     overlap_weight: float = option(0.0, "Weight of the overlap loss between masks of one answer.")
@@ -173,6 +177,8 @@ def check_train(args: TrainArgs) -> None:
     check_at_least(
         args, 0, "ce_weight", "text_weight", "bce_weight", "dice_weight", "overlap_weight", "grounding_weight"
     )
+    if not 0 <= args.words_dropout <= 1:
+        raise UserError(f"--words-dropout is {args.words_dropout}; it is a share, from 0 to 1")
     check_at_least(args, 0, "save_minutes", "save_steps", "max_bad_steps", "timeout_minutes")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(args, name) < 1:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
-from model.language.answers import answer_words
+from model.language.answers import SEG, answer_words
 from model.masks import IGNORE_LABEL, Polygon, polygons_rle
 from utils.runtime.errors import UserError
 
@@ -47,6 +47,7 @@ class Sample:
         picture_size: height and width of the picture in pixels, where it is another than that of the labels' frame.
         upright: the picture's orientation tag is applied, as viewers do; False where labels were drawn on the
             pixels as they are stored.
+        wordless: the prompt goes without the answer's words (`utils.datasets.loading.word_dropout`).
     """
 
     image_path: Path
@@ -65,6 +66,7 @@ class Sample:
     key: str = ""
     picture_size: tuple[int, int] | None = None
     upright: bool = True
+    wordless: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -117,7 +119,7 @@ def sample_words(sample: Sample, answer_format: str) -> str:
         BadRecord: its annotated answer does not have that.
     """
     try:
-        return answer_words(sample.answer, answer_format)
+        return answer_words(sample.answer, SEG if sample.wordless else answer_format)
     except ValueError as error:
         raise BadRecord(f"{sample.name}, question {sample.question!r}: {error}") from error
 

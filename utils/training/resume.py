@@ -337,7 +337,7 @@ def without_retired(record: dict[str, Any]) -> dict[str, Any]:
     The feature cache changed no number. Place hints acted in the first `hint_steps` steps only; a state from
     before their end cannot be resumed, so the option is kept and the state is refused.
     """
-    settings = {"orientation": "check", "text_weight": 1.0, **record["settings"]}
+    settings = {"orientation": "check", "text_weight": 1.0, "words_dropout": 0.0, **record["settings"]}
     for name in ("feature_cache", "feature_cache_gb"):
         settings.pop(name, None)
     share, steps = settings.pop("hint_share", 0), settings.pop("hint_steps", 0)

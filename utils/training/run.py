@@ -22,6 +22,7 @@ from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
 from utils.datasets.loading.flips import FlippedSamples, FlipSampler, flip_sample
 from utils.datasets.loading.sampler import TrainSampler, infinite_batches, split_fingerprint
+from utils.datasets.loading.word_dropout import WordDropoutSampler, WordDropoutSamples
 from utils.datasets.loading.workers import dead_worker_as_user_error, ignore_sigterm_in_worker
 from utils.datasets.questions import check_questions
 from utils.datasets.registry import load_dataset
@@ -137,10 +138,13 @@ def train_on(
 def training_loader(
     samples: list[Sample], sampler: TrainSampler, args: TrainArgs, collate: Collator, device: torch.device
 ) -> DataLoader:
-    """The DataLoader of training, with flips where --mirror is set."""
+    """The DataLoader of training, with flips where --mirror is set, and words left out as --words-dropout says."""
+    drawn, batches = (FlippedSamples(samples), FlipSampler(sampler)) if args.mirror else (samples, sampler)
+    if args.words_dropout:
+        drawn, batches = WordDropoutSamples(drawn), WordDropoutSampler(batches, sampler, args.words_dropout)
     return DataLoader(
-        FlippedSamples(samples) if args.mirror else samples,
-        batch_sampler=FlipSampler(sampler) if args.mirror else sampler,
+        drawn,
+        batch_sampler=batches,
         collate_fn=collate,
         num_workers=args.workers,
         persistent_workers=args.workers > 0,

@@ -45,7 +45,7 @@ RETIRED = {"feature_cache": "runs/cache", "feature_cache_gb": 8.0, "hint_share":
 def record(step: int, **changes: object) -> dict[str, Any]:
     """`progress.json` as 5be6f68 wrote it for `mini`."""
     options = {**asdict(parse_train(["--config", "mini"])), **RETIRED, **changes}
-    for added in ("targets", "text_weight"):  # since then
+    for added in ("targets", "text_weight", "words_dropout"):  # since then
         options.pop(added, None)
     return {"progress": {"step": step}, "settings": {**options, "processes": 1}}
 
@@ -227,7 +227,7 @@ def test_a_run_decays_as_it_began_however_often_it_goes_on(tmp_path: Path, by_na
 # Training records that have changed
 
 SETTINGS = {
-    **{"lr": 0.1, "orientation": "check", "text_weight": 1.0, "steps_per_epoch": 7, "warmup_steps": 2},
+    **{"lr": 0.1, "orientation": "check", "text_weight": 1.0, "words_dropout": 0.0, "steps_per_epoch": 7, "warmup_steps": 2},
     RECORDS: "60 (aaaaaaaa)",
 }
 
