@@ -6,6 +6,7 @@ python -m utils.evaluation.compare runs/a/eval runs/b/eval --out difference.json
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,22 +21,21 @@ from utils.runtime.files import write_json
 from utils.runtime.json_files import parse_json, read_json
 
 DATA = ("dataset", "split", "records", "pictures", "sha256")
-# What defines the measurement; not where and how fast it ran.
-PROTOCOL = (
-    "dataset", "split", "kind", "reasoning", "decoding", "limit", "polygons", "orientation", "matching", "unit",
-)  # fmt: skip
+# What defines the measurement, where both say it; not where and how fast it ran.
+PROTOCOL = ("kind", "reasoning", "decoding", "limit", "polygons", "orientation", "matching", "unit")
 FIELDS = {
-    "id": (str,), "picture": (str,), "target": (int, type(None)), "iou": (int, float), "intersection": (int,),
-    "union": (int,), "area": (int,), "pixels": (int,), "groups": (dict,),
+    "id": (str,), "picture": (str,), "target": (int, type(None)), "mask": (int, type(None)), "iou": (int, float),
+    "intersection": (int,), "union": (int,), "area": (int,), "pixels": (int,), "groups": (dict,),
 }  # fmt: skip
 CURE = "evaluate again to write it anew"
 
 
 class Line(NamedTuple):
-    """A line of scores.jsonl: the record's id, whether it has a target, its pair of masks."""
+    """A line of scores.jsonl: the record's id, the numbers of target and mask (None where there is none), the score."""
 
     id: str
-    has_target: bool
+    target: int | None
+    mask: int | None
     score: MaskScore
 
 
@@ -63,7 +63,11 @@ def load(path: Path) -> Evaluation:
     except FileNotFoundError as error:
         raise UserError(f"{scores}: no such file; {CURE}") from error
     lines = [_line(text, f"{scores}, line {number:,}") for number, text in enumerate(content.splitlines(), 1)]
-    return Evaluation(scores, metrics, [line for line in lines if line])
+    found = [line for line in lines if line]
+    twice = [key for key, count in Counter((line.id, line.target, line.mask) for line in found).items() if count > 1]
+    if twice:
+        raise UserError(f"{scores}: {len(twice)} pairs stand there more than once, the first of record {twice[0][0]!r}")
+    return Evaluation(scores, metrics, found)
 
 
 def _line(text: bytes, where: str) -> Line | None:
@@ -84,7 +88,7 @@ def _line(text: bytes, where: str) -> Line | None:
     matched = found["iou"] > 0
     target = found["target"]
     score = MaskScore(0, target or 0, *counts, groups=found["groups"], picture=found["picture"], matched=matched)
-    return Line(found["id"], target is not None, score)
+    return Line(found["id"], target, found["mask"], score)
 
 
 def check_comparable(a: Evaluation, b: Evaluation) -> None:
@@ -95,14 +99,15 @@ def check_comparable(a: Evaluation, b: Evaluation) -> None:
     """
     for part, names in (("data", DATA), ("protocol", PROTOCOL)):
         for name in names:
-            one, other = (side.metrics[part].get(name) for side in (a, b))
-            if one != other:
+            unsaid = "?"  # someone else's predictions do not say how they were made
+            one, other = (side.metrics[part].get(name, unsaid) for side in (a, b))
+            if one != other and unsaid not in (one, other):
                 raise UserError(
                     f"{part} {name!r} differs: {one!r} in {a.scores.parent}, {other!r} in {b.scores.parent}; "
                     "evaluate both in the same way"
                 )
-    pictures = [{line.id: line.score.picture for line in side.lines} for side in (a, b)]
-    for here, there, (mine, yours) in ((a, b, pictures), (b, a, pictures[::-1])):
+    known = [{line.id: (line.score.picture, dict(line.score.groups)) for line in side.lines} for side in (a, b)]
+    for here, there, (mine, yours) in ((a, b, known), (b, a, known[::-1])):
         missing = sorted(mine.keys() - yours.keys())
         if missing:
             more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
@@ -113,7 +118,7 @@ def check_comparable(a: Evaluation, b: Evaluation) -> None:
         for record in sorted(mine):
             if mine[record] != yours[record]:
                 raise UserError(
-                    f"record {record}: picture {mine[record]!r} in {here.scores}, {yours[record]!r} in "
+                    f"record {record}: picture and groups are {mine[record]!r} in {here.scores}, {yours[record]!r} in "
                     f"{there.scores}; evaluate both on the same data"
                 )
     if not a.lines:
@@ -125,7 +130,7 @@ def compare(a: Evaluation, b: Evaluation, seed: int = 0) -> dict[str, dict[str, 
     groups = sorted({name for side in (a, b) for line in side.lines for name in line.score.groups})
     keys: dict[str, Callable[[Line], str | None]] = {
         "overall": lambda line: "all",
-        "target size": lambda line: line.score.size_class if line.has_target else None,
+        "target size": lambda line: line.score.size_class if line.target is not None else None,
         **{name: lambda line, name=name: _text(line.score.groups.get(name)) for name in groups},
     }
     result: dict[str, dict[str, dict]] = {}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import networkx
 from pycocotools import mask as coco
+from scipy.optimize import linear_sum_assignment
 
 RLE = dict[str, Any]
 Pair = tuple[int | None, int | None]
-STEPS = 10**9  # IoUs are matched as whole numbers of this fraction, so that sums do not depend on rounding
 
 
 def match(predicted: list[RLE], targets: list[RLE], how: Literal["order", "hungarian"]) -> list[Pair]:
@@ -35,11 +34,5 @@ def _assignment(predicted: list[RLE], targets: list[RLE]) -> dict[int, int]:
     """The prediction of each target that has one."""
     if not predicted or not targets:
         return {}
-    ious = coco.iou(predicted, targets, [0] * len(targets))
-    graph = networkx.Graph()
-    for p in range(len(predicted)):
-        for t in range(len(targets)):
-            graph.add_edge(("p", p), ("t", t), weight=round(float(ious[p, t]) * STEPS))
-    chosen = networkx.max_weight_matching(graph, maxcardinality=True)
-    ends = [dict(pair) for pair in chosen]
-    return {end["t"]: end["p"] for end in ends}
+    rows, columns = linear_sum_assignment(coco.iou(predicted, targets, [0] * len(targets)), maximize=True)
+    return dict(zip(columns.tolist(), rows.tolist(), strict=True))

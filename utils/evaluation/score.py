@@ -64,6 +64,7 @@ def scored(
     reasoned = protocol.get("reasoning") == OWN_REASONING and protocol.get("answer_format") == "reasoning"
     metrics, lines = score_predictions(samples, records, spec, unit, reasoned)
     named = {name: value for name, value in header.items() if name not in ("format", "data")}
+    named["protocol"] = {"matching": spec.matching, **protocol, "unit": unit}
     return {**metrics, "data": data, **named}, lines
 
 
