@@ -9,16 +9,20 @@ from __future__ import annotations
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from model.checkpoints.backbones import weight_hashes
 from model.checkpoints.export import BACKBONES, check_target, save_own, save_published
 from model.checkpoints.load import load_pretrained, load_tokenizer, read_training
+from model.config import PixDLMConfig
 from model.lora import merge_lora
 from model.pixdlm import PixDLMForCausalLM
-from utils.cli.export_options import parse_merge
+from utils.cli.export_options import MergeArgs, parse_merge
 from utils.runtime.errors import UserError, run_main
+from utils.runtime.json_files import read_json
 from utils.runtime.logs import peak_process_gib, start_logging
 from utils.runtime.precision import inference_dtype
 
@@ -32,6 +36,8 @@ def main() -> None:
     check_target(out, checkpoint, args.overwrite)
     tokenizer, config = load_tokenizer(checkpoint)
     training = read_training(checkpoint)
+    if args.metrics:
+        training = {**training, "evaluation": evaluation_of(checkpoint, config, args)}
     if args.without_backbones:
         check_backbones_are_stock(checkpoint, training)
     dtype = inference_dtype(args.precision, torch.device("cpu"))
@@ -56,6 +62,23 @@ def main() -> None:
         "%s: %.2f GiB in %s, %d matrices merged; at most %.2f GiB of memory, %.2f times the model",
         *(out, size / 2**30, args.precision, merged, peak, peak * 2**30 / size),
     )
+
+
+def evaluation_of(checkpoint: Path, config: PixDLMConfig, args: MergeArgs) -> dict[str, Any]:
+    """The content of --metrics.
+
+    Raises:
+        UserError: it cannot be read, or is of other weights.
+    """
+    metrics = read_json(Path(args.metrics), "name the metrics.json that eval.py wrote")
+    if not isinstance(metrics, dict) or not {"overall", "data", "protocol", "checkpoint"} <= metrics.keys():
+        raise UserError(f"--metrics {args.metrics}: no metrics.json of eval.py")
+    if metrics["checkpoint"] != weight_hashes(checkpoint, config, args.backbones):
+        raise UserError(
+            f"--metrics {args.metrics}: the evaluated weights are not those of {checkpoint}; evaluate these with "
+            "eval.py"
+        )
+    return metrics
 
 
 def check_backbones_are_stock(checkpoint: Path, training: dict) -> None:

@@ -17,7 +17,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from model.checkpoints.backbones import Backbones, weight_hashes
 from model.checkpoints.export import check_target
+from model.checkpoints.layouts import load_config
 from model.checkpoints.load import load_parts, load_pretrained
 from model.checkpoints.save import save_model
 from model.config import PixDLMConfig
@@ -110,6 +112,39 @@ def test_a_merged_folder_has_all_that_it_needs(call: Callable[..., None], tmp_pa
     card = (tmp_path / "merged" / "README.md").read_text()
     assert "| overall | 3 | 0.500 | 0.250 |" in card and "lr: 0.0003" in card
     load_pretrained(PixDLMForCausalLM, tmp_path / "merged")
+
+
+def test_a_card_names_the_evaluation_of_these_weights(
+    call: Callable[..., None], tmp_path: Path, run_folder: Path
+) -> None:
+    hashes = weight_hashes(run_folder, load_config(run_folder), Backbones())
+    metrics = {
+        "overall": {"count": 9, "giou": 0.75, "giou_interval": [0.5, 0.875], "ciou": 0.5, "ciou_interval": None},
+        "controls": {"blank-question": {"overall": {"count": 9, "giou": 0.125}}},
+        "data": {"dataset": "drseg", "split": "test", "records": 9, "pictures": 3, "sha256": "a" * 64},
+        "protocol": {"kind": "generate", "reasoning": "given", "uses_ground_truth_text": True,
+                     "decoding": {"temperature": 0.0, "beams": 2}},
+        "code": "0123abcd",
+        "checkpoint": hashes,
+        "hardware": {"device": "cpu", "name": "A processor"},
+    }  # fmt: skip
+    file = tmp_path / "metrics.json"
+    file.write_text(json.dumps(metrics))
+    call("merge_lora", run_folder, tmp_path / "out", "--metrics", file)
+    card = (tmp_path / "out/README.md").read_text()
+    assert "| | count | gIoU | cIoU | blank question |" in card
+    assert "| overall | 9 | 0.750 [0.500, 0.875] | 0.500 | 0.125 |" in card
+    assert f"- data: drseg test, 9 records about 3 pictures, sha256 `{'a' * 64}`" in card
+    assert "- protocol: generate, reasoning given (the data set's answers are input)" in card
+    assert "- decoding: temperature 0.0, beams 2" in card and "- code: 0123abcd" in card
+    assert f"sha256 `{hashes['model.safetensors']}`" in card and "- hardware: A processor (cpu)" in card
+    for changed, said in (
+        ({**metrics, "checkpoint": {"model.safetensors": "b" * 64}}, "the evaluated weights are not those of"),
+        ({"overall": {}}, "no metrics.json of eval.py"),
+    ):
+        file.write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=said):
+            call("merge_lora", run_folder, tmp_path / "other", "--metrics", file)
 
 
 def test_merged_as_published_and_read(call: Callable[..., None], tmp_path: Path, run_folder: Path) -> None:

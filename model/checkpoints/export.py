@@ -163,18 +163,56 @@ def card(model: PixDLMForCausalLM, training: dict[str, Any], without_backbones: 
 
 
 def training_lines(training: dict[str, Any]) -> list[str]:
-    """The lines of a model card about scores and settings of the run."""
+    """The lines of a model card about scores and settings of the run, and about an evaluation of it."""
     lines: list[str] = []
-    validation = training.get("validation") or {}
-    if validation:
-        metrics = [name for name in validation["overall"] if name != "count"]
-        titles = [METRIC_TITLES.get(name, name) for name in metrics]
-        lines += ["", "## Scores on the validation split", ""]
-        lines += [f"| | count | {' | '.join(titles)} |", "| --- " * (2 + len(metrics)) + "|"]
-        rows = {"overall": validation["overall"], **validation.get("by_reasoning_type", {})}
-        for name, row in rows.items():
-            lines.append(f"| {name} | {row['count']} | {' | '.join(f'{row[metric]:.3f}' for metric in metrics)} |")
+    for title, scores, facts in (
+        ("Scores on the validation split", training.get("validation"), training.get("validated")),
+        ("Evaluation", training.get("evaluation"), training.get("evaluation")),
+    ):
+        if scores:
+            lines += ["", f"## {title}", "", *score_lines(scores)]
+            lines += ["", *fact_lines(facts)] if facts else []
     if training.get("settings"):
         lines += ["", "## Training", "", f"Epoch {training.get('epoch')}, step {training.get('step')}, with"]
         lines += ["", *(f"    {name}: {value}" for name, value in training["settings"].items())]
     return lines
+
+
+def score_lines(scores: dict[str, Any]) -> list[str]:
+    """A table of the metrics, with 95 % intervals where there are some, and of the first one under controls."""
+    metrics = [name for name in scores["overall"] if name != "count" and not name.endswith("_interval")]
+    controls = scores.get("controls", {})
+    titles = [METRIC_TITLES.get(name, name) for name in metrics] + [one.replace("-", " ") for one in controls]
+    lines = [f"| | count | {' | '.join(titles)} |", "| --- " * (2 + len(titles)) + "|"]
+
+    def interval(ends: list[float] | None) -> str:
+        return f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""
+
+    def row(name: str, found: dict[str, Any], under: list[dict[str, Any] | None]) -> str:
+        cells = [f"{found[one]:.3f}{interval(found.get(f'{one}_interval'))}" for one in metrics]
+        cells += [f"{one[metrics[0]]:.3f}" if one else "" for one in under]
+        return f"| {name} | {found['count']} | {' | '.join(cells)} |"
+
+    lines.append(row("overall", scores["overall"], [one["overall"] for one in controls.values()]))
+    for name, found in scores.get("by_reasoning_type", {}).items():
+        lines.append(row(name, found, [one["by_reasoning_type"].get(name) for one in controls.values()]))
+    return lines
+
+
+def fact_lines(facts: dict[str, Any]) -> list[str]:
+    """What scores are of: data, protocol, decoding, code, checkpoint and hardware."""
+    data, protocol, hardware = facts["data"], facts["protocol"], facts["hardware"]
+    asked = f"{protocol['kind']}, reasoning {protocol['reasoning']}"
+    if protocol["uses_ground_truth_text"]:
+        asked += " (the data set's answers are input)"
+    said = protocol["decoding"] and ", ".join(f"{name} {value}" for name, value in protocol["decoding"].items())
+    named = {
+        "data": f"{data['dataset']} {data['split']}, {data['records']} records about {data['pictures']} pictures, "
+        f"sha256 `{data['sha256']}`",
+        "protocol": asked,
+        "decoding": said or "none, nothing is written",
+        "code": facts["code"] or "unknown version",
+        "checkpoint": ", ".join(f"`{name}` sha256 `{sha}`" for name, sha in facts.get("checkpoint", {}).items()),
+        "hardware": f"{hardware['name']} ({hardware['device']})",
+    }
+    return [f"- {name}: {value}" for name, value in named.items() if value]

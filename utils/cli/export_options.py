@@ -23,6 +23,9 @@ class MergeArgs(BackboneArgs):
     )
     precision: str = option("bf16", "Dtype of the saved weights: bf16, fp16 or fp32.")
     without_backbones: bool = option(False, "Leave CLIP and SAM2 out, as published.")
+    metrics: str | None = option(
+        None, "metrics.json of an evaluation of the checkpoint, for the model card; its hashes are checked."
+    )
     overwrite: bool = option(False, "Replace the target where it exists.")
 
 

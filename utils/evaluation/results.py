@@ -24,7 +24,7 @@ from utils.runtime.machine import code_version, cpu_model
 READING_OPTIONS = ("limit", "skip_bad_records", "polygons", "orientation")
 
 
-def data_facts(dataset: str, split: str, samples: Sequence[Sample], skipped: Sequence[str]) -> dict[str, Any]:
+def data_facts(dataset: str, split: str, samples: Sequence[Sample], skipped: Sequence[str] = ()) -> dict[str, Any]:
     """What an evaluation is of: data set, split, numbers, what was left out, and a hash of questions and targets.
 
     The hash does not depend on paths, nor on how labels are laid out; the pictures' pixels are not in it.
@@ -84,13 +84,16 @@ def run_header(
         },
         "code": code_version(),
         "versions": {"opencv": cv2.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        "hardware": {
-            "device": device.type,
-            "name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model(),
-        },
+        "hardware": hardware(device),
         "checkpoint": weight_hashes(checkpoint[0], model.config, checkpoint[1]),
         "config": model.config.to_diff_dict(),
     }
+
+
+def hardware(device: torch.device) -> dict[str, str]:
+    """What an evaluation ran on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
+    return {"device": device.type, "name": name}
 
 
 def write_results(out: Path, metrics: dict[str, Any], lines: list[dict[str, Any]]) -> None:

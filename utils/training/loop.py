@@ -31,6 +31,7 @@ from utils.evaluation.predict import Loading, predict
 from utils.evaluation.predictions import Record
 from utils.evaluation.protocols import FORCED, GIVEN_REASONING, NO_REASONING, Protocol
 from utils.evaluation.report.tables import table
+from utils.evaluation.results import data_facts, hardware
 from utils.evaluation.scoring import QUESTION, score_records
 from utils.runtime.distributed import (
     any_rank,
@@ -43,6 +44,7 @@ from utils.runtime.distributed import (
 from utils.runtime.errors import UserError
 from utils.runtime.files import append_line, write_errors_as_user_error
 from utils.runtime.logs import peak_memory_gib
+from utils.runtime.machine import code_version
 from utils.runtime.precision import DTYPES
 from utils.training.engine import gathered_state, gradient_norm_is_finite, weights_are_finite
 from utils.training.preemption import Stopped, StopRequest
@@ -272,16 +274,23 @@ class Run:
         # what is learnt is put into the prompts, as in training; generated answers would have to be waited for
         learns_words = model.config.answer_format != SEG
         protocol = Protocol(FORCED, GIVEN_REASONING if learns_words else NO_REASONING)
-        loading = Loading(self.args.eval_batch_size, self.args.workers, self.dtype, f"validation {epoch + 1}")
+        size, title = self.args.eval_batch_size, f"validation {epoch + 1}"
+        loading = Loading(pass_size=size, workers=self.args.workers, dtype=self.dtype, title=title)
         records: list[Record] = []
         with self.timed("validation"):
             predict(model, self.tokenizer, samples, protocol, loading, records.extend, run=self.predict)
             gathered = gather_lists(records)
         scores = broadcast_from_rank0(partial(self.scores, samples, gathered) if rank() == 0 else None)
+        facts = {
+            "data": data_facts(self.args.dataset, "val", samples),
+            "protocol": protocol.described(),
+            "code": code_version(),
+            "hardware": hardware(model.device),
+        }
         with self.timed("writing"):
             state = gathered_state(self.engine)
             if state is not None:
-                self.save_scored(epoch, scores, state)
+                self.save_scored(epoch, scores, facts, state)
 
     def scores(self, samples: list[Sample], records: list[Record]) -> dict[str, dict]:
         """The scores of `breakdowns`, for table and `training.json`.
@@ -294,14 +303,16 @@ class Run:
         scored = score_records(samples, {one["id"]: one for one in records}, self.spec, unit)
         return breakdowns([score for score, _, _ in scored], self.spec)
 
-    def save_scored(self, epoch: int, scores: dict[str, dict], state: dict[str, torch.Tensor]) -> None:
+    def save_scored(
+        self, epoch: int, scores: dict[str, dict], facts: dict[str, Any], state: dict[str, torch.Tensor]
+    ) -> None:
         """Log scores; write `last/`, and `best/` when the data set's first metric is the best so far."""
         step, score = self.progress.step, scores["overall"][self.spec.metrics[0]]
         log.info("validation after epoch %d:\n%s", epoch + 1, table(scores, self.spec))
         for name in self.spec.metrics:
             self.writer.add_scalar(f"val/{name}", scores["overall"][name], step)
         record = {"epoch": epoch + 1, "step": step, "validation": scores, "settings": asdict(self.args)}
-        record["seconds"] = self.seconds()
+        record |= {"validated": facts, "seconds": self.seconds()}
         last, best = self.run_dir / "last", self.run_dir / "best"
         with write_errors_as_user_error(last):
             save_model(last, self.engine.module, self.tokenizer, state, record)
