@@ -21,7 +21,7 @@ from model.config import PixDLMConfig
 from model.inputs.images import Geometry, frame_logits
 from model.masks import confidence, encode_mask
 from utils.datasets.base import Sample
-from utils.datasets.loading.workers import ignore_sigterm_in_worker
+from utils.datasets.loading.workers import start_helper
 from utils.evaluation.predictions import Record
 from utils.runtime.errors import UserError
 
@@ -66,7 +66,7 @@ def _start(config: PixDLMConfig, parent: int) -> None:
     global _config  # noqa: PLW0603
     _config = config
     torch.set_num_threads(1)
-    ignore_sigterm_in_worker(0)
+    start_helper(0)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -112,7 +112,8 @@ class Finisher:
         for (sample, control, question, geometry), answer in zip(asked, answers, strict=True):
             logits = answer.logits.float().cpu().numpy()
             task = sample, control, question, logits, answer.text, answer.status, geometry
-            futures.append(self.pool.submit(_finish, *task))
+            with _dead_process_as_user_error():
+                futures.append(self.pool.submit(_finish, *task))
         self.waiting.append(futures)
         return list(self.drain(MOST_WAITING))
 

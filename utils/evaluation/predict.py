@@ -23,7 +23,8 @@ from model.inputs.images import Geometry
 from model.language.tokens import PixTokenizer
 from model.pixdlm import ImageFeatures, PixDLMForCausalLM
 from utils.datasets.base import Sample, image_groups
-from utils.datasets.loading.workers import ignore_sigterm_in_worker
+from utils.datasets.loading.parcel import Packing
+from utils.datasets.loading.workers import start_helper
 from utils.evaluation.collate import EvaluationBatch, EvaluationCollator, with_pixels
 from utils.evaluation.finish import Finisher
 from utils.evaluation.predictions import Record
@@ -110,9 +111,11 @@ def predict(
         for of_pass in fixed_passes(samples, loading.pass_size)
         if any((control, samples[i].key) not in there for i in of_pass for control in protocol.controls)
     ]
-    # What is sampled depends on what is sampled beside it; so that is the pass, whatever the batch size.
-    at_once = loading.pass_size if protocol.decoding.temperature else loading.batch_size
-    batches = batched(passes, at_once if protocol.writes else 1)
+    # What is sampled depends on what is sampled beside it; so that is the pass, whatever the batch size and whichever
+    # passes are left.
+    joined = protocol.writes and not protocol.decoding.temperature
+    batches = batched(passes, loading.batch_size if joined else 1)
+    at_once = loading.batch_size if joined else loading.pass_size
     mine = batches[rank() :: world_size()]
     # Every forward pass gathers shards from all ranks, so all run the same number; dummy batches are not scored.
     dummies = batches[:1] * (-(-len(batches) // world_size()) - len(mine) if run else 0)
@@ -122,14 +125,14 @@ def predict(
         loader = DataLoader(
             passes,
             batch_sampler=mine + dummies,
-            collate_fn=EvaluationCollator(model.config, tokenizer, protocol, samples, at_once),
+            collate_fn=Packing(EvaluationCollator(model.config, tokenizer, protocol, samples, at_once)),
             num_workers=loading.workers,
-            worker_init_fn=ignore_sigterm_in_worker,
+            worker_init_fn=start_helper,
         )
         bar = tqdm(loader, desc=loading.title, unit="batch", disable=rank() != 0, leave=False)
         with full_precision():
-            for i, batch in enumerate(bar):
-                asked, answers = answers_of(model, tokenizer, protocol, batch, loading.dtype, run)
+            for i, parcel in enumerate(bar):
+                asked, answers = answers_of(model, tokenizer, protocol, parcel.open(), loading.dtype, run)
                 for records in finisher.add(asked, answers) if i < len(mine) else ():
                     write(records)
         for records in finisher.drain():
