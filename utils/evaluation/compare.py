@@ -16,8 +16,8 @@ import numpy as np
 from utils.evaluation.intervals import picture_sums
 from utils.evaluation.metrics import METRICS, SIZE_CLASSES, MaskScore
 from utils.evaluation.paired import difference
-from utils.runtime.errors import UserError, run_main
-from utils.runtime.files import write_json
+from utils.runtime.errors import UserError, print_result, run_main
+from utils.runtime.files import write_errors_as_user_error, write_json
 from utils.runtime.json_files import parse_json, read_json
 
 DATA = ("dataset", "split", "records", "pictures", "sha256")
@@ -87,7 +87,9 @@ def _line(text: bytes, where: str) -> Line | None:
     # A pair without overlap is written with an IoU of 0 even where both are empty: one mask is then missing.
     matched = found["iou"] > 0
     target = found["target"]
-    score = MaskScore(0, target or 0, *counts, groups=found["groups"], picture=found["picture"], matched=matched)
+    score = MaskScore(
+        0, -1 if target is None else target, *counts, groups=found["groups"], picture=found["picture"], matched=matched
+    )
     return Line(found["id"], target, found["mask"], score)
 
 
@@ -130,7 +132,7 @@ def compare(a: Evaluation, b: Evaluation, seed: int = 0) -> dict[str, dict[str, 
     groups = sorted({name for side in (a, b) for line in side.lines for name in line.score.groups})
     keys: dict[str, Callable[[Line], str | None]] = {
         "overall": lambda line: "all",
-        "target size": lambda line: line.score.size_class if line.target is not None else None,
+        "target size": lambda line: line.score.size_class,
         **{name: lambda line, name=name: _text(line.score.groups.get(name)) for name in groups},
     }
     result: dict[str, dict[str, dict]] = {}
@@ -196,9 +198,10 @@ def main() -> None:
     a, b = load(arguments.a), load(arguments.b)
     check_comparable(a, b)
     result = compare(a, b, arguments.seed)
-    print(table(result))
+    print_result(table(result))
     if arguments.out:
-        write_json(arguments.out, {"a": str(arguments.a), "b": str(arguments.b), "seed": arguments.seed, **result})
+        with write_errors_as_user_error(arguments.out):
+            write_json(arguments.out, {"a": str(arguments.a), "b": str(arguments.b), "seed": arguments.seed, **result})
 
 
 if __name__ == "__main__":

@@ -53,8 +53,10 @@ class MaskScore:
         return self.intersection / (self.union + UNION_SMOOTHING) if self.union else 1.0
 
     @property
-    def size_class(self) -> str:
-        """The target's share of the frame, as one of SIZE_CLASSES."""
+    def size_class(self) -> str | None:
+        """The target's share of the frame, as one of SIZE_CLASSES; None where there is no target."""
+        if self.target < 0:
+            return None
         share = self.area / self.pixels
         small, large = 0.02, 0.10
         return SIZE_CLASSES[0 if share < small else 1 if share <= large else 2]

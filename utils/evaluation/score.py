@@ -21,7 +21,7 @@ from utils.evaluation.protocols import OWN_REASONING
 from utils.evaluation.report.tables import heading, table
 from utils.evaluation.results import data_facts, write_results
 from utils.evaluation.scoring import QUESTION, score_predictions
-from utils.runtime.errors import UserError, run_main
+from utils.runtime.errors import UserError, print_result, run_main
 from utils.runtime.files import atomic_file, make_output_folder, write_errors_as_user_error
 from utils.runtime.logs import start_logging
 
@@ -159,7 +159,7 @@ def main() -> None:
     data = data_facts(spec.name, split, samples, named.get("skipped", skipped))
     data["unasked"] = list(named.get("unasked", ()))
     metrics, lines = scored(header, records, samples, data, spec, args.allow_missing)
-    print(f"{heading(metrics)}\n{table(metrics, spec)}", flush=True)
+    print_result(f"{heading(metrics)}\n{table(metrics, spec)}")
     out = make_output_folder(args.out or args.predictions.parent)
     write_results(out, metrics, lines)
     log.info("written to %s", out)

@@ -53,6 +53,14 @@ def never_fail_to_print() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def print_result(text: str) -> None:
+    """Print what a command found; where the reader has left (`| head`), the command goes on to write its files."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+
+
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a script's `main` and leave with its status.
 

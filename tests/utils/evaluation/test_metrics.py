@@ -15,8 +15,8 @@ from utils.datasets.drseg import SPEC
 from utils.evaluation.metrics import MaskScore, breakdowns, mask_counts, summarise
 
 
-def score(intersection: int, union: int, index: int = 0, **known) -> MaskScore:
-    return MaskScore(index, 0, intersection, union, **{"area": 10, "pixels": 1000, **known})
+def score(intersection: int, union: int, index: int = 0, target: int = 0, **known) -> MaskScore:
+    return MaskScore(index, target, intersection, union, **{"area": 10, "pixels": 1000, **known})
 
 
 def test_counts_by_hand() -> None:
@@ -76,6 +76,12 @@ def test_the_order_does_not_show_in_any_digit() -> None:
 )
 def test_size_classes(area: int, name: str) -> None:
     assert score(0, 1, area=area).size_class == name
+
+
+def test_a_mask_without_a_target_is_in_no_size_class() -> None:
+    scores = [score(1, 2), score(0, 9, target=-1, area=0, matched=False)]
+    found = breakdowns(scores, SPEC)
+    assert found["overall"]["count"] == 2 and found["by_target_size"] == {"under 2 %": summarise(scores[:1])}
 
 
 def test_breakdowns_hold_what_is_known_in_a_fixed_order() -> None:

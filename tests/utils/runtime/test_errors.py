@@ -110,6 +110,28 @@ def test_a_letter_that_the_terminal_lacks_costs_no_result() -> None:
         assert ended.returncode == 0 and ended.stdout.startswith(b"gIoU in Stra") and b"\\ud83d" in ended.stdout
 
 
+def test_a_reader_that_has_left_does_not_keep_a_command_from_its_files(tmp_path: Path) -> None:
+    code = """
+from pathlib import Path
+from utils.runtime.errors import print_result, run_main
+
+def main():
+    print_result("x" * 200_000)
+    print_result("more")
+    Path("file").touch()
+
+run_main(main)
+"""
+    environ = {**os.environ, "PYTHONPATH": os.getcwd()}
+    running = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    running.stdout.read(1)
+    running.stdout.close()
+    assert running.stderr.read() == b"" and running.wait() == 0 and (tmp_path / "file").exists()
+    running.stderr.close()
+
+
 def test_what_lies_in_a_files_place_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         run_main(lambda: open(tmp_path).close())

@@ -20,7 +20,7 @@ def heading(metrics: dict[str, Any]) -> str:
         lines[0] += f"; {len(data['skipped'])} bad records skipped"
     if answers["missing"]:
         lines[0] += f"; {answers['missing']} records without a prediction, scored as empty"
-    if protocol:
+    if "kind" in protocol:  # else somebody else's predictions, which do not say how they were made
         lines.append(protocol_line(protocol))
     wrong = {"no_seg": "without [SEG]", "broken": "with a broken group", "wrong_count": "with a wrong count"}
     told = [f"{answers[name]} {title}" for name, title in wrong.items() if answers[name]]
@@ -33,7 +33,7 @@ def heading(metrics: dict[str, Any]) -> str:
 
 def protocol_line(protocol: dict[str, Any]) -> str:
     """Kind, reasoning and decoding in a line."""
-    words = f"{protocol.get('kind', 'unknown protocol')}, reasoning {protocol.get('reasoning', 'unknown')}"
+    words = f"{protocol['kind']}, reasoning {protocol.get('reasoning', 'unknown')}"
     if protocol.get("uses_ground_truth_text"):
         words += " (USES THE DATA SET'S ANSWERS AS INPUT)"
     decoding = protocol.get("decoding")
