@@ -21,7 +21,7 @@ from model.processor import PixDLMProcessor
 from utils.cli.eval_options import EvalArgs, decoding_of, parse_eval
 from utils.datasets.base import DatasetSpec, Sample
 from utils.datasets.registry import dataset_spec
-from utils.evaluation.controls import NO_CONTROL, applicable_controls
+from utils.evaluation.controls import NO_CONTROL
 from utils.evaluation.finish import check_finite
 from utils.evaluation.predict import Loading, predict
 from utils.evaluation.predictions import FILE, PartialPredictions, Record, claimed, read_predictions
@@ -31,9 +31,9 @@ from utils.evaluation.report.page import write_report
 from utils.evaluation.report.tables import heading, table
 from utils.evaluation.results import run_header, write_results
 from utils.evaluation.score import scored
-from utils.evaluation.split import read_split
+from utils.evaluation.split import askable_controls, read_split
 from utils.runtime.distributed import barrier, pick_device, process_group, rank, world_size
-from utils.runtime.errors import run_main
+from utils.runtime.errors import UserError, print_result, run_main
 from utils.runtime.files import make_output_folder, write_errors_as_user_error
 from utils.runtime.logs import peak_memory_gib, start_logging
 from utils.runtime.precision import inference_dtype
@@ -57,9 +57,14 @@ def main() -> None:
         tokenizer, config = load_tokenizer(Path(args.model))
         reasoning = args.reasoning or ("none" if config.answer_format == "seg" else "own")
         protocol = protocol_of(args.protocol, reasoning, decoding_of(args), (NO_CONTROL,), args.seed)
-        samples, data = read_split(args, PixDLMProcessor(config, tokenizer), protocol)
+        if args.shard and protocol.writes:
+            raise UserError(
+                f"--shard cannot write, and {args.model} reasons by default; name --reasoning none or given"
+            )
+        processor = PixDLMProcessor(config, tokenizer)
+        samples, data = read_split(args, processor, protocol)
         if args.controls:
-            protocol = protocol.with_controls(applicable_controls(samples, args.seed))
+            protocol = protocol.with_controls(askable_controls(samples, processor, protocol))
         load = partial(load_model, args.model, dtype=dtype, backbones=args.backbones)
         if args.shard:
             model, tokenizer, runner = load_sharded(load, device, dtype, args.offload)  # loads on the CPU
@@ -93,9 +98,9 @@ def write_scores(args: EvalArgs, out: Path, samples: list[Sample], data: dict, s
     """Everything that is made of predictions.jsonl: table, metrics.json, scores.jsonl, report and overlays."""
     header, records = read_predictions(out / FILE)
     metrics, lines = scored(header, records, samples, data, spec)
-    print(f"{heading(metrics)}\n{table(metrics, spec)}", flush=True)  # before the files: a full disk does not cost it
+    print_result(f"{heading(metrics)}\n{table(metrics, spec)}")  # before the files: a full disk does not cost it
     if header["protocol"]["neutral_fusion"]:
-        print("neutral fusion: CLIP alone reaches the language model, so this is not the published model")
+        print_result("neutral fusion: CLIP alone reaches the language model, so this is not the published model")
     write_results(out, metrics, lines)
     draw_overlays(out / "overlays", args.overlays, samples, records[NO_CONTROL], lines)
     if args.report:

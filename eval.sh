@@ -6,6 +6,7 @@
 #   bash eval.sh mini                   the trained weights in PixDLM/mini, on the mini set (drawn if absent)
 #   bash eval.sh NAME                   the best checkpoint of runs/NAME, on data/DRSeg
 #   bash eval.sh --model FOLDER --data FOLDER --split test --out FOLDER
+#   bash eval.sh NAME --controls        and with other questions, other pictures and no question
 #   bash eval.sh --help                 what eval.py takes
 #
 # Arguments after NAME add to and replace what NAME stands for, e.g. `bash eval.sh mini --overlays 8`.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains a named configuration, then evaluates its best checkpoint on the test split, and once more
-# with the questions shuffled between records, as a control.
+# Trains a named configuration, then evaluates its best checkpoint on the test split, once as it is and
+# as controls with shuffled questions, with swapped images and with a blank question.
 #
 #   bash train.sh [release|native|mini] [arguments of train.py]     default: native
 #
@@ -16,7 +16,7 @@
 # PIXDLM_PYTHON=…   the Python to use instead of the active one
 # PIXDLM_FLASH_ATTENTION=0   not to use flash-attn where it is installed
 #
-# A run writes runs/NAME/: last/, best/, TensorBoard files, a log, eval/, eval-shuffled/.
+# A run writes runs/NAME/: last/, best/, TensorBoard files, a log and eval/.
 # Relative paths count from the checkout.
 set -u
 source "$(dirname "${BASH_SOURCE[0]}")/utils/cli/environment.sh"
@@ -42,19 +42,13 @@ for option in dataset polygons orientation workers; do
     if value=$(value_of "$option" "$@"); then reading+=("--$option" "$value"); fi
 done
 if has_flag skip-bad-records "$@"; then reading+=(--skip-bad-records); fi
-# A model that was sharded for training is sharded for evaluation too.
-if [ "$(value_of zero-stage "$@")" = 3 ]; then reading+=(--shard); fi
+# A model that was sharded for training is sharded for evaluation too, which can neither write nor ask again.
+if [ "$(value_of zero-stage "$@")" = 3 ]; then
+    reading+=(--shard --reasoning none)
+    say "No controls, and no words of the model's own: the weights stay sharded over the processes (--zero-stage 3)."
+else
+    reading+=(--controls)
+fi
 if [ "$(value_of offload "$@")" = all ]; then reading+=(--offload); fi
 
-evaluate() {
-    launch eval.py --model "$run/best" --data "$data" --split test ${reading[@]+"${reading[@]}"} "$@"
-}
-evaluate --out "$run/eval"
-# Where every record asks the same, there is nothing to shuffle, and eval.py would refuse.
-count_questions='import json, sys; print(len({one["question"] for one in json.load(open(sys.argv[1], encoding="utf-8"))}))'
-if [ "$("$python" -c "$count_questions" "$run/eval/predictions.json" 2>/dev/null)" = 1 ]; then
-    say "No control: the test split asks one question only."
-else
-    say "The control: the same checkpoint, with the questions shuffled between records."
-    evaluate --out "$run/eval-shuffled" --control shuffled-questions --seed 0
-fi
+launch eval.py --model "$run/best" --data "$data" --split test --out "$run/eval" "${reading[@]}"

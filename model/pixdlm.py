@@ -298,18 +298,20 @@ class PixDLMForCausalLM(PreTrainedModel):
         columns = torch.arange(embeddings.shape[1], device=embeddings.device)
         order = (columns - padding[:, None]) % embeddings.shape[1]
         embeddings = embeddings.gather(1, order[..., None].expand_as(embeddings))
-        room = self.config.text_config.max_position_embeddings - embeddings.shape[1]
-        if room < 1:
+        # each has its own room, whatever longer prompts stand beside it
+        rooms = (self.config.text_config.max_position_embeddings - lengths).tolist()
+        if min(rooms) < 1:
             raise ValueError(f"prompts of {embeddings.shape[1]} tokens leave no room for an answer")
         written = self.language_model.generate(
             inputs_embeds=embeddings,
             attention_mask=(columns >= padding[:, None]).long(),
-            max_new_tokens=min(decoding.max_new_tokens, room),
+            max_new_tokens=min(decoding.max_new_tokens, max(rooms)),
             **decoding.options(list(reasoning_ids)),
             pad_token_id=PAD_ID,
             eos_token_id=EOS_ID,
         )
-        return [[i for i in row if i not in (PAD_ID, EOS_ID)] for row in written.tolist()]
+        rows = zip(written.tolist(), rooms, strict=True)
+        return [[i for i in row[:room] if i not in (PAD_ID, EOS_ID)] for row, room in rows]
 
 
 def load_model(

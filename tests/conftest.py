@@ -13,10 +13,12 @@ import sentencepiece
 import torch
 from PIL import Image
 
+from model.checkpoints.save import save_model
 from model.config import PixDLMConfig
 from model.inputs.batch import Batch
 from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
+from model.presets import mini_config
 from tests.training import TINY, Server
 from utils.datasets.loading.collate import Collator
 from utils.datasets.registry import load_dataset
@@ -125,6 +127,39 @@ def tiny_drseg(make_drseg: Callable[..., Path], make_record: Callable[..., dict[
     for split in ("train", "val", "test"):
         root = make_drseg(records, split, {"tall": (180, 120)})
     return root
+
+
+@pytest.fixture(scope="session")
+def fresh_model(tokenizer_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of `mini` with fresh weights; with this seed its masks cover about half of a frame."""
+    tokenizer = PixTokenizer(tokenizer_file, system="")
+    torch.manual_seed(1)
+    fresh = PixDLMForCausalLM(mini_config(tokenizer.pieces.vocab_size()))
+    folder = tmp_path_factory.mktemp("model") / "best"
+    save_model(folder, fresh, tokenizer, fresh.state_dict(), {})
+    return folder
+
+
+@pytest.fixture
+def seven_pictures(make_drseg: Callable[..., Path], make_record: Callable[..., dict[str, Any]]) -> Path:
+    """Seven pictures with one to three questions each, one of two targets, one of another size than its labels."""
+    kinds = ("spatial", "attribute", "scene")
+    records = []
+    for i in range(7):
+        asked = 1 + i % 3
+        right = 20 + 8 * i
+        records.append(
+            make_record(
+                f"p{i}",
+                ann_list=[{"segmentation": [[10, 10, right, 10, right, 12 + 6 * i, 10, 12 + 6 * i]]}],
+                questions=[f"Which car is number {i} {j}?" for j in range(asked)],
+                answers=["<answer>It.</answer>"] * asked,
+                reasoning_types=[kinds[(i + j) % 3] for j in range(asked)],
+                altitude=(30, 100)[i % 2],
+            )
+        )
+    records[3]["ann_list"].append({"segmentation": [50, 40, 70, 40, 60, 55]})
+    return make_drseg(records, sizes={"p5": (120, 160)})
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from model.masks import encode_mask
 from tests.browser import Browser, find_chromium
 from utils.datasets.base import Sample
 from utils.datasets.drseg import SPEC
+from utils.evaluation.predictions import FORMAT
 from utils.evaluation.report.page import write_report
 
 HEIGHT, WIDTH, TEXTURES = 1080, 1920, 40
@@ -45,12 +46,12 @@ def blob(generator: np.random.Generator, centre: np.ndarray, radius: float) -> n
     return centre + np.stack([np.cos(angles), np.sin(angles)], axis=1) * lengths[:, None]
 
 
-def write_evaluation(folder: Path, count: int) -> dict[str, Sample]:
+def write_evaluation(folder: Path, count: int) -> list[Sample]:
     """An evaluation's files, and the samples of its data set; each record has a picture of its own."""
     generator = np.random.default_rng(0)
-    pictures, samples = textures(folder, generator), {}
+    pictures, samples = textures(folder, generator), []
     with open(folder / "scores.jsonl", "w") as scores, open(folder / "predictions.jsonl", "w") as predictions:
-        predictions.write('{"format": 1}\n')
+        predictions.write(json.dumps({"format": FORMAT}) + "\n")
         for number in range(count):
             name = f"frame_{number:05d}"
             path = folder / "frames" / f"{name}.jpg"
@@ -63,9 +64,11 @@ def write_evaluation(folder: Path, count: int) -> dict[str, Sample]:
             question = "Which " + " ".join(generator.choice(WORDS, 14)) + "?"
             groups: dict[str, Any] = {"reasoning_type": ["spatial", "scene", "attribute"][number % 3]}
             groups["altitude"] = 30 + number % 4 * 10
-            samples[name] = Sample(path, question, None, ((target,),), HEIGHT, WIDTH, "drseg", name, number, groups)
+            frame = HEIGHT, WIDTH, "drseg", name, number, groups
+            samples.append(Sample(path, question, None, ((target,),), *frame, key=name))
             iou, score = float(generator.beta(2, 1.5)), float(generator.beta(5, 2))
-            pair = {"id": name, "picture": name, "target": 0, "mask": 0, "iou": iou, "intersection": 1, "union": 2}
+            pair = {"id": name, "picture": name, "target": 0, "mask": 0, "merged": False, "iou": iou}
+            pair |= {"intersection": round(1000 * iou), "union": 1000}
             pair |= {"area": int(3 * radius**2), "pixels": HEIGHT * WIDTH, "score": score, "status": "ok"}
             scores.write(json.dumps({**pair, "groups": groups}) + "\n")
             text = "It is " + " ".join(generator.choice(WORDS, 40)) + ". [SEG0]"
@@ -82,7 +85,7 @@ def main() -> None:
     samples = write_evaluation(folder, count)
     page = folder / "report.html"
     started = time.perf_counter()
-    write_report(page, [folder], samples, SPEC, merged=False)
+    write_report(page, [folder], samples, SPEC)
     print(f"{count:,} records: {page.stat().st_size / 1e6:.1f} MB in {time.perf_counter() - started:.1f} s")
     program = find_chromium()
     if program:

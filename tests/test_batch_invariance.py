@@ -19,7 +19,9 @@ from model.processor import PixDLMProcessor
 from model.segmenter import PixDLM
 from utils.datasets.base import Sample
 from utils.datasets.registry import load_dataset
-from utils.evaluation.predict import evaluate
+from utils.evaluation.predict import Loading, predict
+from utils.evaluation.predictions import Record
+from utils.evaluation.protocols import Protocol
 
 Make = Callable[..., Any]
 CONFIGURATIONS = {"release": release_config(), "native": native_config(), "mini": mini_config()}
@@ -42,7 +44,10 @@ def samples(make_drseg: Make, make_record: Make) -> list[Sample]:
 
 
 def masks_of(model: PixDLMForCausalLM, tokenizer: PixTokenizer, samples: list[Sample], size: int) -> np.ndarray:
-    return np.stack([coco.decode(one.rle) for one in evaluate(model, tokenizer, samples, size)])
+    found: list[Record] = []
+    predict(model, tokenizer, samples, Protocol(), Loading(pass_size=size), found.extend)
+    masks = {one["id"]: coco.decode(one["masks"][0]) for one in found}
+    return np.stack([masks[sample.key] for sample in samples])
 
 
 def test_evaluation(model: PixDLMForCausalLM, tokenizer: PixTokenizer, samples: list[Sample]) -> None:

@@ -31,7 +31,7 @@ def test_every_part_is_measured_and_compared(tmp_path: Path) -> None:
     parts = {one["part"]: one for one in found["parts"]}
     for part, sections in {
         "forward": ["pixel path", "semantic path", "prompts", "language model", "masks", "losses"],
-        "eval": ["masks", "frames and scores"],
+        "eval": ["masks", "frames and run lengths"],
         "generate": ["vision", "prompts", "writing"],
         "generate, one at a time": ["vision", "prompts", "writing"],
         "train": ["forward", "backward", "optimiser"],

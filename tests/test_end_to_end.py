@@ -27,7 +27,8 @@ from utils.mini_drseg.generate import generate
 COPIED = ("train.sh", "eval.sh", "train.py", "eval.py", "infer.py", "requirements.txt")
 COUNTS = {"train": 24, "val": 6, "test": 6}
 SCORES = ("overall", "by_reasoning_type", "by_target_size", "by_altitude")
-FILES = {"metrics.json", "predictions.json"}
+FILES = {"metrics.json", "predictions.jsonl", "scores.jsonl"}
+CONTROLS = ["shuffled-questions", "swapped-images", "blank-question"]
 
 Run = Callable[..., subprocess.CompletedProcess]
 
@@ -75,30 +76,45 @@ def read(file: Path) -> Any:
     return json.loads(file.read_text())
 
 
-def test_training_ends_with_the_table_and_its_control(run: Run, trained: subprocess.CompletedProcess) -> None:
+def records_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The records of predictions.jsonl by control, without its header."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in (folder / "predictions.jsonl").read_text().splitlines()[1:]:
+        found.setdefault(json.loads(line).get("control", "none"), []).append(json.loads(line))
+    return found
+
+
+def test_training_ends_with_the_table_and_its_controls(run: Run, trained: subprocess.CompletedProcess) -> None:
     folder = run.root / "runs/mini"
-    tables = trained.stdout.split("count     gIoU     cIoU")
-    assert len(tables) == 3
-    for table in tables[1:]:
-        assert table.split()[:2] == ["overall", "6"]
-        assert all(name in table for name in ("reasoning type", "spatial", "attribute", "scene", "target size"))
-    assert "The control:" in trained.stderr
+    (title,) = (line for line in trained.stdout.splitlines() if "gIoU" in line)
+    assert title.split()[-3:] == ["shuffled", "swapped", "blank"] and title.split()[0] == "count"
+    table = trained.stdout[trained.stdout.index(title) + len(title) :]
+    assert table.split()[:2] == ["overall", "6"]
+    assert all(name in table for name in ("reasoning type", "spatial", "attribute", "scene", "target size"))
     events = [path.name for path in folder.iterdir() if "tfevents" in path.name]
     found = {path.name for path in folder.iterdir()} - set(events)
-    assert len(events) == 1 and found == {"last", "best", "train.log", "eval", "eval-shuffled", "state"}
+    assert len(events) == 1 and found == {"last", "best", "train.log", "eval", "state"}
+    assert {path.name for path in (folder / "eval").iterdir()} == {*FILES, "report.html"}
     samples = load_dataset(run.root / "data/DRSeg-mini", "test")
-    for name, control in (("eval", "none"), ("eval-shuffled", "shuffled-questions")):
-        assert {path.name for path in (folder / name).iterdir()} == FILES
-        metrics, predictions = (read(folder / name / file) for file in ("metrics.json", "predictions.json"))
-        assert metrics.keys() == {*SCORES, "protocol", "checkpoint", "config"}
-        assert metrics["protocol"]["control"] == control and metrics["protocol"]["split"] == "test"
-        assert metrics["overall"]["count"] == metrics["protocol"]["records"] == len(predictions) == 6
-        assert 0 <= metrics["overall"]["giou"] <= 1 and 0 <= metrics["overall"]["ciou"] <= 1
-        assert f"{metrics['overall']['giou']:.4f}" in tables[1 if control == "none" else 2]
-        assert [one["id"] for one in predictions] == [sample.record_id for sample in samples]
-        questions = [one["question"] for one in predictions]
-        assert sorted(questions) == sorted(sample.question for sample in samples)
-        assert (questions == [sample.question for sample in samples]) == (control == "none")
+    metrics, records = read(folder / "eval/metrics.json"), records_of(folder / "eval")
+    named = {"answers", "calibration", "controls", "data", "protocol", "code", "versions", "hardware"}
+    assert metrics.keys() == {*SCORES, *named, "checkpoint", "config"}
+    assert metrics["protocol"]["controls"] == list(records) == ["none", *CONTROLS]
+    assert list(metrics["controls"]) == CONTROLS and metrics["data"]["split"] == "test"
+    row = table.splitlines()[1].split()
+    for scores, shown in zip([metrics, *metrics["controls"].values()], [row[2], *row[-3:]], strict=True):
+        assert scores["overall"]["count"] == metrics["data"]["records"] == 6
+        assert 0 <= scores["overall"]["giou"] <= 1 and 0 <= scores["overall"]["ciou"] <= 1
+        assert f"{scores['overall']['giou']:.4f}" == shown
+    asked = [sample.question for sample in samples]
+    for control, of_control in records.items():
+        assert [one["id"] for one in of_control] == [sample.key for sample in samples]
+        questions = [one["question"] for one in of_control]
+        if control == "blank-question":
+            assert questions == [""] * 6
+        else:
+            assert sorted(questions) == sorted(asked)
+            assert (questions == asked) == (control != "shuffled-questions")
     config = read(folder / "best/config.json")
     assert config["image_grid"] == 4 and config["vision_config"]["image_size"] == 64
 
@@ -106,7 +122,9 @@ def test_training_ends_with_the_table_and_its_control(run: Run, trained: subproc
 def test_a_run_is_evaluated_again_by_its_name_on_two_processes(run: Run, trained: subprocess.CompletedProcess) -> None:
     before = {name: (run.root / "runs/mini/eval" / name).read_bytes() for name in FILES}
     shutil.copytree(run.root / "runs/mini/best", run.root / "runs/mine/best")
-    ended = run("bash", run.root / "eval.sh", "mine", "--data", "data/DRSeg-mini", "--overlays", "2", NPROC="2")
+    ended = run(
+        "bash", run.root / "eval.sh", "mine", "--data", "data/DRSeg-mini", "--controls", "--overlays", "2", NPROC="2"
+    )
     again = run.root / "runs/mine/eval"
     assert {name: (again / name).read_bytes() for name in FILES} == before
     assert len(list((again / "overlays").iterdir())) == 2
@@ -129,6 +147,6 @@ def test_a_question_about_a_picture_of_the_test_split(run: Run, trained: subproc
     assert (coco.decode(answer["rle"]).astype(bool) == mask).all()
     assert answer["question"] == sample.question and (out / f"{sample.image_path.stem}.overlay.jpg").is_file()
     if answer["text"] == " ".join(SEG_TOKENS):  # it learnt what an answer is: the mask is the forced one's
-        first = read(run.root / "runs/mini/eval/predictions.json")[0]
-        assert np.mean(coco.decode(first["segmentation"]) == mask) > 0.99
+        first = records_of(run.root / "runs/mini/eval")["none"][0]
+        assert np.mean(coco.decode(first["masks"][0]) == mask) > 0.99
     assert SEG_TOKENS[0] in answer["text"]

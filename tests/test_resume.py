@@ -50,17 +50,17 @@ Run.train_step = killed
 TERM_IN_VALIDATION = """
 import multiprocessing, os, subprocess, time
 import utils.evaluation.predict
-score_batch = utils.evaluation.predict.score_batch
+answers_of = utils.evaluation.predict.answers_of
 
 def terminated(*given):
     everyone = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
-    assert len(everyone) > 1
+    assert len(everyone) > 2  # one decodes pictures, another finishes masks
     subprocess.run(["kill", "-TERM", *map(str, everyone)], check=True)  # as a cluster does
     time.sleep(0.5)
-    utils.evaluation.predict.score_batch = score_batch
-    return score_batch(*given)
+    utils.evaluation.predict.answers_of = answers_of
+    return answers_of(*given)
 
-utils.evaluation.predict.score_batch = terminated
+utils.evaluation.predict.answers_of = terminated
 """
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from tests.training import CHECKOUT
+from utils.cli.eval_options import parse_eval
 
 COPIED = ("train.sh", "eval.sh", "tests/run.sh", "utils/__init__.py", "utils/cli/__init__.py")
 COPIED += tuple(f"utils/runtime/{name}.py" for name in ("__init__", "errors", "ports"))
@@ -40,7 +41,6 @@ parser.add_argument("--out", type=pathlib.Path, required=True)
 parser.add_argument("--if-missing", action="store_true", required=True)
 (parser.parse_args().out / "labels").mkdir(parents=True, exist_ok=True)
 """
-CONTROL = ["--control", "shuffled-questions", "--seed", "0"]
 READING = ["--polygons", "first", "--workers", "1", "--skip-bad-records"]  # holds for training and evaluation
 FAKE_TORCH = "class cuda:\n    device_count = staticmethod(lambda: 0)\n"  # the real one takes seconds
 # A run without a global batch, which is one process.
@@ -94,11 +94,7 @@ def test_train_mini_draws_its_data_trains_evaluates_and_controls(checkout: Path,
     evaluation = ["--model", "runs/mini/best", *data, "--split", "test"]
     assert calls(checkout) == [
         ["train.py", ["--config", "mini", *data, "--run-dir", "runs/mini", "--epochs", "2", "--note", "two words"]],
-        ["eval.py", [*evaluation, "--out", "runs/mini/eval"]],
-        [
-            "eval.py",
-            [*evaluation, "--out", "runs/mini/eval-shuffled", *CONTROL],
-        ],
+        ["eval.py", [*evaluation, "--out", "runs/mini/eval", "--controls"]],
     ]
     assert (checkout / "data/DRSeg-mini/labels").is_dir()
 
@@ -135,10 +131,14 @@ def test_given_data_and_folder_hold_for_the_evaluation_too(checkout: Path, run: 
 def test_a_model_that_was_shared_out_in_training_is_in_evaluation(
     checkout: Path, run: Run, given: list[str], shared_out: str
 ) -> None:
-    assert run("train.sh", "mini", *given).returncode == 0
-    evaluations = [" ".join(arguments) for name, arguments in calls(checkout) if name == "eval.py"]
-    assert len(evaluations) == 2
-    assert all(" ".join(re.findall(r"--(?:shard|offload)\b", one)) == shared_out for one in evaluations)
+    ended = run("train.sh", "mini", *given)
+    assert ended.returncode == 0
+    (evaluation,) = (arguments for name, arguments in calls(checkout) if name == "eval.py")
+    assert " ".join(re.findall(r"--(?:shard|offload)\b", " ".join(evaluation))) == shared_out
+    # which eval.py refuses together, as shards are gathered for one teacher-forced pass a batch
+    assert ("--controls" in evaluation) == (not shared_out) == ("No controls" not in ended.stderr)
+    assert ("--reasoning none" in " ".join(evaluation)) == bool(shared_out)
+    parse_eval(evaluation)
 
 
 def test_a_missing_test_split_is_told_before_training(checkout: Path, run: Run) -> None:
@@ -288,8 +288,8 @@ def test_an_environment_is_made_once_and_an_interrupted_one_completed(
     make_wheel(wheels, "sam2", "1.1.0")
     ended = run("train.sh", "mini", checked=False, **settings)
     assert ended.returncode == 0, ended.stderr
-    assert "sam2-1.1.0" in ended.stderr.splitlines()[-3] and "Installed." in ended.stderr
-    assert "Successfully installed torch" not in ended.stderr and len(calls(checkout)) == 3
+    assert "sam2-1.1.0" in ended.stderr.splitlines()[-2] and "Installed." in ended.stderr
+    assert "Successfully installed torch" not in ended.stderr and len(calls(checkout)) == 2
     # one that was not finished is gone over again, whatever its packages say of themselves
     (checkout / ".venv/.made-by-pixdlm").write_text("installing\n")
     assert "Installed." in run("eval.sh", "mini", checked=False, **settings).stderr
@@ -390,15 +390,3 @@ def test_scripts_run_in_a_clone_that_git_makes_for_windows(tmp_path: Path) -> No
             assert b"\r\n" not in (tmp_path / "clone" / name).read_bytes(), name
     state = subprocess.run(["git", "status", "--short"], cwd=tmp_path / "clone", capture_output=True, text=True)
     assert state.stdout == ""
-
-
-def test_without_several_questions_there_is_no_control(checkout: Path, run: Run) -> None:
-    for questions, controlled in ((["Which car?"] * 2, False), (["Which car?", "Which bus?"], True)):
-        folder = checkout / "runs/mini/eval"
-        folder.mkdir(parents=True, exist_ok=True)
-        records = [{"id": "a", "question": question} for question in questions]
-        (folder / "predictions.json").write_text(json.dumps(records, indent=1))
-        (checkout / "calls").unlink(missing_ok=True)
-        ended = run("train.sh", "mini")
-        assert ended.returncode == 0 and ("No control" not in ended.stderr) == controlled
-        assert (CONTROL == calls(checkout)[-1][1][-4:]) == controlled

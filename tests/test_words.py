@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from model.answering import written_answers
 from model.inputs.batch import Batch
 from model.language.tokens import SEG_TOKENS, PixTokenizer
 from model.losses import LossWeights
 from model.pixdlm import PixDLMForCausalLM
-from utils.cli.eval_options import EvalArgs
 from utils.cli.train_options import TrainArgs
 from utils.datasets.base import BadRecord, Sample
-from utils.datasets.drseg import SPEC
 from utils.datasets.loading.collate import Collator
 from utils.datasets.registry import load_dataset
-from utils.evaluation.predict import evaluate
-from utils.evaluation.results import protocol
+from utils.evaluation.collate import EvaluationCollator
+from utils.evaluation.controls import NO_CONTROL
+from utils.evaluation.predict import Loading, predict
+from utils.evaluation.protocols import FORCED, GIVEN_REASONING, NO_REASONING, Protocol
 from utils.training.run import load_splits, mirrored
 from utils.training.setup import build_training_model, read_config
 
@@ -58,16 +57,19 @@ def test_the_words_loss_is_weighed_and_added(
     assert tiny_model(batch_of(tiny_model, tokenizer, samples[:3], "seg"), LossWeights()).text_loss is None
 
 
-def test_a_model_is_evaluated_with_the_words_that_it_has_learnt_and_results_say_so(
+def test_the_data_sets_words_stand_in_prompts_only_where_they_are_given_and_results_say_so(
     tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer, samples: list[Sample]
 ) -> None:
-    options = asdict(EvalArgs(model="m", data="d"))
-    for said, words in (("seg", ""), ("answer", "<answer> It. </answer> ")):
-        tiny_model.config.answer_format = said
-        texts = {one.text for one in evaluate(tiny_model, tokenizer, samples[:3], 3)}
-        assert texts == {words + " ".join(SEG_TOKENS)}
-        found = protocol(options, SPEC, 3, tiny_model, torch.float32)
-        assert found["uses_ground_truth_text"] == (said != "seg")
+    for reasoning, said in ((NO_REASONING, ""), (GIVEN_REASONING, "<answer> It. </answer>")):
+        tiny_model.config.answer_format, found = "answer", []
+        asked = Protocol(FORCED, reasoning)
+        predict(tiny_model, tokenizer, samples[:3], asked, Loading(), found.extend)
+        assert {one["text"] for one in found} == {" ".join(SEG_TOKENS)} and len(found) == 3
+        prompts = EvaluationCollator(tiny_model.config, tokenizer, asked, samples, 3)([samples[:3]]).passes[0]
+        ids = prompts.prompts[NO_CONTROL].input_ids[0].tolist()
+        text = tokenizer.decode([i for i in ids if i >= 0])
+        assert text.endswith(f"ASSISTANT: {said}".rstrip())
+        assert asked.described()["uses_ground_truth_text"] == bool(said)
 
 
 def test_a_run_learns_what_its_options_name(tiny_drseg: Path, tokenizer_file: Path, tmp_path: Path) -> None:
@@ -97,21 +99,3 @@ def test_a_run_that_goes_on_from_a_folder_keeps_its_answers_unless_others_are_na
 def test_answers_of_flipped_pictures_are_checked_too(samples: list[Sample]) -> None:
     sample = replace(samples[0], answer="<answer>The left car.</answer>")
     assert {one.answer for one in mirrored(sample)} == {sample.answer, "<answer>The right car.</answer>"}
-
-
-def test_without_a_group_no_pass_is_made(
-    tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batch = Collator(tiny_model.config, tokenizer, answered=False)(samples[:2])
-    features, word = tiny_model.encode_images(batch), tokenizer.pieces.encode("car")
-    for written, counts in (([word, word], [0, 0]), ([word, word + tokenizer.seg_ids], [0, 1])):
-        passes = []
-        monkeypatch.setattr(PixDLMForCausalLM, "generate_answers", lambda *_, written=written: written)
-        hook = tiny_model.register_forward_hook(lambda *_, passes=passes: passes.append(1))
-        with torch.no_grad():
-            answers = written_answers(tiny_model, tokenizer, batch, features, 4)
-        hook.remove()
-        assert [len(one.logits) for one in answers] == counts and len(passes) == any(counts)
-        side = tiny_model.config.mask_size
-        assert all(one.logits.shape[1:] == (side, side) for one in answers)
-        assert answers[0].text == "car"

@@ -121,7 +121,7 @@ def check_mask(where: str, mask: Any) -> None:
         height, width = mask["size"]
         if type(height) is not int or type(width) is not int or not isinstance(mask["counts"], str):
             raise TypeError
-        if height < 1 or width < 1 or pixels_of(mask["counts"]) != height * width:
+        if height < 1 or width < 1 or not mask["counts"].isascii() or pixels_of(mask["counts"]) != height * width:
             raise ValueError
     except (TypeError, KeyError, ValueError, IndexError) as error:
         expected = '{"size": [height, width], "counts": text} as pycocotools encodes it'
@@ -186,6 +186,9 @@ class PartialPredictions:
     Args:
         out: the output folder.
         header: of the evaluation; what another one has left is not gone on from.
+
+    Raises:
+        UserError: nothing can be written there.
     """
 
     def __init__(self, out: Path, header: dict[str, Any]) -> None:
@@ -207,7 +210,7 @@ class PartialPredictions:
             log.info("goes on from %d answers of an evaluation that was stopped, in %s", len(found), self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [self.header, *map(line_of, found.values())]
-        with atomic_file(self.folder / "0.jsonl") as beside:
+        with write_errors_as_user_error(self.folder), atomic_file(self.folder / "0.jsonl") as beside:
             beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         for path in files:
             if path.name != "0.jsonl":

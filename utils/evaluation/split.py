@@ -1,15 +1,21 @@
-"""The samples of an evaluation: those of a split that can be asked."""
+"""The samples of an evaluation, those of a split that can be asked, and the controls that they can be asked under."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from model.processor import PixDLMProcessor
-from utils.datasets.base import Sample
-from utils.datasets.questions import check_questions
+from utils.datasets.base import Sample, target_count
+from utils.datasets.questions import check_questions, question_fault
 from utils.datasets.registry import load_dataset
+from utils.evaluation.controls import SHUFFLED_QUESTIONS, applicable_controls, shuffled_questions
 from utils.evaluation.protocols import Protocol
 from utils.evaluation.results import data_facts
+
+log = logging.getLogger(__name__)
 
 
 def read_split(options: Any, processor: PixDLMProcessor, protocol: Protocol) -> tuple[list[Sample], dict[str, Any]]:
@@ -36,3 +42,19 @@ def read_split(options: Any, processor: PixDLMProcessor, protocol: Protocol) -> 
     data = data_facts(options.dataset, options.split, samples, skipped)
     data["unasked"] = [sample.key for sample in every if sample.key not in kept]
     return samples, data
+
+
+def askable_controls(samples: Sequence[Sample], processor: PixDLMProcessor, protocol: Protocol) -> tuple[str, ...]:
+    """The controls that apply to the samples; shuffled questions are left out, which the log says, where one does not
+    fit beside the masks of the record that gets it."""
+    controls = applicable_controls(samples, protocol.seed)
+    if SHUFFLED_QUESTIONS not in controls:
+        return controls
+    said = protocol.answer_format(processor.config.answer_format)
+    for sample, question in zip(samples, shuffled_questions(samples, protocol.seed), strict=True):
+        masks = target_count(sample, processor.config.single_target)
+        fault = question_fault(replace(sample, question=question), masks, processor, said)
+        if fault:
+            log.warning("no control %s: %s would be asked this: %s", SHUFFLED_QUESTIONS, sample.name, fault)
+            return tuple(one for one in controls if one != SHUFFLED_QUESTIONS)
+    return controls

@@ -92,7 +92,7 @@ def test_sections_hold_all_of_the_forward_pass_and_its_losses(setup: Setup, tiny
 def test_evaluation_is_forward_and_scoring(setup: Setup) -> None:
     (part,) = evaluation(setup)
     found = counted(part)
-    assert part.samples == 2 and list(found) == ["", "masks", "frames and scores"]
+    assert part.samples == 2 and list(found) == ["", "masks", "frames and run lengths"]
     assert found["masks"] == found[""] > 0
 
 

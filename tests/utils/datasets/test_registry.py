@@ -30,17 +30,19 @@ def test_a_missing_folder_is_told_with_layout_splits_and_source() -> None:
 
 
 def test_a_second_data_set_is_read_by_its_own_loader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = []
+    asked, skipped = [], []
 
-    def load(root: Path, split: str, polygons: str, skip_bad_records: bool, orientation: str) -> list[Sample]:
-        asked.append((root, split, polygons, skip_bad_records, orientation))
+    def load(
+        root: Path, split: str, polygons: str, skip_bad_records: bool, orientation: str, skipped: list[str]
+    ) -> list[Sample]:
+        asked.append((root, split, polygons, skip_bad_records, orientation, skipped))
         return []
 
     spec = DatasetSpec("roofs", ("all",), "all.json\n{id}.png", "nowhere", load)
     monkeypatch.setitem(DATASETS, "roofs", spec)
     assert dataset_spec("roofs") is spec and dataset_spec("drseg") is drseg.SPEC
-    assert load_dataset(str(tmp_path), "all", "roofs", "first", True, "stored") == []
-    assert asked == [(tmp_path, "all", "first", True, "stored")]
+    assert load_dataset(str(tmp_path), "all", "roofs", "first", True, "stored", skipped) == []
+    assert asked == [(tmp_path, "all", "first", True, "stored", skipped)] and asked[0][-1] is skipped
     with pytest.raises(UserError, match=r"roofs is expected in it as\n    gone/all.json\n    gone/\{id\}.png\n.* all "):
         load_dataset("gone", "all", "roofs")
     with pytest.raises(UserError, match="unknown data set 'walls'; known are drseg, roofs"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,79 +20,121 @@ from utils.cli.eval_options import EvalArgs
 from utils.datasets.base import DatasetSpec, Sample
 from utils.datasets.drseg import SPEC
 from utils.evaluation import results
-from utils.evaluation.metrics import MaskScore
-from utils.evaluation.predict import Prediction
-from utils.evaluation.results import protocol, write_results
+from utils.evaluation.controls import CONTROLS
+from utils.evaluation.protocols import GENERATE, GIVEN_REASONING, Protocol, protocol_of
+from utils.evaluation.results import data_facts, run_header, write_results
 from utils.runtime.errors import UserError
 
-OPTIONS = asdict(EvalArgs(model="m", data="d"))
-SCORES = {"overall": {"count": 1, "giou": 0.5}}
+SAMPLE = Sample(Path("a.jpg"), "Which?", None, (((0, 0, 4, 0, 4, 4),),), 9, 9, "drseg", "a", 3, key="a.json")
+
+PUBLISHED, NO_BACKBONES = Protocol(), Backbones()
 
 
-def rules(model: PixDLMForCausalLM, spec: DatasetSpec = SPEC) -> dict[str, Any]:
-    return protocol(OPTIONS, spec, 7, model, torch.float32)
+@pytest.fixture
+def folder(tmp_path: Path, tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer) -> Path:
+    save_model(tmp_path / "one", tiny_model, tokenizer, tiny_model.state_dict(), {})
+    return tmp_path / "one"
 
 
-def written(out: Path, model: PixDLMForCausalLM, folder: Path, backbones: Backbones) -> dict[str, Any]:
-    """metrics.json of a model folder, with no mask."""
-    write_results(out, SCORES, rules(model), model, (folder, backbones), [], {})
-    return json.loads((out / "metrics.json").read_text())
+def header(
+    model: PixDLMForCausalLM,
+    folder: Path,
+    protocol: Protocol = PUBLISHED,
+    spec: DatasetSpec = SPEC,
+    backbones: Backbones = NO_BACKBONES,
+    **options: Any,
+) -> dict[str, Any]:
+    args = asdict(EvalArgs(model="m", data="d", **options))
+    facts = data_facts("drseg", "test", [SAMPLE])
+    return json.loads(json.dumps(run_header(args, protocol, spec, facts, model, (folder, backbones), torch.float32)))
 
 
-def test_the_protocol_has_the_data_sets_rules(tiny_model: PixDLMForCausalLM) -> None:
-    assert {"matching": "order", "unit": "target", "records": 7}.items() <= rules(tiny_model).items()
+# Data
+
+
+def test_data_are_named_by_questions_and_targets_wherever_they_lie() -> None:
+    facts = data_facts("drseg", "test", [SAMPLE, replace(SAMPLE, key="b", index=4)], ["c.json"])
+    assert {"dataset": "drseg", "split": "test", "records": 2, "pictures": 1, "skipped": ["c.json"]}.items() <= (
+        facts.items()
+    )
+    first = data_facts("drseg", "test", [SAMPLE])["sha256"]
+    moved = replace(SAMPLE, image_path=Path("/elsewhere/a.jpg"), source="x", index=9)
+    assert data_facts("drseg", "val", [moved])["sha256"] == first
+    others = [
+        replace(SAMPLE, question="Where?"),
+        replace(SAMPLE, key="b.json"),
+        replace(SAMPLE, targets=(((0, 0, 4, 0, 4, 5),),)),
+        replace(SAMPLE, ignore=((0, 0, 1, 0, 1, 1),)),
+        replace(SAMPLE, height=10),
+    ]
+    found = {data_facts("drseg", "test", [one])["sha256"] for one in others}
+    assert len(found) == len(others) and first not in found
+
+
+# The header
+
+
+def test_the_header_has_the_data_sets_rules(tiny_model: PixDLMForCausalLM, folder: Path) -> None:
+    found = header(tiny_model, folder)
+    assert {"matching": "order", "unit": "target"}.items() <= found["protocol"].items()
+    assert found["data"]["records"] == 1
     spec = DatasetSpec("roofs", ("all",), "", "", list, matching="hungarian", unit="question")
-    assert {"matching": "hungarian", "unit": "question"}.items() <= rules(tiny_model, spec).items()
+    rules = header(tiny_model, folder, spec=spec)["protocol"]
+    assert {"matching": "hungarian", "unit": "question"}.items() <= rules.items()
     tiny_model.config.single_target = True  # several targets are then their union, whatever the data set says
-    assert rules(tiny_model)["unit"] == "question"
+    assert header(tiny_model, folder)["protocol"]["unit"] == "question"
 
 
-def test_metrics_name_checkpoint_and_code(
-    tmp_path: Path, tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer, monkeypatch: pytest.MonkeyPatch
+def test_the_header_says_how_the_model_was_asked(tiny_model: PixDLMForCausalLM, folder: Path) -> None:
+    forced = header(tiny_model, folder)["protocol"]
+    assert {"kind": "forced", "reasoning": "none", "uses_ground_truth_text": False, "decoding": None}.items() <= (
+        forced.items()
+    )
+    decoding = PUBLISHED.decoding
+    asked = protocol_of(GENERATE, GIVEN_REASONING, replace(decoding, temperature=0.5, top_p=0.8), CONTROLS, 7)
+    rules = header(tiny_model, folder, asked, pass_size=3, threads=1, polygons="first")["protocol"]
+    assert rules["uses_ground_truth_text"] and rules["kind"] == "generate" and rules["controls"] == list(CONTROLS)
+    assert {"temperature": 0.5, "top_p": 0.8, "seed": 7}.items() <= rules["decoding"].items()
+    assert {"pass_size": 3, "threads": 1, "polygons": "first", "dtype": "float32", "seed": 7}.items() <= rules.items()
+
+
+def test_the_header_names_code_hardware_and_checkpoint(
+    tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "code_version", lambda: "1234567-dirty")
-    found = []
-    for name in ("one", "other"):
-        save_model(tmp_path / name, tiny_model, tokenizer, tiny_model.state_dict(), {})
-        metrics = written(tmp_path / "out", tiny_model, tmp_path / name, Backbones())
-        expected = hashlib.sha256((tmp_path / name / "model.safetensors").read_bytes()).hexdigest()
-        assert metrics["checkpoint"] == {"model.safetensors": expected}
-        assert metrics["protocol"]["code"] == "1234567-dirty" and metrics["overall"] == SCORES["overall"]
-        found.append(metrics["checkpoint"])
-        with torch.no_grad():
-            tiny_model.projector.bias.add_(1)
-    assert found[0] != found[1]
+    monkeypatch.setattr(results, "cpu_model", lambda: "a CPU")
+    first = header(tiny_model, folder)
+    weights = folder / "model.safetensors"
+    assert first["checkpoint"] == {"model.safetensors": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    assert first["code"] == "1234567-dirty" and first["hardware"] == {"device": "cpu", "name": "a CPU"}
+    assert first["versions"]["torch"] == torch.__version__
+    with torch.no_grad():
+        tiny_model.projector.bias.add_(1)
+    save_model(folder, tiny_model, tokenizer, tiny_model.state_dict(), {})
+    assert header(tiny_model, folder)["checkpoint"] != first["checkpoint"]
 
 
-def test_metrics_of_a_published_folder_name_its_backbones_too(
+def test_the_header_of_a_published_folder_names_its_backbones_too(
     tmp_path: Path, tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer
 ) -> None:
     save_published(tmp_path / "published", tiny_model, tokenizer, {})
-    hashes = written(tmp_path / "out", tiny_model, tmp_path / "published", Backbones())["checkpoint"]
+    hashes = header(tiny_model, tmp_path / "published")["checkpoint"]
     assert {"pytorch_model.bin", "clip/model.safetensors", "sam2/sam2.pt"} < hashes.keys()
     file = tmp_path / "published" / "clip" / "model.safetensors"
     assert hashes["clip/model.safetensors"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_a_prediction_is_written_with_its_question_and_groups(
-    tmp_path: Path, tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer
-) -> None:
-    save_model(tmp_path / "one", tiny_model, tokenizer, tiny_model.state_dict(), {})
-    sample = Sample(Path("a.jpg"), "Which?", None, (), 9, 9, "drseg", "a", 3, groups={"altitude": 30})
-    rle = {"size": [9, 9], "counts": "`2"}
-    one = Prediction(MaskScore(3, 1, 5, 10, 6, 81, sample.groups), 0.75, rle, "[SEG0]")
-    checkpoint = tmp_path / "one", Backbones()
-    write_results(tmp_path / "out", SCORES, rules(tiny_model), tiny_model, checkpoint, [one], {3: sample})
-    (record,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    expected = {"id": "a", "index": 3, "target": 1, "question": "Which?", "text": "[SEG0]", "groups": {"altitude": 30}}
-    expected |= {"iou": one.score.iou, "intersection": 5, "union": 10, "score": 0.75, "segmentation": rle}
-    assert record == expected
+# The files
 
 
-def test_a_place_that_cannot_be_written_is_named(
-    tmp_path: Path, tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer
-) -> None:
-    save_model(tmp_path / "one", tiny_model, tokenizer, tiny_model.state_dict(), {})
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/metrics\.json: not written"):
-        written(tmp_path / "file", tiny_model, tmp_path / "one", Backbones())
+def test_metrics_and_a_line_for_each_score_are_written(tmp_path: Path) -> None:
+    write_results(tmp_path, {"overall": {"giou": 0.5}}, [{"id": "ä"}, {"id": "b"}])
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"overall": {"giou": 0.5}}
+    assert (tmp_path / "scores.jsonl").read_text(encoding="utf-8") == '{"id": "ä"}\n{"id": "b"}\n'
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "scores.jsonl"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=rf"{name}: not written"):
+        write_results(tmp_path, {}, [])

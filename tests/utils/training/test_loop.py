@@ -12,38 +12,55 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from model.language.answers import SEG
+from model.masks import encode_mask
 from tests.training import Server
 from utils.cli.train_options import TrainArgs
 from utils.datasets.base import DatasetSpec, Sample
 from utils.datasets.registry import DATASETS
-from utils.evaluation.metrics import MaskScore
-from utils.evaluation.predict import Prediction
+from utils.evaluation.predictions import Record
+from utils.evaluation.protocols import FORCED, GIVEN_REASONING, NO_REASONING, Protocol
 from utils.runtime.errors import UserError
 from utils.training.loop import LOSSES, Run
 
-SAMPLES = [Sample(Path(f"{i}.jpg"), f"Question {i}?", None, (), 9, 9, "drseg", f"record {i}", i) for i in range(3)]
+
+def columns(count: int) -> dict[str, Any]:
+    """Run lengths of the first columns of a frame of 9 by 9 pixels."""
+    mask = np.zeros((9, 9), np.uint8)
+    mask[:, :count] = 1
+    return encode_mask(mask)
+
+
+SAMPLES = [
+    Sample(
+        *(Path(f"{i}.jpg"), f"Question {i}?", None, (columns(8),), 9, 9, "drseg", f"record {i}", i),
+        groups={"region": "north", "altitude": 30},
+        key=f"record {i}",
+    )
+    for i in range(3)
+]
 VALIDATION = """
 import math, sys, torch
 from pathlib import Path
 from types import SimpleNamespace
 from utils.cli.train_options import TrainArgs
 from utils.datasets.base import Sample
-from utils.evaluation.metrics import MaskScore
-from utils.evaluation.predict import Prediction
 from utils.runtime.distributed import process_group, rank
 from utils.runtime.errors import UserError
 from utils.training import loop
 
-def evaluate(*given, **named):
-    return [Prediction(MaskScore(0, 0, 0, 9, 9, 81), math.nan, {}, "")] if rank() == 0 else None
+def predict(model, tokenizer, samples, protocol, loading, write, **named):
+    write([{"id": "DJI_7", "scores": [math.nan]}] if rank() == 0 else [])
 
-loop.evaluate = evaluate
+loop.predict = predict
 loop.gathered_state = lambda engine: sys.exit("nothing may be gathered any more")
-engine = SimpleNamespace(device=torch.device("cpu"), module=None, eval=lambda: None)
+config = SimpleNamespace(answer_format="seg", single_target=False)
+engine = SimpleNamespace(device=torch.device("cpu"), module=SimpleNamespace(config=config), eval=lambda: None)
 with process_group(torch.device("cpu")):
     run = loop.Run(TrainArgs(), engine, None, None, Path("runs/x"), 4, None)
     run.progress.step = 8
@@ -60,7 +77,10 @@ def make_run(tmp_path: Path) -> Iterator[Any]:
     before = signal.getsignal(signal.SIGTERM)
 
     def make(**options: Any) -> Run:
-        engine = SimpleNamespace(device=torch.device("cpu"), module=options.pop("model", None))
+        config = SimpleNamespace(answer_format=options.pop("learnt", SEG), single_target=False)
+        model = nn.Linear(2, 2)
+        model.config, model.device = config, torch.device("cpu")
+        engine = SimpleNamespace(device=model.device, module=options.pop("model", model), eval=lambda: None)
         return Run(TrainArgs(**options), engine, None, options.pop("tokenizer", None), tmp_path, 4, None)
 
     yield make
@@ -96,11 +116,11 @@ BATCH = SimpleNamespace(samples=SAMPLES[:1])
 BATCH.to = lambda device, dtype: BATCH
 
 
-def predictions(*confidences: float) -> list[Prediction]:
+def predictions(*confidences: float) -> list[Record]:
     """Of one target a sample, with an IoU of a half."""
-    groups = {"region": "north", "altitude": 30}
     return [
-        Prediction(MaskScore(i, 0, 5, 10, 8, 81, groups), confidence, {}, "")
+        {"id": f"record {i}", "question": f"Question {i}?", "text": "", "status": "ok", "control": "none"}
+        | {"masks": [columns(4)], "scores": [confidence]}
         for i, confidence in enumerate(confidences)
     ]
 
@@ -114,8 +134,10 @@ def test_a_mask_that_is_not_finite_ends_the_run_and_names_its_record(
 ) -> None:
     run = make_run()
     run.progress.step = 12
-    assert run.scores(SAMPLES, predictions(0.5, 0.0, 1.0))["overall"]["count"] == 3
-    message = f"{tmp_path}, step 12: 2 of 3 masks are not finite, the first that of record 'record 1'"
+    assert run.scores(SAMPLES, predictions(0.5, 0.0, 1.0))["overall"] == pytest.approx(
+        {"count": 3, "giou": 0.5, "ciou": 0.5}
+    )
+    message = f"{tmp_path}, step 12: 2 of 3 answers have a mask that is not finite, the first that of record 'record 1'"
     with pytest.raises(UserError, match=message):
         run.scores(SAMPLES, predictions(0.5, number, number))
 
@@ -123,7 +145,9 @@ def test_a_mask_that_is_not_finite_ends_the_run_and_names_its_record(
 def test_every_process_is_told_of_a_mask_that_is_not_finite(server: Server) -> None:
     told = [one.stdout.strip() for one in server.run_code(VALIDATION, world=2)]
     assert told[0] == told[1]
-    assert told[0].startswith("runs/x, step 8: 1 of 1 masks are not finite, the first that of record 'DJI_7'")
+    assert told[0].startswith(
+        "runs/x, step 8: 1 of 1 answers have a mask that is not finite, the first that of record 'DJI_7'"
+    )
 
 
 def test_a_validation_breaks_down_as_its_data_set_says(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,9 +155,36 @@ def test_a_validation_breaks_down_as_its_data_set_says(make_run: Any, monkeypatc
     monkeypatch.setitem(DATASETS, "roofs", spec)
     found = make_run(dataset="roofs").scores(SAMPLES, predictions(0.5, 0.5, 0.5))
     assert list(found) == ["overall", "by_target_size", "by_region"] and list(found["overall"]) == ["count", "giou"]
-    assert list(make_run().scores(SAMPLES, predictions(0.5))) == [
+    assert list(make_run().scores(SAMPLES[:1], predictions(0.5))) == [
         *("overall", "by_target_size", "by_reasoning_type", "by_altitude")
     ]
+
+
+@pytest.mark.parametrize(("learnt", "reasoning"), [("seg", NO_REASONING), ("reasoning", GIVEN_REASONING)])
+def test_a_validation_asks_as_training_does_and_the_checkpoint_says_how(
+    make_run: Any, monkeypatch: pytest.MonkeyPatch, learnt: str, reasoning: str
+) -> None:
+    asked, saved = [], []
+
+    def answered(model: Any, tokenizer: Any, samples: list[Sample], protocol: Protocol, *rest: Any, run: Any) -> None:
+        asked.append(protocol)
+        rest[-1](predictions(0.5, 0.5, 0.5))
+
+    monkeypatch.setattr("utils.training.loop.predict", answered)
+    monkeypatch.setattr("utils.training.loop.gathered_state", lambda engine: {})
+    monkeypatch.setattr("utils.training.loop.save_model", lambda *given: saved.append(given[-1]))
+    monkeypatch.setattr("utils.training.loop.link_model", lambda source, folder: None)
+    monkeypatch.setattr("utils.training.loop.code_version", lambda: "1234567")
+    run = make_run(learnt=learnt)
+    run.writer = SimpleNamespace(add_scalar=lambda name, value, step: None)
+    run.validate(0, SAMPLES)
+    assert asked == [Protocol(FORCED, reasoning)]
+    (record,) = saved
+    assert record["validation"]["overall"]["giou"] == pytest.approx(0.5)
+    facts = record["validated"]
+    assert {"dataset": "drseg", "split": "val", "records": 3}.items() <= facts["data"].items()
+    assert facts["protocol"]["reasoning"] == reasoning and facts["code"] == "1234567"
+    assert facts["hardware"]["device"] == "cpu"
 
 
 def save_scored(run: Run, monkeypatch: pytest.MonkeyPatch, *values: dict[str, float]) -> tuple[list[str], list[str]]:
@@ -143,7 +194,7 @@ def save_scored(run: Run, monkeypatch: pytest.MonkeyPatch, *values: dict[str, fl
     monkeypatch.setattr("utils.training.loop.save_model", lambda folder, *rest: saved.append(folder.name))
     monkeypatch.setattr("utils.training.loop.link_model", lambda source, folder: saved.append(folder.name))
     for epoch, scores in enumerate(values):
-        run.save_scored(epoch, {"overall": {"count": 3, **scores}}, {})
+        run.save_scored(epoch, {"overall": {"count": 3, **scores}}, {}, {})
     return shown, saved
 
 
@@ -252,10 +303,11 @@ def test_the_log_tells_what_validation_and_writing_cost(
         return pass_time
 
     monkeypatch.setattr("utils.training.loop.time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr("utils.training.loop.evaluate", lasting(20, predictions(0.5)))
+    monkeypatch.setattr("utils.training.loop.predict", lasting(20))
+    monkeypatch.setattr("utils.training.loop.gather_lists", lambda own: predictions(0.5))
     monkeypatch.setattr("utils.training.loop.gathered_state", lasting(8))
-    run = make_run(model=nn.Linear(2, 2))
-    run.engine.eval, run.states = lambda: None, SimpleNamespace(save=lasting(2))
+    run = make_run()
+    run.states = SimpleNamespace(save=lasting(2))
     run.past_seconds, run.progress.spent = 100.0, {"validation": 5.0, "writing": 0.0}  # of an earlier start
     clock[0] = 70  # in training
     run.save()

@@ -227,7 +227,14 @@ def test_a_run_decays_as_it_began_however_often_it_goes_on(tmp_path: Path, by_na
 # Training records that have changed
 
 SETTINGS = {
-    **{"lr": 0.1, "orientation": "check", "text_weight": 1.0, "words_dropout": 0.0, "steps_per_epoch": 7, "warmup_steps": 2},
+    **{
+        "lr": 0.1,
+        "orientation": "check",
+        "text_weight": 1.0,
+        "words_dropout": 0.0,
+        "steps_per_epoch": 7,
+        "warmup_steps": 2,
+    },
     RECORDS: "60 (aaaaaaaa)",
 }
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-WIDTH, HEIGHT = 380, 270  # near the size at which they are shown, so that letters have theirs
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 44
+WIDTH, HEIGHT = 380, 280  # near the size at which they are shown, so that letters have theirs
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 22, 44
 IOU_BINS = 20
 Z95 = 1.96
 Point = tuple[float, float]
@@ -123,12 +123,13 @@ def size_chart(runs: dict[str, list[Point]]) -> Chart | None:
             drawn.append(f'<path class="whisker s{series}" d="M{x} {axes.y(low)}V{axes.y(high)}"/>')
             drawn.append(_dot(x, axes.y(mean), series, title))
             if series == 0:
-                drawn.append(_text(x, axes.y(0) - 6, f"{len(ious)}", "middle", "count"))
+                drawn.append(_text(axes.x((i + 0.5) / 2), axes.y(1) - 6, f"{len(ious)}", "middle", "count"))
             line.append(f"{x} {axes.y(mean)}")
             table[i].append(f"{mean:.3f} ± {half:.3f} ({len(ious)})")
         drawn.append(f'<path class="line s{series}" d="M{"L".join(line)}"/>')
     rows = [[f"{_percent(10 ** (i / 2))} – {_percent(10 ** ((i + 1) / 2))}", *cells] for i, cells in table.items()]
-    caption = "gIoU by target size, with 95&nbsp;% intervals of the mean; above the axis the number of masks."
+    counted = f" of {escape(next(iter(runs)))}" if len(runs) > 1 else ""
+    caption = f"gIoU by target size, with 95&nbsp;% intervals of the mean; at the top the number of masks{counted}."
     header = ["share of the frame", *(f"gIoU{_by(name, runs)} (masks)" for name in runs)]
     return Chart(_svg(drawn, "gIoU against target size"), caption, header, rows)
 

@@ -2,16 +2,18 @@
 
     python -m utils.evaluation.report runs/mini/eval --data data/DRSeg-mini --out report.html
 
-The page opens offline. Name the data and the options of reading that were evaluated.
+The page opens offline. Data set, split and options of reading are those of the evaluation where they are not given.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from utils.datasets.registry import dataset_spec, load_dataset
 from utils.evaluation.report.page import write_report
+from utils.evaluation.report.runs import object_of, read_metrics
 from utils.runtime.logs import start_logging
 
 
@@ -19,9 +21,16 @@ def main(argv: list[str] | None = None) -> None:
     """Read options and write the page."""
     args = options(argv)
     start_logging()
-    spec = dataset_spec(args.dataset)
-    reading = args.dataset, args.polygons, args.skip_bad_records, args.orientation
-    write_report(args.out, args.folders, load_dataset(args.data, args.split, *reading), spec)
+    metrics = read_metrics(args.folders[0])
+    named = {**object_of(metrics, "data"), **object_of(metrics, "protocol")}
+
+    def chosen(name: str, default: Any) -> Any:
+        given = getattr(args, name)
+        return named.get(name, default) if given is None else given
+
+    spec = dataset_spec(chosen("dataset", "drseg"))
+    reading = chosen("polygons", "union"), chosen("skip_bad_records", False), chosen("orientation", "check")
+    write_report(args.out, args.folders, load_dataset(args.data, chosen("split", "test"), spec.name, *reading), spec)
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
@@ -34,10 +43,10 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of an evaluation; one, or two")
     parser.add_argument("--data", required=True, help="folder of the data set")
-    parser.add_argument("--dataset", default="drseg", help="name of the data set's format (drseg)")
-    parser.add_argument("--split", default="test", help="that was evaluated (test)")
-    parser.add_argument("--polygons", default="union", help="as evaluated: union or first (union)")
-    parser.add_argument("--orientation", default="check", help="as evaluated (check)")
-    parser.add_argument("--skip-bad-records", action="store_true", help="skip records that cannot be used")
+    parser.add_argument("--dataset", help="name of the data set's format; default: the evaluation's, else drseg")
+    parser.add_argument("--split", help="default: the evaluation's, else test")
+    parser.add_argument("--polygons", help="union or first; default: the evaluation's, else union")
+    parser.add_argument("--orientation", help="apply, stored or check; default: the evaluation's, else check")
+    parser.add_argument("--skip-bad-records", action="store_true", default=None, help="leave bad records out")
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page (report.html)")
     return parser.parse_args(argv)

@@ -7,19 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.base import Sample
+from pycocotools import mask as coco
+
+from model.answering import BROKEN, NO_SEG, OK
+from utils.datasets.base import Sample, target_count
 from utils.evaluation.metrics import SIZE_CLASSES, MaskScore
 from utils.evaluation.report.outlines import Outlines, OutlineTask, record_outlines, view_size
-from utils.evaluation.report.runs import PREDICTIONS_FILE, SCORES_FILE, Pair, Run
+from utils.evaluation.report.runs import SCORES_FILE, Pair, Run
 from utils.evaluation.report.workers import mapped
+from utils.evaluation.scoring import MISSING, WRONG_COUNT
 from utils.runtime.errors import UserError
 
 # An answer's failure comes before its overlap: such an answer is not good, however its masks lie.
 KINDS = {
-    "no_seg": "no [SEG]",
-    "broken": "broken group",
-    "wrong_count": "wrong count",
-    "missing": "no answer",
+    NO_SEG: "no [SEG] in the answer",
+    BROKEN: "broken [SEG] group",
+    WRONG_COUNT: "wrong number of masks",
+    MISSING: "no answer",
     "missed": "missed (IoU 0)",
     "poor": "poor (IoU < 0.5)",
     "good": "good (IoU ≥ 0.5)",
@@ -27,11 +31,12 @@ KINDS = {
 OUTLINE_BYTES = 12_000_000  # of all paths together
 OUTLINE_LENGTHS = (120, 3000)  # characters of a path that are always allowed, and that are enough
 Key = tuple[str, int | None, int | None]  # id, target, and the mask where it has no target
+Masks = tuple[dict[str, Any], ...]  # COCO RLEs, as they were scored
 
 
 def kind_of(pair: Pair) -> str:
     """What became of a pair, as one of KINDS."""
-    if pair.status != "ok":
+    if pair.status != OK:
         return pair.status
     return "missed" if pair.iou == 0 else "poor" if pair.iou < 0.5 else "good"
 
@@ -72,7 +77,8 @@ def build_gallery(
     keys = list(dict.fromkeys(key for pairs in joined for key in pairs))
     _check_known(runs, samples)
     ids = list(dict.fromkeys(key[0] for key in keys))
-    outlines = _outlines(runs, ids, samples, merged)
+    masks = [{name: _masks(run, samples[name], merged) for name in ids} for run in runs]
+    outlines = _outlines(masks, ids, samples, merged)
     for run in runs:
         _check_targets(run, outlines)
     numbers: dict[tuple[Path, bool], int] = {}
@@ -84,9 +90,10 @@ def build_gallery(
     for key in keys:
         sample, drawn = samples[key[0]], outlines[key[0]]
         picture = numbers[sample.image_path, sample.upright]
-        views[picture] = view_size(*drawn.size)
+        views[picture] = view_size(*sample.size)
         found = [pairs.get(key) for pairs in joined]
-        records.append(_record(runs, found, sample, drawn, picture, values))
+        counts = [len(of_run[key[0]]) for of_run in masks]
+        records.append(_record(runs, found, counts, sample, drawn, picture, values))
     data = {
         "runs": [run.name for run in runs],
         "kinds": list(KINDS.items()),
@@ -118,27 +125,28 @@ def _check_targets(run: Run, outlines: Mapping[str, Outlines]) -> None:
             )
 
 
-def _masks(run: Run, name: str) -> tuple[dict[str, Any], ...]:
-    return run.answers[name].masks if name in run.answers else ()
+def _masks(run: Run, sample: Sample, merged: bool) -> Masks:
+    """The masks of an answer as `utils.evaluation.scoring` takes them: where they count as one, their union."""
+    masks = run.answers[sample.key]["masks"] if sample.key in run.answers else []
+    return (coco.merge(masks),) if masks and (merged or not sample.targets) else tuple(masks)
 
 
-def _outlines(runs: list[Run], ids: list[str], samples: Mapping[str, Sample], merged: bool) -> dict[str, Outlines]:
+def _outlines(
+    masks: list[dict[str, Masks]], ids: list[str], samples: Mapping[str, Sample], merged: bool
+) -> dict[str, Outlines]:
     """The paths of each record; the predicted masks of all runs one after the other."""
-    predicted = {name: tuple(mask for run in runs for mask in _masks(run, name)) for name in ids}
-    targets = {name: 1 if merged else len(samples[name].targets) for name in ids}
-    count = sum(len(predicted[name]) + targets[name] for name in ids)
+    predicted = {name: tuple(mask for of_run in masks for mask in of_run[name]) for name in ids}
+    count = sum(len(predicted[name]) + target_count(samples[name], merged) for name in ids)
     least, enough = OUTLINE_LENGTHS
     longest = min(max(OUTLINE_BYTES // max(count, 1), least), enough)
     tasks = [OutlineTask(samples[name], merged, predicted[name], longest) for name in ids]
-    try:
-        return dict(zip(ids, mapped(record_outlines, tasks), strict=True))
-    except ValueError as error:  # pycocotools' for counts that are no run lengths
-        raise UserError(f"{runs[0].folder / PREDICTIONS_FILE}: a mask cannot be decoded ({error})") from error
+    return dict(zip(ids, mapped(record_outlines, tasks), strict=True))
 
 
 def _record(
     runs: list[Run],
     pairs: list[Pair | None],
+    counts: list[int],
     sample: Sample,
     drawn: Outlines,
     picture: int,
@@ -149,6 +157,7 @@ def _record(
     Args:
         runs: the evaluations.
         pairs: of each of them, None where it has none.
+        counts: of the record's masks in each of them.
         sample: the record.
         drawn: its paths.
         picture: its picture's number.
@@ -161,15 +170,15 @@ def _record(
         groups.append(-1 if value is None else numbers.setdefault(str(value), len(numbers)))
     results: list[Any] = []
     before = 0  # masks of earlier runs
-    for run, pair in zip(runs, pairs, strict=True):
+    for run, pair, count in zip(runs, pairs, counts, strict=True):
         if pair is None:
             results.append(0)
         else:
             path = "" if pair.mask is None else drawn.predicted[before + pair.mask]
             score = None if pair.score is None else round(pair.score, 3)
-            text = run.answers[pair.id].text if pair.id in run.answers else ""
+            text = run.answers[pair.id]["text"] if pair.id in run.answers else ""
             results.append([round(pair.iou, 4), score, list(KINDS).index(kind_of(pair)), text, path])
-        before += len(_masks(run, one.id))
+        before += count
     has_target = one.target is not None
     texts = {result[3] for result in results if result}
     return [

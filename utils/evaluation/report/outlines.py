@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
-from model.inputs.picture_files import read_header
 from utils.datasets.base import Sample, target_masks
 
 VIEW = 1024  # units of a path on the longer side of its picture
@@ -35,29 +34,18 @@ class OutlineTask:
 
 @dataclass(frozen=True)
 class Outlines:
-    """Paths of a record's targets and predicted masks, and (height, width) of its picture in pixels."""
+    """Paths of a record's targets and predicted masks."""
 
     targets: tuple[str, ...]
     predicted: tuple[str, ...]
-    size: tuple[int, int]
 
 
 def record_outlines(task: OutlineTask) -> Outlines:
-    """The paths of a record's masks.
-
-    Raises:
-        UserError: nothing is predicted, and the picture cannot be read for its size.
-    """
-    sample = task.sample
-    if task.predicted:
-        height, width = (int(side) for side in task.predicted[0]["size"])
-    else:
-        height, width = read_header(sample.image_path).size(sample.upright)
-    targets = _targets(sample, height, width, task.merged)
+    """The paths of a record's masks."""
+    targets = _targets(task.sample, *task.sample.size, task.merged)
     return Outlines(
         tuple(outline(mask, task.longest) for mask in targets),
         tuple(outline(coco.decode(rle), task.longest) for rle in task.predicted),
-        (height, width),
     )
 
 

@@ -55,8 +55,12 @@
   const signed = (value) => ({ "-1": "−", 0: "", 1: "+" })[Math.sign(Math.round(100 * value))] + Math.abs(value).toFixed(2);
   /** A text with each run of tokens such as [SEG0] [SEG1] … [SEG8] as its ends alone. */
   const shortened = (text) => text.replace(/(\[\w+?0\])(?:\s*\[\w+?[1-9]\d*\])*\s*(\[\w+?[1-9]\d*\])/g, "$1…$2");
+  /** The words of an answer, without its tokens and tags. */
+  const words = (text) => text.replace(/\[\w+\]|<\/?(?:think|answer)>/g, " ").replace(/\s+/g, " ").trim();
   const percent = (share) => (share === null ? "no target" : `${Number((100 * share).toPrecision(2))} %`);
-  const kindName = (run) => data.kinds[run.kind][1];
+  const kindName = (run) => data.kinds[run.kind][1].split(" (")[0];
+  /** What went wrong, beyond what an IoU says; "" for a mask that overlaps its target. */
+  const failure = (run) => (["poor", "good"].includes(data.kinds[run.kind][0]) ? "" : kindName(run));
   const groupValues = (record) => data.groups
     .map(([title, values], i) => [title, record.groups[i] < 0 ? null : values[record.groups[i]]])
     .filter(([, value]) => value !== null);
@@ -64,9 +68,9 @@
   function scoreLine(record) {
     const line = make("p", { class: "scored" });
     record.runs.forEach((run, i) => {
-      const score = run ? number(run.iou) : "–";
+      const score = !run ? "–" : run.iou > 0 && run.iou < 0.005 ? "< 0.01" : number(run.iou);  // not missed
       line.append(make("span", {}, ...(compared ? [make("span", { class: `side s${i}` }, SIDES[i]), " "] : ["IoU "]),
-        make("b", {}, score)));
+        make("b", {}, score), ...(run && failure(run) ? [make("span", { class: "failure" }, failure(run))] : [])));
     });
     if (record.step !== null) line.append(make("span", {}, signed(record.step)));
     line.append(make("span", { class: "about" },
@@ -82,10 +86,10 @@
       button.append(overlay(record, run, run ? `${SIDES[i]} IoU ${number(run.iou)}`.trim() : "not scored"));
     });
     button.addEventListener("click", () => enlarge(list, list.indexOf(record)));
-    const texts = compared ? [] : record.runs.filter((run) => run && run.text);
+    const texts = compared ? [] : record.runs.map((run) => (run ? words(run.text) : "")).filter(Boolean);
     return make("li", { class: "card", "data-id": record.id }, button, scoreLine(record),
       make("p", { class: "question" }, record.question),
-      ...texts.map((run) => make("p", { class: "answer" }, shortened(run.text))));
+      ...texts.map((text) => make("p", { class: "answer" }, text)));
   }
 
   // ------------------------------------------------------------------------------------------------- gallery
@@ -250,7 +254,7 @@
     const both = compared ? " of both" : "";
     const rows = [
       [`Worst${both}`, sorted.slice(0, CASES)],
-      ["Median", sorted.slice(middle, middle + CASES)],
+      [`Median${both}`, sorted.slice(middle, middle + CASES)],
       [`Best${both}`, sorted.slice(-CASES).reverse()],
     ];
     if (compared) {

@@ -14,10 +14,11 @@ from typing import Any
 
 from model.masks import ANNOTATED, PREDICTED
 from utils.datasets.base import DatasetSpec, Sample
-from utils.evaluation.report import summary
+from utils.evaluation.metrics import METRICS
+from utils.evaluation.report import page_facts, summary
 from utils.evaluation.report.charts import Chart, iou_histogram, reliability, size_chart
 from utils.evaluation.report.gallery import build_gallery
-from utils.evaluation.report.runs import Run, read_runs, units_of
+from utils.evaluation.report.runs import Run, object_of, read_runs, side, units_of
 from utils.evaluation.report.thumbnails import ThumbnailTask, thumbnail
 from utils.evaluation.report.workers import mapped
 from utils.evaluation.scoring import QUESTION
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 PAGE_BYTES = 48_000_000  # pictures share what text and masks leave of it
 PICTURE_BYTES = (1_000, 60_000)  # of a JPEG: what it gets in any case, and what is enough
 BASE64 = 4 / 3
+COMPARED = (
+    "B&nbsp;−&nbsp;A has the 95&nbsp;% interval of a paired bootstrap over pictures, and the <i>p</i> of a two-sided "
+    "test that exchanges A and B by picture; <i>p</i> is not corrected for the number of rows."
+)
 HERE = Path(__file__).parent
 
 
@@ -72,29 +77,35 @@ def _data_block(data: dict[str, Any]) -> str:
 def _page(runs: list[Run], spec: DatasetSpec, data: str, pictures: list[str]) -> str:
     style = _colours() + (HERE / "page.css").read_text(encoding="utf-8")
     script = (HERE / "page.js").read_text(encoding="utf-8")
-    metrics = runs[0].metrics.get("data") or {}
-    title = f"PixDLM on {metrics.get('dataset', spec.name)}, {metrics.get('split', 'all')} split"
-    if len(runs) > 1:
-        title = f"{title}: two runs compared"
+    paired = summary.comparison(runs)
     return Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
         policy=f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'",
         style=style,
         script=script,
-        title=escape(title),
+        title=escape(_title(runs, spec)),
         facts=_facts(runs),
         notes=_notes(runs),
-        scores=summary.score_table(runs, spec),
-        controls=_part("Controls", summary.control_table(runs, spec)),
+        scores=summary.score_table(runs, spec, paired),
+        how_compared=COMPARED if paired else "",
+        controls=_part(f"{METRICS[spec.metrics[0]].title} under controls", summary.control_table(runs, spec)),
         kinds=summary.kind_table(runs),
         answers=summary.answer_table(runs),
         legend=_legend(runs),
         figures="".join(_figure(number, chart) for number, chart in enumerate(_charts(runs), 1)),
         rules="".join(
-            f"<details><summary>{escape(run.name)}</summary>{summary.rules_text(run)}</details>" for run in runs
+            f"<details><summary>{escape(run.name)}</summary>{page_facts.rules_text(run)}</details>" for run in runs
         ),
         data=data,
         pictures="\n".join(pictures),
     )
+
+
+def _title(runs: list[Run], spec: DatasetSpec) -> str:
+    data = object_of(runs[0].metrics, "data")
+    # Someone else's predictions do not say which model made them.
+    what = "PixDLM" if all(object_of(run.metrics, "config") for run in runs) else "Evaluation"
+    title = f"{what} on {data.get('dataset', spec.name)}, {data.get('split', 'all')} split"
+    return f"{title}: two runs compared" if len(runs) > 1 else title
 
 
 def _colours() -> str:
@@ -109,12 +120,12 @@ def _digest(text: str) -> str:
 
 
 def _facts(runs: list[Run]) -> str:
-    columns = [dict(summary.facts(run)) for run in runs]
+    columns = [dict(page_facts.facts(run)) for run in runs]
     names = [name for name in columns[0] if any(column[name] for column in columns)]
     head = ""
     if len(runs) > 1:
         sides = "".join(
-            f'<th scope="col"><span class="side s{i}">{summary.side(runs, i)}</span> {escape(run.name)}</th>'
+            f'<th scope="col"><span class="side s{i}">{side(runs, i)}</span> {escape(run.name)}</th>'
             for i, run in enumerate(runs)
         )
         head = f'<thead><tr><td class="corner"></td>{sides}</tr></thead>'
@@ -133,16 +144,18 @@ def _legend(runs: list[Run]) -> str:
     if len(runs) < 2:
         return ""
     named = " ".join(
-        f'<span class="side s{i}">■ {summary.side(runs, i)}</span> {escape(run.name)}' for i, run in enumerate(runs)
+        f'<span class="side s{i}">■ {side(runs, i)}</span> {escape(run.name)}' for i, run in enumerate(runs)
     )
     return f'<p class="legend">{named}</p>'
 
 
 def _notes(runs: list[Run]) -> str:
-    notes = "".join(f"<li>{escape(note)}</li>" for note in summary.differences(runs))
-    if not notes:
-        return ""
-    return f'<div class="note"><p>The two differ in more than their scores:</p><ul>{notes}</ul></div>'
+    """What to beware of in each evaluation, and how two differ."""
+    said = [(side(runs, i), text) for i, run in enumerate(runs) for text in page_facts.warnings(run)]
+    notes = [f"<p>{f'<b>{letter}</b>: ' if letter else ''}{escape(text)}</p>" for letter, text in said]
+    listed = "".join(f"<li>{escape(note)}</li>" for note in page_facts.differences(runs))
+    notes += [f"<p>The two differ in more than their scores:</p><ul>{listed}</ul>"] if listed else []
+    return f'<div class="note">{"".join(notes)}</div>' if notes else ""
 
 
 def _part(title: str, inside: str) -> str:
@@ -150,13 +163,13 @@ def _part(title: str, inside: str) -> str:
 
 
 def _charts(runs: list[Run]) -> list[Chart]:
-    names = [f"{summary.side(runs, i)} ({run.name})" if len(runs) > 1 else run.name for i, run in enumerate(runs)]
+    names = [f"{side(runs, i)} ({run.name})" if len(runs) > 1 else run.name for i, run in enumerate(runs)]
     by_name: Mapping[str, Run] = dict(zip(names, runs, strict=True))
     sizes = {
         name: [(pair.area / pair.pixels, pair.iou) for pair in run.pairs if pair.target is not None]
         for name, run in by_name.items()
     }
-    calibrated = {name: run.metrics["calibration"] for name, run in by_name.items() if run.metrics.get("calibration")}
+    calibrated = {name: found for name, run in by_name.items() if (found := object_of(run.metrics, "calibration"))}
     charts = [
         iou_histogram({name: [pair.iou for pair in run.pairs] for name, run in by_name.items()}),
         size_chart(sizes),

@@ -7,14 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model import answering
+from utils.evaluation.controls import NO_CONTROL
+from utils.evaluation.predictions import FILE as PREDICTIONS_FILE
+from utils.evaluation.predictions import Record, read_predictions
+from utils.evaluation.scoring import MISSING, WRONG_COUNT
 from utils.runtime.errors import UserError
 from utils.runtime.json_files import parse_json, read_json
 from utils.runtime.paths import is_file
 
-METRICS_FILE, SCORES_FILE, PREDICTIONS_FILE = "metrics.json", "scores.jsonl", "predictions.jsonl"
-CURE = "evaluate again with eval.py, which writes it"
-STATUSES = ("ok", "no_seg", "broken", "wrong_count", "missing")
-NO_CONTROL = (None, "none")
+METRICS_FILE, SCORES_FILE = "metrics.json", "scores.jsonl"
+CURE = "evaluate again with eval.py, or score predictions with python -m utils.evaluation.score, to write it"
+STATUSES = (*answering.STATUSES, WRONG_COUNT, MISSING)
+SIDE_LETTERS = "AB"
 _MISSING = object()
 
 
@@ -46,22 +51,22 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What was predicted for a record: the text, and a COCO RLE for each mask."""
-
-    text: str
-    masks: tuple[dict[str, Any], ...]
-
-
-@dataclass(frozen=True)
 class Run:
-    """An evaluation: its folder, a name to show, and what its files hold of records under no control."""
+    """An evaluation: its folder, a name to show, and what its files hold of records under no control.
+
+    Args:
+        folder: of its files.
+        name: to show.
+        metrics: of metrics.json; what is not known of someone else's predictions is not in it.
+        pairs: of scores.jsonl.
+        answers: lines of predictions.jsonl, by the record's id.
+    """
 
     folder: Path
     name: str
     metrics: dict[str, Any]
     pairs: list[Pair]
-    answers: dict[str, Answer]
+    answers: dict[str, Record]
 
 
 def read_runs(folders: list[Path]) -> list[Run]:
@@ -90,7 +95,7 @@ def units_of(runs: list[Run], default: str) -> str:
     Raises:
         UserError: one of two evaluations scored targets, the other questions.
     """
-    units = [(run.metrics.get("protocol") or {}).get("unit", default) for run in runs]
+    units = [object_of(run.metrics, "protocol").get("unit", default) for run in runs]
     if len(set(units)) > 1:
         raise UserError(
             f"{runs[0].folder} and {runs[1].folder}: one scores each target and the other all of a question as one, "
@@ -99,19 +104,47 @@ def units_of(runs: list[Run], default: str) -> str:
     return units[0]
 
 
-def _read_run(folder: Path, name: str) -> Run:
-    for name in (METRICS_FILE, SCORES_FILE, PREDICTIONS_FILE):
-        if not is_file(folder / name):
-            raise UserError(f"{folder / name}: no such file; {CURE}")
-    metrics = read_json(folder / METRICS_FILE, CURE)
+def side(runs: list[Run], number: int) -> str:
+    """The letter of an evaluation where there are two."""
+    return SIDE_LETTERS[number] if len(runs) > 1 else ""
+
+
+def object_of(metrics: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A part of metrics.json; empty where it is missing."""
+    value = metrics.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The content of metrics.json.
+
+    Raises:
+        UserError: it is missing or holds no scores.
+    """
+    path = folder / METRICS_FILE
+    if not is_file(path):
+        raise UserError(f"{path}: no such file; {CURE}")
+    metrics = read_json(path, CURE)
     if not isinstance(metrics, dict) or not isinstance(metrics.get("overall"), dict):
-        raise UserError(f"{folder / METRICS_FILE}: holds no scores (`overall`); {CURE}")
+        raise UserError(f"{path}: holds no scores (`overall`); {CURE}")
+    return metrics
+
+
+def _read_run(folder: Path, name: str) -> Run:
+    metrics = read_metrics(folder)
+    if not is_file(folder / SCORES_FILE):
+        raise UserError(f"{folder / SCORES_FILE}: no such file; {CURE}")
     pairs = [_pair(record, where) for where, record in _records(folder / SCORES_FILE)]
     if not pairs:
         raise UserError(f"{folder / SCORES_FILE}: holds no scores; {CURE}")
-    answers = _answers(folder / PREDICTIONS_FILE)
+    if not is_file(folder / PREDICTIONS_FILE):
+        raise UserError(
+            f"{folder / PREDICTIONS_FILE}: no such file; the masks are drawn from it: copy the scored predictions "
+            "there under that name"
+        )
+    answers = read_predictions(folder / PREDICTIONS_FILE)[1][NO_CONTROL]
     for pair in pairs:
-        known = len(answers[pair.id].masks) if pair.id in answers else 0
+        known = len(answers[pair.id]["masks"]) if pair.id in answers else 0
         if pair.mask is not None and pair.mask >= known:
             raise UserError(
                 f"{folder / PREDICTIONS_FILE}: record {pair.id!r} has {known} masks, but {SCORES_FILE} scores its "
@@ -128,23 +161,8 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             record = parse_json(line, where, CURE)
             if not isinstance(record, dict):
                 raise UserError(f"{where}: no object; {CURE}")
-            if record.get("control") in NO_CONTROL:
+            if record.get("control", NO_CONTROL) == NO_CONTROL:
                 yield where, record
-
-
-def _answers(path: Path) -> dict[str, Answer]:
-    records = _records(path)
-    where, header = next(records, (str(path), {}))
-    if "format" not in header:
-        raise UserError(f"{where}: the first line names no `format`, so that this is no file of predictions; {CURE}")
-    answers = {}
-    for where, record in records:
-        masks = _get(record, "masks", list, where)
-        if not all(isinstance(mask, dict) and {"size", "counts"} <= mask.keys() for mask in masks):
-            raise UserError(f"{where}: a mask is no COCO RLE; {CURE}")
-        answers[_get(record, "id", str, where)] = Answer(_get(record, "text", (str, type(None)), where) or "",
-                                                         tuple(masks))  # fmt: skip
-    return answers
 
 
 def _pair(record: dict[str, Any], where: str) -> Pair:

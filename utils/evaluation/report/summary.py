@@ -1,115 +1,68 @@
-"""The page's tables in HTML: what was evaluated, scores with intervals and controls, and what became of answers."""
+"""The page's tables in HTML: scores with intervals and controls, and what became of masks and answers."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from model.answering import BROKEN, NO_SEG, OK
 from utils.datasets.base import DatasetSpec
-from utils.evaluation.metrics import METRICS
+from utils.evaluation.compare import compare, load
+from utils.evaluation.controls import BLANK_QUESTION, SHUFFLED_QUESTIONS, SWAPPED_IMAGES
+from utils.evaluation.metrics import METRICS, TARGET_SIZE
 from utils.evaluation.report.charts import share_bar
 from utils.evaluation.report.gallery import KINDS, kind_of
-from utils.evaluation.report.runs import STATUSES, Run
+from utils.evaluation.report.runs import SIDE_LETTERS, STATUSES, Run, object_of, side
+from utils.evaluation.scoring import MISSING, WRONG_COUNT
 
-KINDS_OF_PROTOCOL = {"forced": "teacher-forced", "generate": "generated answers"}
-REASONING = {"none": "no reasoning", "own": "its own reasoning", "given": "annotated reasoning given"}
 CONTROL_TITLES = {
-    "shuffled-questions": "questions shuffled",
-    "swapped-images": "images swapped",
-    "blank-question": "question blank",
+    SHUFFLED_QUESTIONS: "questions shuffled",
+    SWAPPED_IMAGES: "images swapped",
+    BLANK_QUESTION: "question blank",
 }
 ANSWER_TITLES = {
-    "ok": "as asked for",
-    "no_seg": "without [SEG]",
-    "broken": "with a broken [SEG] group",
-    "wrong_count": "with a wrong number of masks",
-    "missing": "missing",
+    OK: "as asked for",
+    NO_SEG: "without [SEG]",
+    BROKEN: "with a broken [SEG] group",
+    WRONG_COUNT: "with a wrong number of masks",
+    MISSING: "missing",
     "malformed": "malformed text",
 }
-HASH_LETTERS = 12
-SIDE_LETTERS = "AB"
+COMPARED_GROUPS = {"": "overall", TARGET_SIZE: "target size"}  # as `utils.evaluation.compare` calls them
+LEAST_P = 0.001  # shown as a number
+Comparison = dict[str, dict[str, dict[str, Any]]]
 
 
-def side(runs: list[Run], number: int) -> str:
-    """The letter of an evaluation where there are two."""
-    return SIDE_LETTERS[number] if len(runs) > 1 else ""
+def comparison(runs: list[Run]) -> Comparison:
+    """`utils.evaluation.compare.compare` of two evaluations of the same data; {} otherwise."""
+    hashes = {object_of(run.metrics, "data").get("sha256") for run in runs}
+    told = all(object_of(run.metrics, "protocol") for run in runs)
+    if len(runs) < 2 or len(hashes) > 1 or None in hashes or not told:
+        return {}
+    return compare(*(load(run.folder) for run in runs))
 
 
-def facts(run: Run) -> list[tuple[str, str]]:
-    """What was evaluated and how: titles, and values in HTML, "" for what the files do not name."""
-    data, rules = _object(run.metrics, "data"), _object(run.metrics, "protocol")
-    hardware = _object(run.metrics, "hardware")
-    counted = [f"{data[name]:,} {name}" for name in ("records", "pictures") if isinstance(data.get(name), int)]
-    skipped = data.get("skipped") or []
-    counted += [f"{len(skipped):,} skipped"] if skipped else []
-    return [
-        ("folder", _code(str(run.folder))),
-        ("data", escape(", ".join([f"{data.get('dataset', '?')}, split {data.get('split', '?')}", *counted]))),
-        ("sha256 of the data", _hash(data.get("sha256"))),
-        ("protocol", escape(_protocol(rules))),
-        ("decoding", escape(_options(rules.get("decoding")))),
-        ("records a pass", escape(str(rules.get("pass_size") or ""))),
-        ("checkpoint", _checkpoint(_object(run.metrics, "checkpoint"))),
-        ("code", _code(str(rules.get("code") or hardware.get("code_version") or hardware.get("code") or ""))),
-        ("hardware", escape(_hardware(hardware, rules))),
-    ]
+def score_table(runs: list[Run], spec: DatasetSpec, paired: Comparison | None = None) -> str:
+    """Metrics with intervals, overall and by group; of two evaluations side by side with their differences.
 
-
-def _object(metrics: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value = metrics.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _code(text: str) -> str:
-    return f"<code>{escape(text)}</code>" if text else ""
-
-
-def _hash(value: Any) -> str:
-    return f'<code title="{escape(str(value))}">{escape(str(value)[:HASH_LETTERS])}</code>' if value else ""
-
-
-def _protocol(rules: Mapping[str, Any]) -> str:
-    kind, reasoning = rules.get("kind"), rules.get("reasoning")
-    parts = [KINDS_OF_PROTOCOL.get(str(kind), kind), REASONING.get(str(reasoning), reasoning)]
-    return ", ".join(str(part) for part in parts if part)
-
-
-def _options(options: Any) -> str:
-    if not isinstance(options, dict):
-        return str(options) if options else ""
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items() if value is not None)
-
-
-def _checkpoint(hashes: Mapping[str, Any]) -> str:
-    lines = [f"{_hash(value)} {escape(str(name))}" for name, value in hashes.items()]
-    if len(lines) < 3:
-        return "<br>".join(lines)
-    rest = "<br>".join(lines[1:])
-    return f"{lines[0]}<details><summary>and {len(lines) - 1} other files</summary>{rest}</details>"
-
-
-def _hardware(hardware: Mapping[str, Any], rules: Mapping[str, Any]) -> str:
-    cores = hardware.get("cores")
-    parts = [hardware.get("gpu") or hardware.get("cpu"), f"{cores} cores" if cores and not hardware.get("gpu") else ""]
-    dtype = hardware.get("dtype") or rules.get("dtype")
-    return ", ".join(str(part) for part in (*parts, dtype) if part)
-
-
-def score_table(runs: list[Run], spec: DatasetSpec) -> str:
-    """Metrics with intervals, overall and by group; of two evaluations side by side with their differences."""
+    Args:
+        runs: one or two.
+        spec: of their data set.
+        paired: from `comparison`; without it differences have neither interval nor p-value.
+    """
     metrics = [name for name in spec.metrics if name in METRICS]
-    two = len(runs) > 1
+    two, of_difference = len(runs) > 1, 2 if paired else 1
     top = ['<th scope="col" rowspan="2"></th>', '<th scope="col" rowspan="2" class="n">masks</th>']
     second = []
     for name in metrics:
         title = escape(METRICS[name].title)
         if two:
-            top.append(f'<th scope="colgroup" colspan="3" class="group">{title}</th>')
-            second += [f'<th scope="col" class="n">{letter}</th>' for letter in SIDE_LETTERS]
-            second.append('<th scope="col" class="n">B − A</th>')
+            top.append(f'<th scope="colgroup" colspan="{2 + of_difference}" class="group">{title}</th>')
+            titles = (*SIDE_LETTERS, "B − A", "p")[: 2 + of_difference]
+            second += [f'<th scope="col" class="n">{one}</th>' for one in titles]
         else:
             top.append(f'<th scope="col" rowspan="2" class="n">{title}<span class="interval"></span></th>')
     controls = [] if two else _controls(runs[0])
@@ -117,21 +70,28 @@ def score_table(runs: list[Run], spec: DatasetSpec) -> str:
         title = escape(CONTROL_TITLES.get(control, control))
         top.append(f'<th scope="colgroup" colspan="{len(metrics)}" class="group">{title}</th>')
         second += [f'<th scope="col" class="n">{escape(METRICS[name].title)}</th>' for name in metrics]
+    columns = 2 + len(metrics) * (2 + of_difference if two else 1) + len(controls) * len(metrics)
     rows = []
     for title, group, value in _rows([run.metrics for run in runs], spec):
         if value is None and group:
-            rows.append(_title_row(title, 2 + len(metrics) * (3 if two else 1) + len(controls) * len(metrics)))
+            rows.append(_title_row(title, columns))
             continue
         found = [_summary(run.metrics, group, value) for run in runs]
         cells = [_count(found)]
         for name in metrics:
             cells += [_score(one, name) for one in found]
-            cells += [_difference(found, name)] if two else []
+            cells += [_difference(found, name, paired and _paired(paired, group, value, name))] if two else []
         for control in controls:
             of = _summary(runs[0].metrics["controls"][control], group, value)
             cells += [_score(of, name, interval=False) for name in metrics]
         rows.append(_row(title, cells, bool(group)))
-    return _table(top, second if second else [], rows, "Scores with 95 % intervals")
+    return _table(top, second, rows, "Scores with 95 % intervals", "stacked" if two else "")
+
+
+def _paired(paired: Comparison, group: str, value: str | None, name: str) -> dict[str, Any]:
+    """What `comparison` has for a row and metric; {} for a row that it lacks."""
+    row = paired.get(COMPARED_GROUPS.get(group, group), {}).get(value or "all", {})
+    return row.get(name, {})
 
 
 def control_table(runs: list[Run], spec: DatasetSpec) -> str:
@@ -153,7 +113,7 @@ def control_table(runs: list[Run], spec: DatasetSpec) -> str:
         cells = []
         for control in controls:
             for run in runs:
-                of = _object(run.metrics, "controls").get(control)
+                of = object_of(run.metrics, "controls").get(control)
                 cells.append(_score(_summary(of, group, value) if of else None, name, interval=False))
         rows.append(_row(title, cells, bool(group)))
     return _table(top, second, rows, f"{METRICS[name].title} under controls")
@@ -161,7 +121,7 @@ def control_table(runs: list[Run], spec: DatasetSpec) -> str:
 
 def _controls(run: Run) -> list[str]:
     """The run's controls, in the order of CONTROL_TITLES, then those unknown here."""
-    found = _object(run.metrics, "controls")
+    found = object_of(run.metrics, "controls")
     known = [name for name in CONTROL_TITLES if name in found]
     return known + [name for name in found if name not in CONTROL_TITLES]
 
@@ -169,8 +129,8 @@ def _controls(run: Run) -> list[str]:
 def _rows(metrics: list[dict], spec: DatasetSpec) -> Iterable[tuple[str, str, str | None]]:
     """(title, group, value) of each row of scores: overall, then a title row (value None) and values of each group."""
     yield "overall", "", None
-    for name, title in {"target_size": "target size", **spec.group_titles}.items():
-        values = list(dict.fromkeys(value for one in metrics for value in _object(one, f"by_{name}")))
+    for name, title in {TARGET_SIZE: "target size", **spec.group_titles}.items():
+        values = list(dict.fromkeys(value for one in metrics for value in object_of(one, f"by_{name}")))
         if values:
             yield title, name, None
         yield from ((value, name, value) for value in values)
@@ -193,13 +153,28 @@ def _score(one: dict[str, Any] | None, name: str, interval: bool = True) -> str:
     return f'<td class="n">{one[name]:.3f}{small}</td>'
 
 
-def _difference(found: list[dict[str, Any] | None], name: str) -> str:
+def _difference(found: list[dict[str, Any] | None], name: str, paired: dict[str, Any] | None) -> str:
+    """The cells of B - A; `paired` is from `_paired`, None where nothing has been compared."""
+    empty = '<td class="n">–</td>'
     if any(one is None or not isinstance(one.get(name), (int, float)) for one in found):
-        return '<td class="n">–</td>'
+        return empty if paired is None else empty * 2
     step = found[1][name] - found[0][name]
     kind = "up" if round(step, 3) > 0 else "down" if round(step, 3) < 0 else "same"
-    sign = "+" if kind == "up" else "−" if kind == "down" else ""
-    return f'<td class="n difference {kind}">{sign}{abs(step):.3f}</td>'
+    if paired is None:
+        return f'<td class="n difference {kind}">{signed(step)}</td>'
+    # Of other masks than those that the row's scores are of, nothing can be said about their difference.
+    fits = math.isclose(paired.get("difference", math.inf), step, abs_tol=1e-6)
+    span, p = (paired["interval"], paired["p"]) if fits else (None, None)
+    small = f"[{signed(span[0])}, {signed(span[1])}]" if span else ""
+    shown = "–" if p is None else f"&lt; {LEAST_P}" if p < LEAST_P else f"{p:.3f}"
+    kind = kind if span and span[0] * span[1] > 0 else "same"  # coloured only where 0 is outside
+    value = f'{signed(step)}<span class="interval">{small}</span>'
+    return f'<td class="n difference {kind}">{value}</td><td class="n p">{shown}</td>'
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, to three digits; 0 has none."""
+    return f"{'+' if value > 0 else '−'}{abs(value):.3f}" if round(value, 3) else "0.000"
 
 
 def _title_row(title: str, columns: int) -> str:
@@ -211,11 +186,11 @@ def _row(title: str, cells: list[str], inside: bool | None) -> str:
     return f'<tr{kind}><th scope="row">{escape(title)}</th>{"".join(cells)}</tr>'
 
 
-def _table(top: list[str], second: list[str], rows: list[str], label: str) -> str:
-    below = f"<tr>{''.join(second)}</tr>"
+def _table(top: list[str], second: list[str], rows: list[str], label: str, kind: str = "") -> str:
+    below = f"<tr>{''.join(second)}</tr>" if second else ""
     head = f"<thead><tr>{''.join(top)}</tr>{below}</thead>"
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">'
+        f'<div class="scroll {kind}" tabindex="0" role="region" aria-label="{escape(label)}">'
         f"<table>{head}<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -251,7 +226,7 @@ def kind_table(runs: list[Run]) -> str:
 
 def answer_table(runs: list[Run]) -> str:
     """How many answers are as asked for; "" where metrics.json does not count them."""
-    found = [_object(run.metrics, "answers") for run in runs]
+    found = [object_of(run.metrics, "answers") for run in runs]
     if not any(found):
         return ""
     header = ["answers", *(side(runs, i) or "records" for i in range(len(runs)))]
@@ -264,32 +239,3 @@ def answer_table(runs: list[Run]) -> str:
 
 def _number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else "–"
-
-
-def rules_text(run: Run) -> str:
-    """All that the scores depend on, as JSON in HTML."""
-    named = {name: run.metrics[name] for name in ("data", "protocol", "checkpoint", "config", "hardware")
-             if name in run.metrics}  # fmt: skip
-    return f"<pre>{escape(json.dumps(named, indent=1, ensure_ascii=False))}</pre>"
-
-
-def differences(runs: list[Run]) -> list[str]:
-    """What makes two evaluations hard to compare, in words."""
-    if len(runs) < 2:
-        return []
-    notes = []
-    for part, names in (("data", ("dataset", "split", "sha256")), ("protocol", ("kind", "reasoning", "decoding"))):
-        one, other = (_object(run.metrics, part) for run in runs)
-        notes += [
-            f"{name.replace('kind', 'protocol')}: {_short(one.get(name))} in A, {_short(other.get(name))} in B"
-            for name in names
-            if one.get(name) != other.get(name)
-        ]
-    keys = [{(pair.id, pair.target) for pair in run.pairs if pair.target is not None} for run in runs]
-    if lone := len(keys[0] ^ keys[1]):
-        notes.append(f"targets: {lone:,} were scored in one of the two only")
-    return notes
-
-
-def _short(value: Any) -> str:
-    return (_options(value) or "none")[:60]

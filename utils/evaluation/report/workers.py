@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
 from typing import TypeVar
 
 T, R = TypeVar("T"), TypeVar("R")
 
-PROCESSES = 2
+PROCESSES = min(os.cpu_count() or 1, 8)
 MANY = 64  # tasks; fewer are done before processes would have been started
 CHUNK = 16
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from model.masks import encode_mask
 from utils.datasets.base import Sample
+from utils.evaluation.predictions import FORMAT
 
 HEIGHT, WIDTH = 90, 120
 HOSTILE = "Which </script><script>document.title='taken'</script><img src=x onerror=document.title='taken'> is it?"
@@ -27,7 +28,8 @@ def pixels(left: int, width: int = 30) -> np.ndarray:
 
 
 def make_samples(folder: Path, count: int = 12) -> dict[str, Sample]:
-    """Records of which two share a picture, each with a target of 30 x 30 pixels at x = 40; the first is hostile."""
+    """By key: records of which two share a picture, each with a target of 30 x 30 pixels at x = 40; the first is
+    hostile."""
     folder.mkdir(parents=True, exist_ok=True)
     samples = {}
     for number in range(count):
@@ -38,8 +40,9 @@ def make_samples(folder: Path, count: int = 12) -> dict[str, Sample]:
         question = HOSTILE if number == 0 else f"Where is vehicle {number}?"
         square = (40.0, 30.0, 70.0, 30.0, 70.0, 60.0, 40.0, 60.0)
         groups = {"reasoning_type": TYPES[number % 3], "altitude": 30 + 10 * (number % 2)}
-        samples[f"r{number}"] = Sample(
-            path, question, "The annotated one.", ((square,),), HEIGHT, WIDTH, "drseg", f"r{number}", number, groups
+        key = f"r{number}"
+        samples[key] = Sample(
+            path, question, "The annotated one.", ((square,),), HEIGHT, WIDTH, "drseg", key, number, groups, key=key
         )
     return samples
 
@@ -61,37 +64,65 @@ def make_metrics(count: int = 12, giou: float = 0.5, **changes: Any) -> dict[str
             {"low": 0.9, "high": 1.0, "count": 0, "confidence": 0.0, "iou": 0.0}]  # fmt: skip
     return {
         **scores,
-        "answers": {"records": count, "ok": count - 3, "no_seg": 1, "broken": 1, "wrong_count": 1, "malformed": None,
-                    "missing": 0},
+        "answers": {"records": count, "ok": count - 3, "no_seg": 1, "broken": 1, "wrong_count": 1, "missing": 0,
+                    "malformed": None},
         "calibration": {"ece": 0.125, "bins": bins},
         "controls": {"shuffled-questions": control},
-        "data": {"dataset": "drseg", "split": "test", "records": count, "pictures": 6, "sha256": "d" * 64,
-                 "skipped": []},
-        "protocol": {"kind": "forced", "reasoning": "none", "decoding": None, "pass_size": 8},
-        "checkpoint": {"model.safetensors": "c" * 64},
-        "config": {},
-        "hardware": {"cpu": "A processor", "cores": 2, "gpu": None, "code_version": "0123abcd4567"},
+        **make_header(count),
         **changes,
+    }  # fmt: skip
+
+
+def make_header(count: int = 12) -> dict[str, Any]:
+    """What predictions.jsonl of eval.py begins with, beside its format; metrics.json repeats it."""
+    return {
+        "data": {"dataset": "drseg", "split": "test", "records": count, "pictures": count // 2, "skipped": [],
+                 "sha256": "d" * 64, "unasked": []},
+        "protocol": {"kind": "forced", "reasoning": "none", "uses_ground_truth_text": False, "decoding": None,
+                     "answer_format": "seg", "controls": ["none", "shuffled-questions"], "seed": 0, "limit": None,
+                     "skip_bad_records": False, "polygons": "union", "orientation": "check", "matching": "order",
+                     "unit": "target", "neutral_fusion": False, "pass_size": 8, "dtype": "float32", "threads": 1,
+                     "attention": "sdpa"},
+        "code": "0123abcd4567-dirty",
+        "versions": {"opencv": "5.0.0", "torch": "2.14.1"},
+        "hardware": {"device": "cpu", "name": "A processor"},
+        "checkpoint": {"model.safetensors": "c" * 64},
+        "config": {"answer_format": "seg"},
     }  # fmt: skip
 
 
 def write_run(folder: Path, samples: dict[str, Sample], shift: float = 0.0, **metrics: Any) -> Path:
     """An evaluation's three files, with a control's lines between; IoUs of records after FIRST grow, plus `shift`."""
     folder.mkdir(parents=True, exist_ok=True)
-    scores, answers = [], [{"format": "predictions, 1"}]
+    scores, answers = [], [{"format": FORMAT, **make_header(len(samples))}]
     for number, (key, sample) in enumerate(samples.items()):
         status, iou = FIRST[number] if number < len(FIRST) else ("ok", 0.5 + 0.005 * number + shift)
         masks = [] if status == "no_seg" else [encode_mask(pixels(40 + number))]
         pair = {
-            "id": key, "picture": sample.image_path.stem, "target": 0, "mask": 0 if masks else None, "iou": iou,
-            "intersection": 1, "union": 2, "area": 900, "pixels": HEIGHT * WIDTH,
+            "id": key, "picture": sample.image_path.stem, "target": 0, "mask": 0 if masks else None, "merged": False,
+            "iou": iou, "intersection": round(1000 * iou), "union": 1000, "area": 900, "pixels": HEIGHT * WIDTH,
             "score": 0.9 - 0.01 * number if masks else None, "status": status, "groups": dict(sample.groups),
         }  # fmt: skip
-        text = f"answer {number} <b>bold</b>"
-        answer = {"id": key, "question": sample.question, "text": text, "status": status, "masks": masks}
+        text, written = f"answer {number} <b>bold</b>", "ok" if status == "wrong_count" else status
+        answer = {"id": key, "question": sample.question, "text": text, "status": written, "masks": masks}
         scores += [pair, {**pair, "control": "shuffled-questions", "iou": 0.0}]
-        answers += [{**answer, "scores": [0.9] * len(masks)}, {**answer, "control": "shuffled-questions", "masks": []}]
+        answers += [
+            {**answer, "scores": [0.9] * len(masks)},
+            {**answer, "control": "shuffled-questions", "masks": [], "scores": []},
+        ]
     (folder / "metrics.json").write_text(json.dumps(make_metrics(len(samples), **metrics)))
     for name, lines in (("scores.jsonl", scores), ("predictions.jsonl", answers)):
         (folder / name).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return folder
+
+
+def forget_header(folder: Path) -> Path:
+    """Make an evaluation that of someone else's predictions, as `python -m utils.evaluation.score` leaves it."""
+    lines = (folder / "predictions.jsonl").read_text().splitlines()[1:]
+    (folder / "predictions.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for name in ("code", "versions", "hardware", "checkpoint", "config"):
+        del metrics[name]
+    metrics["protocol"] = {"matching": "order", "unit": "target"}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
     return folder

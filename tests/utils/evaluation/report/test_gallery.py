@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.utils.evaluation.report.evaluated import make_samples, write_run
+from model.masks import encode_mask
+from tests.utils.evaluation.report.evaluated import make_samples, pixels, write_run
 from utils.datasets.base import Sample
 from utils.evaluation.report.gallery import KINDS, build_gallery, kind_of
 from utils.evaluation.report.outlines import outline
@@ -77,6 +78,22 @@ def test_a_mask_that_no_target_is_for_is_shown(samples: dict[str, Sample], tmp_p
     (folder / "scores.jsonl").write_text("\n".join([*lines, json.dumps(extra)]) + "\n")
     row = data_of(samples, folder)["records"][-1]
     assert (row[1], row[6], row[7], row[8]) == (None, None, -1, "") and row[10][0][4].startswith("M")
+
+
+@pytest.mark.parametrize("untargeted", [False, True])
+def test_masks_that_count_as_one_are_drawn_as_their_union(
+    samples: dict[str, Sample], tmp_path: Path, untargeted: bool
+) -> None:
+    folder = write_run(tmp_path / "a", {"r5": samples["r5"]})
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    lines[1] |= {"masks": [encode_mask(pixels(10)), encode_mask(pixels(80))], "scores": [0.5, 0.5]}
+    (folder / "predictions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    if untargeted:  # a question that nothing answers
+        score = json.loads((folder / "scores.jsonl").read_text().splitlines()[0])
+        (folder / "scores.jsonl").write_text(json.dumps({**score, "target": None, "merged": True, "area": 0}))
+    sample = replace(samples["r5"], targets=() if untargeted else samples["r5"].targets * 2)
+    (row,) = build_gallery(read_runs([folder]), {"r5": sample}, not untargeted, TITLES).data["records"]
+    assert row[10][0][4] == outline(pixels(10) | pixels(80)) and row[2] == (0 if untargeted else 1)
 
 
 def test_records_and_targets_that_the_data_lack_are_named(samples: dict[str, Sample], tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tests.browser import NAMES, Browser, find_chromium
-from tests.utils.evaluation.report.evaluated import HOSTILE, make_samples, write_run
+from tests.utils.evaluation.report.evaluated import HOSTILE, forget_header, make_samples, write_run
 from utils.datasets.drseg import SPEC
 from utils.evaluation.report.page import PAGE_BYTES, PICTURE_BYTES, picture_bytes, write_report
+from utils.runtime.errors import UserError
 
 COUNT = 60  # more than a page of the gallery
 
@@ -25,8 +26,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     samples = make_samples(base / "frames", COUNT)
     some = write_run(base / "a", samples)
     other = write_run(base / "b", samples, shift=-0.25)
-    write_report(base / "one.html", [some], samples, SPEC, merged=False)
-    write_report(base / "two.html", [some, other], samples, SPEC, merged=False)
+    write_report(base / "one.html", [some], list(samples.values()), SPEC)
+    write_report(base / "two.html", [some, other], list(samples.values()), SPEC)
     return {"one": base / "one.html", "two": base / "two.html"}
 
 
@@ -39,6 +40,33 @@ def test_the_file_holds_each_picture_once_and_ends_no_element_early(pages: dict[
     assert pictures and len(set(pictures[1].split("\n"))) == COUNT // 2
     assert not re.search(r'(?:src|href)="(?!#)', page)
     assert set(re.findall(r"\w+://[\w./]*", page)) == {"http://www.w3.org/2000/svg"}  # a name, not an address to load
+
+
+def test_someone_else_s_predictions_have_a_page(tmp_path: Path) -> None:
+    samples = make_samples(tmp_path / "frames")
+    theirs = forget_header(write_run(tmp_path / "theirs", samples))
+    ours = write_run(tmp_path / "ours", samples)
+    for name, folders in (("one.html", [theirs]), ("two.html", [theirs, ours])):
+        write_report(tmp_path / name, folders, list(samples.values()), SPEC)
+        page = (tmp_path / name).read_text()
+        assert "<h1>Evaluation on drseg, test split" in page and "not named by the predictions" in page
+    bare = {"overall": {"count": 12, "giou": 0.5, "ciou": 0.5}}
+    (theirs / "metrics.json").write_text(json.dumps(bare))
+    write_report(tmp_path / "bare.html", [theirs, ours], list(samples.values()), SPEC)
+    assert "<h1>Evaluation on drseg, all split" in (tmp_path / "bare.html").read_text()
+
+
+def test_what_a_reader_must_know_stands_at_the_head(tmp_path: Path) -> None:
+    samples = make_samples(tmp_path / "frames")
+    protocol = {"kind": "forced", "reasoning": "given", "uses_ground_truth_text": True}
+    folder = write_run(tmp_path / "given", samples, protocol=protocol)
+    write_report(tmp_path / "page.html", [folder], list(samples.values()), SPEC)
+    head = (tmp_path / "page.html").read_text().partition("<main>")[0]
+    assert head.count("uses the data set’s answers as input") == 2
+    protocol["unit"] = "question"
+    other = write_run(tmp_path / "other", samples, protocol=protocol)
+    with pytest.raises(UserError, match="report on each alone"):
+        write_report(tmp_path / "page.html", [folder, other], list(samples.values()), SPEC)
 
 
 @pytest.mark.parametrize(("count", "taken"), [(1, 0), (100, 10**6), (10_000, 12 * 10**6), (20_000, 10**7)])
@@ -112,6 +140,7 @@ def test_the_gallery_is_filtered(one: Shown) -> None:
     assert len(one.ids()) == 24 and one.text("#count") == "60 masks" and one.text("#page") == "page 1 of 3"
     one.choose(kind="no_seg")
     assert one.ids() == ["r1"] and one.text("#count") == "1 of 60 masks"
+    assert one.text("#cards .failure") == "no [SEG] in the answer"
     one.choose(kind="", text="VEHICLE 17")
     assert one.ids() == ["r17"]
     one.choose(text="", low="0.6", high="0.65")
@@ -152,7 +181,7 @@ def test_a_case_is_enlarged_and_left_by_keys(one: Shown) -> None:
     assert one.text("#enlarged-question") == "Where is vehicle 1?"
     assert one.run("document.querySelectorAll('#enlarged-pictures path').length") == 1  # there is no prediction
     one.browser.press("ArrowRight")
-    assert one.text("#position") == "3 of 60" and "IoU 0.600, broken group" in one.text("#enlarged-pictures")
+    assert one.text("#position") == "3 of 60" and "IoU 0.600, broken [SEG] group" in one.text("#enlarged-pictures")
     assert "answer 2 <b>bold</b>" in one.text("#enlarged-answers")
     one.browser.press("ArrowLeft")
     one.browser.press("ArrowLeft")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.utils.evaluation.report.evaluated import make_samples, write_run
-from utils.evaluation.report.runs import read_runs, run_names
+from tests.utils.evaluation.report.evaluated import forget_header, make_samples, write_run
+from utils.evaluation.report.runs import read_runs, run_names, units_of
 from utils.runtime.errors import UserError
 
 
@@ -29,8 +29,8 @@ def test_records_under_no_control_are_read(folder: Path) -> None:
     (run,) = read_runs([folder])
     assert [pair.id for pair in run.pairs] == [f"r{number}" for number in range(12)] == list(run.answers)
     assert run.pairs[4].iou == 0.25 and run.pairs[1].mask is None and run.pairs[1].score is None
-    assert run.answers["r4"].text == "answer 4 <b>bold</b>" and len(run.answers["r4"].masks) == 1
-    assert run.metrics["overall"]["count"] == 12
+    assert run.answers["r4"]["text"] == "answer 4 <b>bold</b>" and len(run.answers["r4"]["masks"]) == 1
+    assert run.metrics["overall"]["count"] == 12 and run.name == f"{folder.parent.name}/eval"
 
 
 def test_names_tell_folders_apart() -> None:
@@ -42,7 +42,7 @@ def test_names_tell_folders_apart() -> None:
 @pytest.mark.parametrize("name", ["metrics.json", "scores.jsonl", "predictions.jsonl"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(UserError, match=rf"{name}: no such file.*evaluate again"):
+    with pytest.raises(UserError, match=rf"{name}: no such file.*(evaluate again|copy the scored predictions there)"):
         read_runs([folder])
 
 
@@ -82,10 +82,20 @@ def test_other_files_are_refused(folder: Path) -> None:
         read_runs([folder] * 3)
 
 
-def test_predictions_without_a_header_or_with_other_masks_are_refused(folder: Path) -> None:
+def test_predictions_without_a_header_are_read_and_broken_ones_refused(folder: Path) -> None:
+    (run,) = read_runs([forget_header(folder)])
+    assert list(run.answers) == [f"r{number}" for number in range(12)] and "config" not in run.metrics
     change_line(folder / "predictions.jsonl", 1, masks=["10"])
-    with pytest.raises(UserError, match="line 2: a mask is no COCO RLE"):
+    with pytest.raises(UserError, match=r"predictions.jsonl, line 2: masks\[0\] is 10, expected"):
         read_runs([folder])
-    change_line(folder / "predictions.jsonl", 0, format="left out")
-    with pytest.raises(UserError, match="line 1: the first line names no `format`"):
-        read_runs([folder])
+
+
+def test_evaluations_of_targets_and_of_questions_are_not_compared(tmp_path: Path) -> None:
+    samples = make_samples(tmp_path / "frames")
+    each = write_run(tmp_path / "a", samples)
+    united = write_run(tmp_path / "b", samples, protocol={"unit": "question"})
+    unsaid = write_run(tmp_path / "c", samples, protocol=None)
+    assert units_of(read_runs([each]), "question") == "target" and units_of(read_runs([unsaid]), "target") == "target"
+    assert units_of(read_runs([united]), "target") == "question"
+    with pytest.raises(UserError, match="report on each alone"):
+        units_of(read_runs([each, united]), "target")

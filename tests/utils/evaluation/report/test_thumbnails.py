@@ -21,8 +21,9 @@ def read_back(text: str) -> np.ndarray:
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
-    """1600 x 900, noise at the left, red at the right."""
-    pixels = np.random.default_rng(0).integers(0, 255, (900, 1600, 3)).astype(np.uint8)
+    """1600 x 900, at the left noise that stays noise when it is shrunk, red at the right."""
+    coarse = np.random.default_rng(0).integers(0, 255, (90, 160, 3)).astype(np.uint8)
+    pixels = coarse.repeat(10, axis=0).repeat(10, axis=1)
     pixels[:, 800:] = (200, 30, 30)
     Image.fromarray(pixels).save(tmp_path / "frame.jpg", quality=92)
     return tmp_path / "frame.jpg"
