@@ -48,6 +48,7 @@ class Sample:
         upright: the picture's orientation tag is applied, as viewers do; False where labels were drawn on the
             pixels as they are stored.
         wordless: the prompt goes without the answer's words (`utils.datasets.loading.word_dropout`).
+        phrases: of a description whose parts are marked, one for each target, in their order.
     """
 
     image_path: Path
@@ -67,6 +68,7 @@ class Sample:
     picture_size: tuple[int, int] | None = None
     upright: bool = True
     wordless: bool = False
+    phrases: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -80,6 +82,34 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class ScoringRules:
+    """How predictions for a data set are scored.
+
+    Args:
+        metrics: names of those in `utils.evaluation.metrics.METRICS`, in the order of tables.
+        matching: how predicted masks are matched to several targets: "order" or "hungarian".
+        unit: what is scored: "target", or "question" where several targets count as their union.
+        canvas: where masks are compared (`utils.evaluation.canvas`): "picture", its own size; "square480", both
+            stretched to 480x480; "letterbox1024", both fitted into 1024x1024; "box", by the boxes around them;
+            "box_grid", by those on a grid of 100 with inclusive sides.
+        empty_iou: IoU where target and prediction are both empty.
+        covered_once: a target is what exactly one of its polygons covers, not their union.
+        note: what a reader of the numbers must know about the rules, or "".
+    """
+
+    metrics: tuple[str, ...] = ("giou", "ciou")
+    matching: str = "order"
+    unit: str = "target"
+    canvas: str = "picture"
+    empty_iou: float = 1.0
+    covered_once: bool = False
+    note: str = ""
+
+
+CLEAN, OFFICIAL = "clean", "official"  # rules that most data sets have; where they have one pair, both are the same
+
+
+@dataclass(frozen=True)
 class DatasetSpec:
     """A data set: how its files are laid out, how it is read, and how it is scored.
 
@@ -88,12 +118,11 @@ class DatasetSpec:
         splits: as published.
         layout: its files, for the error about a missing folder.
         source: where to get it, in one line.
-        loader: `loader(root, split, polygons, skip_bad_records, orientation, skipped)` returns the samples of a
-            split.
-        metrics: names of those in `utils.evaluation.metrics.METRICS` that it is scored by.
-        matching: how predicted masks are matched to several targets: "order" or "hungarian".
-        unit: what is scored: "target", or "question" where several targets count as their union.
+        loader: `loader(root, split, reading, skipped)` returns the samples of a split, read as a
+            `utils.datasets.reading.Reading` says; `skipped` takes what is wrong with each record that is left out.
+        rules: how it is scored, by what `--metric` calls that; "clean", the default, must be there.
         group_titles: title of each of `Sample.groups` in tables, in their order.
+        no_target: whether questions without targets occur.
     """
 
     name: str
@@ -101,10 +130,33 @@ class DatasetSpec:
     layout: str
     source: str
     loader: Callable[..., list[Sample]]
-    metrics: tuple[str, ...] = ("giou", "ciou")
-    matching: str = "order"
-    unit: str = "target"
+    rules: Mapping[str, ScoringRules] = field(default_factory=lambda: {CLEAN: ScoringRules()})
     group_titles: Mapping[str, str] = field(default_factory=dict)
+    no_target: bool = False
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Of the clean rules, as are the next two."""
+        return self.rules[CLEAN].metrics
+
+    @property
+    def matching(self) -> str:
+        return self.rules[CLEAN].matching
+
+    @property
+    def unit(self) -> str:
+        return self.rules[CLEAN].unit
+
+    def scoring(self, metric: str = CLEAN) -> ScoringRules:
+        """The rules that `--metric` names; "official" are the clean ones where the two do not differ.
+
+        Raises:
+            UserError: there are none of this name; the known ones are listed.
+        """
+        known = {OFFICIAL: self.rules[CLEAN], **self.rules}
+        if metric not in known:
+            raise UserError(f"--metric is {metric!r}; {self.name} has {', '.join(sorted(known))}")
+        return known[metric]
 
 
 def target_count(sample: Sample, single: bool) -> int:

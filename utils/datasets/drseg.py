@@ -4,8 +4,9 @@
     ROOT/CODrone/DR{train,val,test}/{id}.jpg
 
 A record is `{id, height, width, ann_list: [{segmentation}], questions, answers, reasoning_types}` with
-an optional `altitude` in metres, rounded to whole ones; a segmentation is one polygon `[x, y, …]` or a list
-of them. Answers and reasoning types are in the order of the questions; null means none.
+an optional `altitude` in metres, rounded to whole ones; a record whose questions have no answer in the picture has an
+empty `ann_list` and `"no_target": true` (an extension of the published format). A segmentation is one polygon
+`[x, y, …]` or a list of them. Answers and reasoning types are in the order of the questions; null means none.
 """
 
 from __future__ import annotations
@@ -18,12 +19,18 @@ from typing import Any
 
 from pycocotools import mask as coco
 
-from model.inputs.picture_files import AS_STORED, PictureHeader, read_header
-from model.language.tokens import checked_question
 from model.masks import Polygon, polygons_rle
 from utils.datasets.base import BadRecord, DatasetSpec, Sample
-from utils.datasets.crossings import crosses_itself
-from utils.datasets.picture_names import PictureFinder
+from utils.datasets.checks import (
+    MAX_COORDINATE,
+    checked_frame,
+    checked_polygon,
+    checked_question_text,
+    crossing_polygons,
+    shortened,
+    without_none,
+)
+from utils.datasets.reading import Reading, SplitReader
 from utils.runtime.errors import UserError
 from utils.runtime.json_files import read_json
 from utils.runtime.paths import entries, is_file
@@ -35,8 +42,6 @@ ALTITUDE = "altitudes that are no number of metres"
 KIND = "reasoning types that are not known"
 
 NAME = "drseg"
-POLYGON_RULES = ("union", "first")
-ORIENTATIONS = ("check", "apply", "stored")
 REASONING_TYPES = ("spatial", "attribute", "scene")
 REQUIRED: dict[str, tuple[tuple[type, ...], str]] = {
     "id": ((str, int), "a text or a number"),
@@ -47,71 +52,29 @@ REQUIRED: dict[str, tuple[tuple[type, ...], str]] = {
     "answers": ((list,), "a list, null where there is no answer"),
     "reasoning_types": ((list,), "a list, null where the type is not known"),
 }
-PROPORTION_TOLERANCE = 0.01  # rounding when pictures are resized, no more
-MAX_COORDINATE = 1e6  # pixels; beyond any photograph, and pycocotools would draw all the way there
 
 
-def load_drseg(
-    root: Path,
-    split: str,
-    polygons: str = "union",
-    skip_bad_records: bool = False,
-    orientation: str = "check",
-    skipped: list[str] | None = None,
-) -> list[Sample]:
+def load_drseg(root: Path, split: str, reading: Reading, skipped: list[str] | None = None) -> list[Sample]:
     """All samples of a split, checked: every picture is there and fits its labels.
 
     Args:
         root: the folder that holds `labels` and `CODrone`.
         split: "train", "val" or "test".
-        polygons: "union" of a target's polygons, or only the "first" (the published reading).
-        skip_bad_records: leave bad records out, counted and listed in the log.
-        orientation: of pictures with an orientation tag: "apply" it or leave them as "stored", whichever the labels
-            were drawn on; "check" refuses a record whose frame does not tell that it was the stored pixels.
+        reading: how records are read.
         skipped: takes what is wrong with each record that is left out.
 
     Raises:
         UserError: the split's label file is missing, or holds no list in JSON.
         BadRecord: a record that cannot be used, unless they are skipped.
     """
-    if polygons not in POLYGON_RULES:
-        raise UserError(f"polygons is {polygons!r}; known are {', '.join(POLYGON_RULES)}")
-    if orientation not in ORIENTATIONS:
-        raise UserError(f"orientation is {orientation!r}; known are {', '.join(ORIENTATIONS)}")
     file = label_file(root, split)
-    reader = _Reader(root, split, file, polygons, orientation, decode=skip_bad_records)
-    samples: list[Sample] = []
-    bad: list[str] = []
-    rescaled = 0
+    reader = _Reader(root, split, file, reading, skipped)
     records = read_records(file)
     for position, (record, keys) in enumerate(zip(records, question_keys(records), strict=True)):
-        try:
-            found, scaled = reader.samples(position, record, keys, len(samples))
-        except BadRecord as error:
-            if not skip_bad_records:
-                raise BadRecord(f"{error}; mend it, or pass --skip-bad-records to go on without it") from error
-            bad.append(str(error).removeprefix(f"{file}: "))
-            continue
-        samples.extend(found)
-        rescaled += scaled
-    if bad:
-        log.warning("%s: %d bad records skipped:\n  %s", file, len(bad), "\n  ".join(bad))
-        if skipped is not None:
-            skipped += bad
+        with reader.split.record():
+            reader.add(position, record, keys)
     reader.log_oddities()
-    if rescaled:
-        log.warning("%s: %d records have pictures of another size; their polygons are scaled", file, rescaled)
-    if reader.crossing:
-        log.warning(
-            "%s: %d polygons cross themselves, the first %s; they are drawn as they are, and what such an outline "
-            "goes round twice is outside",
-            file,
-            len(reader.crossing),
-            reader.crossing[0],
-        )
-    if not samples:
-        raise UserError(f"{file}: no usable record in it; fetch or make the data again (data/README.md)")
-    return samples
+    return reader.split.finish()
 
 
 def label_file(root: Path, split: str) -> Path:
@@ -163,32 +126,25 @@ def read_records(file: Path) -> list[Any]:
 
 
 class _Reader:
-    """Turns records of one file into samples; reads every picture's header once.
+    """Turns records of one file into samples."""
 
-    With `decode` pictures are decoded: a truncated one is then a bad record, not an error during training.
-    """
-
-    def __init__(self, root: Path, split: str, file: Path, polygons: str, orientation: str, decode: bool) -> None:
+    def __init__(self, root: Path, split: str, file: Path, reading: Reading, skipped: list[str] | None) -> None:
         self.images = root / "CODrone" / f"DR{split}"
-        self.pictures = PictureFinder()
+        self.file, self.polygons = file, reading.polygons
+        self.split = SplitReader(file, reading, skipped)
         self.odd: dict[str, list[str]] = {ALTITUDE: [], KIND: []}  # values that cost a group, not the record
-        self.file, self.polygons, self.orientation, self.decode = file, polygons, orientation, decode
-        self.headers: dict[Path, PictureHeader] = {}
         self.crossing: list[str] = []  # polygons that cross themselves, of records that are used
 
-    def samples(self, position: int, record: Any, keys: list[str], first_index: int) -> tuple[list[Sample], bool]:
-        """One sample a question, and whether the picture has another size than the labels' frame."""
+    def add(self, position: int, record: Any, keys: list[str]) -> None:
+        """One sample a question."""
         check_fields(f"{self.file}: record {position}", record)
         name = f"record {position} (id {shortened(record['id'])})"
         where = f"{self.file}: {name}"
-        frame = (record["height"], record["width"])
-        path = self._picture(where, record["id"])
-        upright = self._upright(where, path, frame)
-        picture = self.headers[path].size(upright)
-        if not record["ann_list"]:
-            raise BadRecord(f"{where} has no target (ann_list is empty)")
+        frame = checked_frame(where, record["height"], record["width"])
+        photograph = self.split.photograph(where, self._picture(where, record["id"]), frame)
+        check_target_count(where, record)
         targets = tuple(
-            self._target(f"{where}, target {i}", annotation, frame, picture)
+            self._target(f"{where}, target {i}", annotation, frame, self.split.size(photograph))
             for i, annotation in enumerate(record["ann_list"])
         )
         height = whole_metres(record.get("altitude"))
@@ -198,9 +154,10 @@ class _Reader:
             if not is_reasoning_type(kind):
                 self.odd[KIND].append(f"{shortened(kind)} in {name}")
         crossing = crossing_polygons(name, targets)
-        samples = [
+        first = len(self.split.samples)
+        self.split.samples += [
             Sample(
-                image_path=path,
+                image_path=photograph.path,
                 question=question,
                 answer=answer,
                 targets=targets,
@@ -208,17 +165,16 @@ class _Reader:
                 width=frame[1],
                 dataset=NAME,
                 record_id=str(record["id"]),
-                index=first_index + i,
+                index=first + i,
                 groups=without_none(reasoning_type=kind, altitude=height),
                 source=where,
                 key=keys[i],
-                picture_size=None if picture == frame else picture,
-                upright=upright,
+                picture_size=photograph.picture_size,
+                upright=photograph.upright,
             )
             for i, (question, answer, kind) in enumerate(checked_questions(where, record))
         ]
         self.crossing += crossing
-        return samples, picture != frame
 
     def _picture(self, where: str, name: str | int) -> Path:
         if broken := lone_surrogate(str(name)):
@@ -226,49 +182,19 @@ class _Reader:
         path = self.images / f"{name}.jpg"
         if not os.path.normpath(path).startswith(os.path.normpath(self.images) + os.sep):
             raise BadRecord(f"{where}: its picture would lie outside {self.images}")
-        return self.pictures.find(where, path)
+        return path
 
     def log_oddities(self) -> None:
         """Tell what was read in another way than it is written, once for the file."""
         for what, found in self.odd.items():
             if found:
                 log.warning("%s: %d %s, the first %s; counted in no such group", self.file, len(found), what, found[0])
-        if self.pictures.otherwise:
-            wanted, found = next(iter(self.pictures.otherwise.items()))
+        if self.crossing:
             log.warning(
-                "%s: %d pictures are named otherwise than their records say, the first %a for %a",
-                *(self.file, len(self.pictures.otherwise), found.name, wanted.name),
+                "%s: %d polygons cross themselves, the first %s; they are drawn as they are, and what such an outline "
+                "goes round twice is outside",
+                *(self.file, len(self.crossing), self.crossing[0]),
             )
-
-    def _upright(self, where: str, path: Path, frame: tuple[int, int]) -> bool:
-        """Whether the picture's orientation tag is to be applied, so that it lies as its labels do.
-
-        Raises:
-            BadRecord: the picture cannot be used, its proportions are not the labels', or its tag leaves it open.
-        """
-        if path not in self.headers:
-            self.headers[path] = picture_header(where, path, self.decode)
-        header = self.headers[path]
-        turned, stored = (same_proportions(header.size(upright), frame) for upright in (True, False))
-        tagged = header.orientation != AS_STORED
-        wanted = {"apply": turned, "stored": stored, "check": turned or stored}[self.orientation]
-        if not wanted:
-            height, width = header.size(self.orientation == "apply")
-            quarter = same_proportions((width, height), frame)
-            raise BadRecord(
-                f"{where}: {path} is {width}x{height} pixels, but the labels were drawn on "
-                f"{frame[1]}x{frame[0]}; the proportions contradict each other"
-                + (f" (its orientation tag is {header.orientation})" if tagged else "")
-                + (" (its pixels may need the turn that its orientation tag asks for)" if quarter else "")
-            )
-        if tagged and turned and self.orientation == "check":
-            raise BadRecord(
-                f"{where}: {path} has the orientation tag {header.orientation}, and the labels' frame of "
-                f"{frame[1]}x{frame[0]} fits its pixels {'stored or turned' if stored else 'only when turned'}; "
-                "pass --orientation apply if labels were drawn on the picture as viewers show it, --orientation "
-                "stored if on the pixels as stored, or bake the turn into the file (exiftran -ai FILE)"
-            )
-        return self.orientation == "apply" or not tagged
 
     def _target(
         self, where: str, annotation: Any, frame: tuple[int, int], picture: tuple[int, int]
@@ -303,8 +229,20 @@ def check_fields(where: str, record: Any) -> None:
             raise BadRecord(f"{where} lacks the field {field!r}")
         if type(record[field]) not in kinds:  # isinstance would let true pass for 1
             raise BadRecord(f"{where}: {field} is {shortened(record[field])}, expected {expected}")
-    if not all(1 <= record[side] <= MAX_COORDINATE for side in ("height", "width")):
-        raise BadRecord(f"{where}: its frame is {shortened(record['width'])}x{shortened(record['height'])} pixels")
+
+
+def check_target_count(where: str, record: dict[str, Any]) -> None:
+    """Check that a record has targets, or says itself that it has none.
+
+    Raises:
+        BadRecord: the two contradict each other.
+    """
+    if record.get("no_target", False) not in (True, False):
+        raise BadRecord(f"{where}: no_target is {shortened(record['no_target'])}, expected true or false")
+    if record.get("no_target", False) is not (not record["ann_list"]):
+        told = "no_target is true, but it has targets" if record["ann_list"] else "has no target (ann_list is empty)"
+        cure = "" if record["ann_list"] else '; where that is meant, it says "no_target": true'
+        raise BadRecord(f"{where} {told}{cure}")
 
 
 def checked_questions(where: str, record: dict[str, Any]) -> list[tuple[str, str | None, str | None]]:
@@ -321,12 +259,7 @@ def checked_questions(where: str, record: dict[str, Any]) -> list[tuple[str, str
             raise BadRecord(f"{where} has {len(questions)} questions, but {len(record[field])} {field}")
     rows = list(zip(questions, record["answers"], record["reasoning_types"], strict=True))
     for i, (question, answer, _) in enumerate(rows):
-        if not isinstance(question, str) or not question.strip():
-            raise BadRecord(f"{where}: question {i} is {shortened(question)}, expected a text")
-        try:
-            checked_question(question)
-        except ValueError as error:
-            raise BadRecord(f"{where}: question {i} {shortened(question)}: {error}") from error
+        checked_question_text(f"{where}: question {i}", question)
         if answer is not None and not isinstance(answer, str):
             raise BadRecord(f"{where}: answer {i} is {shortened(answer)}, expected a text or null")
     return [(question.strip(), answer, kind if is_reasoning_type(kind) else None) for question, answer, kind in rows]
@@ -342,80 +275,6 @@ def whole_metres(altitude: Any) -> int | None:
     if type(altitude) not in (int, float) or not abs(altitude) <= MAX_COORDINATE:  # so that NaN is none either
         return None
     return round(altitude)
-
-
-def without_none(**values: Any) -> dict[str, Any]:
-    """The groups that have a value."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def shortened(value: Any) -> str:
-    """The repr of a value for a message, at most 60 characters."""
-    try:
-        text = repr(value)
-    except RecursionError:
-        return f"a {type(value).__name__} that is nested too deeply"
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def same_proportions(first: tuple[int, int], second: tuple[int, int]) -> bool:
-    """Whether two sizes (height, width) differ by scale alone."""
-    return abs(first[0] * second[1] / (first[1] * second[0]) - 1) <= PROPORTION_TOLERANCE
-
-
-def picture_header(where: str, path: Path, decode: bool = False) -> PictureHeader:
-    """The header of a record's picture; `decode` decodes it too.
-
-    Raises:
-        BadRecord: the picture is missing, or cannot be read.
-    """
-    try:
-        return read_header(path, decode)
-    except UserError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise BadRecord(f"{where}: its picture {path} is missing") from error
-        raise BadRecord(f"{where}: {error}") from error
-
-
-def checked_polygon(where: str, values: Any, frame: tuple[int, int]) -> Polygon:
-    """A polygon's coordinates; what overhangs the frame is cut off when the mask is drawn.
-
-    Raises:
-        BadRecord: fewer than 3 points, no numbers, wholly outside the frame, or without area.
-    """
-    if not isinstance(values, list) or len(values) % 2 or not all(type(v) in (int, float) for v in values):
-        raise BadRecord(f"{where} is {shortened(values)}, expected a list of numbers x, y, x, y, …")
-    if not all(abs(v) <= MAX_COORDINATE for v in values):  # nor is NaN
-        raise BadRecord(f"{where} has a coordinate that is no pixel's")
-    if len(values) < 6:
-        raise BadRecord(f"{where} has {len(values) // 2} points; a polygon needs 3")
-    xs, ys = values[0::2], values[1::2]
-    if max(xs) <= 0 or max(ys) <= 0 or min(xs) >= frame[1] or min(ys) >= frame[0]:
-        raise BadRecord(f"{where} lies wholly outside the frame of {frame[1]}x{frame[0]}")
-    polygon = tuple(float(value) for value in values)
-    empty = abs(signed_area(values)) < 1e-6 and not crosses_itself(polygon)
-    if empty and not coco.area(polygons_rle((polygon,), frame, frame)):
-        raise BadRecord(f"{where} has no area")
-    return polygon
-
-
-def crossing_polygons(where: str, targets: tuple[tuple[Polygon, ...], ...]) -> list[str]:
-    """What messages call the polygons that cross themselves."""
-    return [
-        f"{where}, target {t}, polygon {p}"
-        for t, target in enumerate(targets)
-        for p, polygon in enumerate(target)
-        if crosses_itself(polygon)
-    ]
-
-
-def signed_area(polygon: list[float]) -> float:
-    """The area that a polygon encloses, negative where its points run the other way round.
-
-    Parts of one that crosses itself may cancel each other.
-    """
-    xs, ys = polygon[0::2], polygon[1::2]
-    return sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs))) / 2
 
 
 SPEC = DatasetSpec(

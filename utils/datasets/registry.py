@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from utils.datasets import drseg
 from utils.datasets.base import DatasetSpec, Sample
+from utils.datasets.reading import Reading
 from utils.runtime.errors import UserError
 from utils.runtime.paths import is_folder
 
@@ -35,7 +37,7 @@ def load_dataset(
     """All samples of a split; `skipped` takes what is wrong with each record that is left out.
 
     Raises:
-        UserError: no such data set, folder or split, or a record that cannot be used.
+        UserError: no such data set, folder or split, a record that cannot be used, or two of one name.
     """
     spec, root = dataset_spec(name), Path(root)
     if not is_folder(root):
@@ -44,5 +46,25 @@ def load_dataset(
             f"{root}: no such data folder; {name} is expected in it as\n{tree}\nwith the splits "
             f"{', '.join(spec.splits)} (data/README.md). It comes from {spec.source}"
         )
-    reading = {"polygons": polygons, "skip_bad_records": skip_bad_records, "orientation": orientation}
-    return spec.loader(root, split, **reading, skipped=skipped)
+    left_out: list[str] = []
+    samples = spec.loader(root, split, Reading(polygons, skip_bad_records, orientation), left_out)
+    check_keys(samples)
+    if skipped is not None:  # they end up in results, which do not depend on where the data lie
+        skipped += [fault.replace(f"{root}{os.sep}", "") for fault in left_out]
+    return samples
+
+
+def check_keys(samples: list[Sample]) -> None:
+    """Check that each sample can be named by its key in predictions.
+
+    Raises:
+        UserError: two have the same key; both records are named.
+    """
+    first: dict[str, Sample] = {}
+    for sample in samples:
+        other = first.setdefault(sample.key, sample)
+        if other is not sample:
+            raise UserError(
+                f"{sample.name} and {other.name} would both be called {sample.key!r} in predictions; give one of the "
+                "records another id"
+            )

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.permissions import refused
-from utils.datasets import drseg
+from utils.datasets import reading
 from utils.datasets.base import BadRecord, image_groups, target_masks
 from utils.datasets.registry import load_dataset
 from utils.runtime.errors import UserError
@@ -65,7 +65,7 @@ def test_headers_are_read_once_a_picture(make_drseg: Make, make_record: Make, mo
         path.write_bytes(path.read_bytes()[:1000])
     opened = []
     monkeypatch.setattr(
-        drseg, "read_header", lambda path, *to, real=drseg.read_header: opened.append(path) or real(path, *to)
+        reading, "read_header", lambda path, *to, real=reading.read_header: opened.append(path) or real(path, *to)
     )
     assert len(load_dataset(root, "test")) == 3
     assert [path.name for path in opened] == ["a.jpg", "b.jpg"]

@@ -1,0 +1,98 @@
+"""Checks of what label files hold, shared by the data sets; each names the record, the value and what is expected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pycocotools import mask as coco
+
+from model.language.tokens import checked_question
+from model.masks import Polygon, polygons_rle
+from utils.datasets.base import BadRecord
+from utils.datasets.crossings import crosses_itself
+
+MAX_COORDINATE = 1e6  # pixels; beyond any photograph, and pycocotools would draw all the way there
+
+
+def without_none(**values: Any) -> dict[str, Any]:
+    """The groups that have a value."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def shortened(value: Any) -> str:
+    """The repr of a value for a message, at most 60 characters."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} that is nested too deeply"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def checked_question_text(where: str, value: Any) -> str:
+    """A question without the white space around it.
+
+    Raises:
+        BadRecord: it is no text, empty, or cannot be asked.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise BadRecord(f"{where} is {shortened(value)}, expected a text")
+    try:
+        checked_question(value)
+    except ValueError as error:
+        raise BadRecord(f"{where} {shortened(value)}: {error}") from error
+    return value.strip()
+
+
+def checked_frame(where: str, height: Any, width: Any) -> tuple[int, int]:
+    """(height, width) of the frame that labels were drawn on.
+
+    Raises:
+        BadRecord: they are not whole numbers of pixels.
+    """
+    for side, value in (("height", height), ("width", width)):
+        if type(value) is not int:  # isinstance would let true pass for 1
+            raise BadRecord(f"{where}: {side} is {shortened(value)}, expected whole pixels")
+    if not all(1 <= side <= MAX_COORDINATE for side in (height, width)):
+        raise BadRecord(f"{where}: its frame is {shortened(width)}x{shortened(height)} pixels")
+    return height, width
+
+
+def checked_polygon(where: str, values: Any, frame: tuple[int, int]) -> Polygon:
+    """A polygon's coordinates; what overhangs the frame is cut off when the mask is drawn.
+
+    Raises:
+        BadRecord: fewer than 3 points, no numbers, wholly outside the frame, or without area.
+    """
+    if not isinstance(values, list) or len(values) % 2 or not all(type(v) in (int, float) for v in values):
+        raise BadRecord(f"{where} is {shortened(values)}, expected a list of numbers x, y, x, y, …")
+    if not all(abs(v) <= MAX_COORDINATE for v in values):  # nor is NaN
+        raise BadRecord(f"{where} has a coordinate that is no pixel's")
+    if len(values) < 6:
+        raise BadRecord(f"{where} has {len(values) // 2} points; a polygon needs 3")
+    xs, ys = values[0::2], values[1::2]
+    if max(xs) <= 0 or max(ys) <= 0 or min(xs) >= frame[1] or min(ys) >= frame[0]:
+        raise BadRecord(f"{where} lies wholly outside the frame of {frame[1]}x{frame[0]}")
+    polygon = tuple(float(value) for value in values)
+    empty = abs(signed_area(values)) < 1e-6 and not crosses_itself(polygon)
+    if empty and not coco.area(polygons_rle((polygon,), frame, frame)):
+        raise BadRecord(f"{where} has no area")
+    return polygon
+
+
+def signed_area(polygon: list[float]) -> float:
+    """The area that a polygon encloses, negative where its points run the other way round.
+
+    Parts of one that crosses itself may cancel each other.
+    """
+    xs, ys = polygon[0::2], polygon[1::2]
+    return sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs))) / 2
+
+
+def crossing_polygons(where: str, targets: tuple[tuple[Polygon, ...], ...]) -> list[str]:
+    """What messages call the polygons that cross themselves."""
+    return [
+        f"{where}, target {t}, polygon {p}"
+        for t, target in enumerate(targets)
+        for p, polygon in enumerate(target)
+        if crosses_itself(polygon)
+    ]
