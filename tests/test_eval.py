@@ -25,7 +25,7 @@ from model.inputs.images import read_image
 from model.language.tokens import SEG_TOKENS
 from model.processor import PixDLMProcessor
 from tests.training import Server
-from utils.datasets.base import DatasetSpec, Sample, target_masks
+from utils.datasets.base import DatasetSpec, Sample, ScoringRules, target_masks
 from utils.datasets.questions import question_fault
 from utils.datasets.registry import DATASETS, load_dataset
 from utils.evaluation.metrics import mask_counts
@@ -362,15 +362,16 @@ def test_a_second_data_set_is_evaluated_by_its_own_rules(
 ) -> None:
     """Registered here: groups of its own, gIoU alone, and a left half of every frame that is not counted."""
 
-    def load(root: Path, split: str, **reading: Any) -> list[Sample]:
+    def load(root: Path, split: str, *reading: Any) -> list[Sample]:
         half = ((0.0, 0.0, 40.0, 0.0, 40.0, 60.0, 0.0, 60.0),)
         return [
             replace(one, dataset="fields", groups={"crop": ("rye", "maize")[one.index % 2]}, ignore=half)
             for one in load_dataset(root, split)[:4]
         ]
 
-    spec = DatasetSpec("fields", ("test",), "", "", load, metrics=("giou",), group_titles={"crop": "crop"})
-    monkeypatch.setitem(DATASETS, "fields", replace(spec, matching="hungarian", unit="question"))
+    rules = {"clean": ScoringRules(("giou",), matching="hungarian", unit="question")}
+    spec = DatasetSpec("fields", ("test",), "", "", load, rules, {"crop": "crop"})
+    monkeypatch.setitem(DATASETS, "fields", spec)
     status, table, _ = evaluate("--dataset", "fields")
     assert status == 0
     metrics, scores = read(tmp_path / "out/metrics.json"), lines_of(tmp_path / "out/scores.jsonl")

@@ -165,10 +165,11 @@ def card(model: PixDLMForCausalLM, training: dict[str, Any], without_backbones: 
 def training_lines(training: dict[str, Any]) -> list[str]:
     """The lines of a model card about scores and settings of the run, and about an evaluation of it."""
     lines: list[str] = []
-    for title, scores, facts in (
-        ("Scores on the validation split", training.get("validation"), training.get("validated")),
-        ("Evaluation", training.get("evaluation"), training.get("evaluation")),
-    ):
+    title, scores, facts = "Scores on the validation split", training.get("validation"), training.get("validated")
+    validations = [(title, scores, facts)]
+    if scores and "overall" not in scores:  # of a mixture, by data set
+        validations = [(f"{title} of {name}", scores[name], (facts or {}).get(name)) for name in scores]
+    for title, scores, facts in (*validations, ("Evaluation", *[training.get("evaluation")] * 2)):
         if scores:
             lines += ["", f"## {title}", "", *score_lines(scores)]
             lines += ["", *fact_lines(facts)] if facts else []

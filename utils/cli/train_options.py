@@ -54,8 +54,21 @@ class TrainArgs:
 
     config: str = option("native", "Named configuration: release, native or mini.")
     override: list[str] = option([], "Fields of the configuration to change: field=value, e.g. pixel_image_size=512.")
-    data: str = option("data/DRSeg", "Folder of the data set.")
+    data: str = option(
+        "data/DRSeg", "Folder of the data set; with --train NAME=FOLDER,NAME=FOLDER, or a YAML file of such lines."
+    )
     dataset: str = option("drseg", "Name of the data set's format.")
+    train: str | None = option(
+        None, "Data sets to train on together and their shares, e.g. drseg:4,refcoco:2,muse:1 (NAME@SPLIT for another "
+        "split than train)."
+    )  # fmt: skip
+    validate: str | None = option(
+        None, "With --train: data sets to validate on, e.g. drseg,refcoco@testA; default: val of those trained on. The "
+        "best checkpoint is the one with the best mean."
+    )  # fmt: skip
+    one_source_batches: bool = option(
+        False, "With --train: all records of a micro-step are of one data set, so that answers are of like length."
+    )
     polygons: str = option("union", "A target's polygons: their union, or only the first (published reading).")
     orientation: str = option("check", "Orientation tags: apply them, read as stored, or check (refuse where open).")
     skip_bad_records: bool = option(False, "Count and list records that cannot be used instead of stopping.")
@@ -169,6 +182,10 @@ def check_train(args: TrainArgs) -> None:
     for name, least in LEAST_WHERE_GIVEN.items():
         if getattr(args, name) is not None:
             check_at_least(args, least, name)
+    if not args.train and (args.validate or args.one_source_batches):
+        raise UserError(
+            "--validate and --one-source-batches go with --train, which names the data sets; leave them out"
+        )
     if args.batch_size is not None and args.global_batch is not None:
         raise UserError("--batch-size and --global-batch set the same; leave one of both out")
     check_at_least(args, 0, "seed", "lora_rank", "workers", "weight_decay", "lr", "clip_norm")

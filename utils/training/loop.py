@@ -24,7 +24,7 @@ from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMOutput
 from utils.cli.train_options import TrainArgs
 from utils.datasets.base import Sample
-from utils.datasets.registry import dataset_spec
+from utils.datasets.sources import LoadedSource, Source
 from utils.evaluation.finish import check_finite
 from utils.evaluation.metrics import breakdowns
 from utils.evaluation.predict import Loading, predict
@@ -75,7 +75,6 @@ class Run:
         self.run_dir, self.steps, self.states = run_dir, steps, states
         self.dtype = DTYPES[args.precision]
         self.weights = loss_weights(args)
-        self.spec = dataset_spec(args.dataset)
         self.progress = Progress()
         self.sums = torch.zeros(len(LOSSES), device=engine.device)
         self.stop, self.watchdog = StopRequest(), Watchdog(args.timeout_minutes * 60)
@@ -91,7 +90,7 @@ class Run:
         self.past_seconds = self.progress.seconds
         log.info("resumed: goes on after step %d, from %s", self.progress.step, folder)
 
-    def fit(self, batches: Iterator[Batch], validation: list[Sample]) -> None:
+    def fit(self, batches: Iterator[Batch], validation: list[LoadedSource]) -> None:
         """Train the remaining epochs, each with its validation and a saved state."""
         if rank() == 0:
             self.writer = SummaryWriter(str(self.run_dir), purge_step=self.progress.step + 1)
@@ -267,51 +266,68 @@ class Run:
         bar.set_postfix(loss=f"{values['loss']:.4f}")
         log.info("step %d  %s", step, "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
-    def validate(self, epoch: int, samples: list[Sample]) -> None:
-        """Score the validation split and save the weights."""
+    def validate(self, epoch: int, validation: list[LoadedSource]) -> None:
+        """Score the validation splits and save the weights."""
         self.engine.eval()
-        model = self.engine.module
+        scored = [self.validate_on(f"validation {epoch + 1}", part) for part in validation]
+        with self.timed("writing"):
+            state = gathered_state(self.engine)
+            if state is not None:
+                self.save_scored(epoch, [part.source for part in validation], scored, state)
+
+    def validate_on(self, title: str, part: LoadedSource) -> tuple[dict[str, dict], dict[str, Any]]:
+        """The scores of a validation split, and what they are of."""
+        model, samples = self.engine.module, part.samples
         # what is learnt is put into the prompts, as in training; generated answers would have to be waited for
         learns_words = model.config.answer_format != SEG
         protocol = Protocol(FORCED, GIVEN_REASONING if learns_words else NO_REASONING)
-        size, title = self.args.eval_batch_size, f"validation {epoch + 1}"
+        size = self.args.eval_batch_size
         loading = Loading(pass_size=size, workers=self.args.workers, dtype=self.dtype, title=title)
         records: list[Record] = []
         with self.timed("validation"):
             predict(model, self.tokenizer, samples, protocol, loading, records.extend, run=self.predict)
             gathered = gather_lists(records)
-        scores = broadcast_from_rank0(partial(self.scores, samples, gathered) if rank() == 0 else None)
-        facts = {
-            "data": data_facts(self.args.dataset, "val", samples),
+        scores = broadcast_from_rank0(partial(self.scores, part, gathered) if rank() == 0 else None)
+        return scores, {
+            "data": data_facts(part.source.dataset, part.source.split, samples),
             "protocol": protocol.described(),
             "code": code_version(),
             "hardware": hardware(model.device),
         }
-        with self.timed("writing"):
-            state = gathered_state(self.engine)
-            if state is not None:
-                self.save_scored(epoch, scores, facts, state)
 
-    def scores(self, samples: list[Sample], records: list[Record]) -> dict[str, dict]:
+    def scores(self, part: LoadedSource, records: list[Record]) -> dict[str, dict]:
         """The scores of `breakdowns`, for table and `training.json`.
 
         Raises:
             UserError: a mask is not finite.
         """
         check_finite(f"{self.run_dir}, step {self.progress.step}", records)
-        unit = QUESTION if self.engine.module.config.single_target else self.spec.unit
-        scored = score_records(samples, {one["id"]: one for one in records}, self.spec, unit)
-        return breakdowns([score for score, _, _ in scored], self.spec)
+        spec = part.source.spec
+        unit = QUESTION if self.engine.module.config.single_target else spec.unit
+        scored = score_records(part.samples, {one["id"]: one for one in records}, spec, unit)
+        return breakdowns([score for score, _, _ in scored], spec)
 
     def save_scored(
-        self, epoch: int, scores: dict[str, dict], facts: dict[str, Any], state: dict[str, torch.Tensor]
+        self, epoch: int, sources: list[Source], scored: list[tuple[dict, dict]], state: dict[str, torch.Tensor]
     ) -> None:
-        """Log scores; write `last/`, and `best/` when the data set's first metric is the best so far."""
-        step, score = self.progress.step, scores["overall"][self.spec.metrics[0]]
-        log.info("validation after epoch %d:\n%s", epoch + 1, table(scores, self.spec))
-        for name in self.spec.metrics:
-            self.writer.add_scalar(f"val/{name}", scores["overall"][name], step)
-        record = {"epoch": epoch + 1, "step": step, "validation": scores, "settings": asdict(self.args)}
+        """Log scores; write `last/`, and `best/` when the mean over the validated sets of their first metric is the
+        best so far."""
+        step, single = self.progress.step, len(sources) == 1
+        titles = [source.name if source.split == "val" else f"{source.name}@{source.split}" for source in sources]
+        firsts = []
+        for source, title, (scores, _) in zip(sources, titles, scored, strict=True):
+            of = "" if single else f" on {title}"
+            log.info("validation%s after epoch %d:\n%s", of, epoch + 1, table(scores, source.spec))
+            for name in source.spec.metrics:
+                self.writer.add_scalar(f"val{'' if single else f'/{title}'}/{name}", scores["overall"][name], step)
+            firsts.append(scores["overall"][source.spec.metrics[0]])
+        score = math.fsum(firsts) / len(firsts)
+        if not single:
+            log.info("mean over the validated sets after epoch %d: %.4f", epoch + 1, score)
+        validation, facts = (
+            each[0] if single else dict(zip(titles, each, strict=True)) for each in zip(*scored, strict=True)
+        )
+        record = {"epoch": epoch + 1, "step": step, "validation": validation, "settings": asdict(self.args)}
         record |= {"validated": facts, "seconds": self.seconds()}
         last, best = self.run_dir / "last", self.run_dir / "best"
         with write_errors_as_user_error(last):

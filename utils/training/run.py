@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
 from itertools import product
@@ -21,11 +21,12 @@ from utils.cli.train_options import TrainArgs
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
 from utils.datasets.loading.flips import FlippedSamples, FlipSampler, flip_sample
+from utils.datasets.loading.mixture import MixtureSampler, joined, log_mixture
 from utils.datasets.loading.sampler import TrainSampler, infinite_batches, split_fingerprint
 from utils.datasets.loading.word_dropout import WordDropoutSampler, WordDropoutSamples
 from utils.datasets.loading.workers import dead_worker_as_user_error, ignore_sigterm_in_worker
 from utils.datasets.questions import check_questions
-from utils.datasets.registry import load_dataset
+from utils.datasets.sources import LoadedSource, Source, read_sources
 from utils.runtime.distributed import rank, world_size
 from utils.runtime.errors import UserError
 from utils.runtime.paths import has_content
@@ -49,7 +50,8 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
     """
     seed_everything(args.seed)
     check_weight_files(args)
-    samples, validation = load_splits(args)
+    training, validation = load_splits(args)
+    samples = [sample for part in training for sample in part.samples]
     derived = derived_options(args)
     begun = {} if args.restart else begun_with(run_dir / STATE)
     args = resolve(args, len(samples), world_size(), begun)
@@ -62,7 +64,7 @@ def train(args: TrainArgs, run_dir: Path, device: torch.device) -> None:
         if states.finished():
             log.info("%s has ended already, nothing is left to train; --restart trains it anew", run_dir)
             return
-        train_on(samples, validation, args, states, run_dir, device)
+        train_on(training, validation, args, states, run_dir, device)
 
 
 def check_unclaimed(run_dir: Path, states: RunStates, restart: bool) -> None:
@@ -79,19 +81,38 @@ def check_unclaimed(run_dir: Path, states: RunStates, restart: bool) -> None:
         )
 
 
-def load_splits(args: TrainArgs) -> tuple[list[Sample], list[Sample]]:
-    """The training and the validation split, all of it checked that can be without the weights.
+def load_splits(args: TrainArgs) -> tuple[list[LoadedSource], list[LoadedSource]]:
+    """What is trained on and what is validated on, all of it checked that can be without the weights.
 
     Raises:
         UserError: a record cannot be used, unless bad ones are skipped, or the tokenizer is not there.
     """
-    reading = args.dataset, args.polygons, args.skip_bad_records, args.orientation
-    samples, validation = (load_dataset(args.data, split, *reading) for split in ("train", "val"))
+    reading = args.polygons, args.skip_bad_records, args.orientation
+    sources, validation = sources_of(args)
+    loaded = [[(source, source.load(*reading)) for source in of_both] for of_both in (sources, validation)]
     config, tokenizer = read_config(args)
     cutting, whole = (PixDLMProcessor(config, tokenizer, cut) for cut in (True, False))
-    said = config.answer_format
-    samples = check_questions(samples, cutting, args.skip_bad_records, mirrored if args.mirror else None, said)
-    return samples, check_questions(validation, whole, args.skip_bad_records, answer_format=said)
+    skip, said = args.skip_bad_records, config.answer_format
+    variants = mirrored if args.mirror else None
+    return (
+        [LoadedSource(one, check_questions(samples, cutting, skip, variants, said)) for one, samples in loaded[0]],
+        [LoadedSource(one, check_questions(samples, whole, skip, answer_format=said)) for one, samples in loaded[1]],
+    )
+
+
+def sources_of(args: TrainArgs) -> tuple[list[Source], list[Source]]:
+    """What the options name to train on and to validate on.
+
+    Raises:
+        UserError: they name no such data sets.
+    """
+    if not args.train:
+        one = Source(args.dataset, args.dataset, Path(args.data), "train")
+        return [one], [replace(one, split="val")]
+    sources = read_sources("--train", args.train, args.data, "train")
+    if args.validate:
+        return sources, read_sources("--validate", args.validate, args.data, "val")
+    return sources, list(dict.fromkeys(replace(one, split="val", share=1.0) for one in sources))
 
 
 def mirrored(sample: Sample) -> list[Sample]:
@@ -100,8 +121,8 @@ def mirrored(sample: Sample) -> list[Sample]:
 
 
 def train_on(
-    samples: list[Sample],
-    validation: list[Sample],
+    training: list[LoadedSource],
+    validation: list[LoadedSource],
     args: TrainArgs,
     states: RunStates,
     run_dir: Path,
@@ -114,7 +135,7 @@ def train_on(
     model, tokenizer, trained = build_sharded(build, dtype, engine_config(args)) if args.zero_stage == 3 else build()
     if args.gradient_checkpointing:
         enable_gradient_checkpointing(model)
-    sampler = TrainSampler(samples, args.batch_size, args.grad_accumulation, args.seed, rank(), world_size())
+    samples, sampler = training_order(training, args)
     steps = args.steps_per_epoch
     log_summary(args, model.config, samples, validation, trained, steps)
     torch.manual_seed(args.seed + rank())  # or every rank would draw the same dropout masks
@@ -133,6 +154,19 @@ def train_on(
             run.fit(infinite_batches(loader, sampler), validation)
     finally:
         run.close()
+
+
+def training_order(training: list[LoadedSource], args: TrainArgs) -> tuple[list[Sample], TrainSampler]:
+    """The training samples, and the sampler that draws this process's batches of them."""
+    samples = joined([part.samples for part in training])
+    share = args.batch_size, args.grad_accumulation, args.seed, rank(), world_size()
+    if len(training) == 1:
+        return samples, TrainSampler(samples, *share)
+    sources, sizes = [part.source for part in training], [len(part.samples) for part in training]
+    shares = [source.share for source in sources]
+    sampler = MixtureSampler(samples, sizes, shares, *share, one_source_batches=args.one_source_batches)
+    log_mixture(sources, sizes, sampler.quotas)
+    return samples, sampler
 
 
 def training_loader(
@@ -154,11 +188,14 @@ def training_loader(
     )
 
 
-def log_summary(args: TrainArgs, config: Any, samples: list, validation: list, trained: dict, steps: int) -> None:
+def log_summary(
+    args: TrainArgs, config: Any, samples: list, validation: list[LoadedSource], trained: dict, steps: int
+) -> None:
     """Log options, architecture, data, and trained parameters."""
     log.info("options %s", json.dumps(asdict(args)))
     log.info("architecture %s", json.dumps(config.to_diff_dict(), default=str))
-    log.info("%d training and %d validation records from %s", len(samples), len(validation), args.data)
+    validated = sum(len(part.samples) for part in validation)
+    log.info("%d training and %d validation records from %s", len(samples), validated, args.data)
     parts = ", ".join(f"{part} {count:,}" for part, count in trained.items())
     log.info("trained parameters: %s; together %s", parts, f"{sum(trained.values()):,}")
     records = args.batch_size * args.grad_accumulation * world_size()

@@ -189,13 +189,18 @@ def check_weight_files(args: TrainArgs) -> None:
     if args.fusion and not args.init_from:
         raise UserError("--fusion goes with --init-from and a published folder; leave it out")
     if args.init_from == published.PIXDLM.folder:
-        published.require(["pixdlm", *options_at_default(args, "clip", "sam2")], data=Path(args.data))
+        published.require(["pixdlm", *options_at_default(args, "clip", "sam2")], data=drseg_folder(args))
     if args.init_from and not is_file(args.init_from):
         return
-    published.require(options_at_default(args, "llava", "clip", "sam2"), data=Path(args.data))
+    published.require(options_at_default(args, "llava", "clip", "sam2"), data=drseg_folder(args))
     for name in ("llava", "clip", "sam2"):
         if not exists(getattr(args, name)):
             raise UserError(f"--{name} {getattr(args, name)}: no such file or folder")
+
+
+def drseg_folder(args: TrainArgs) -> Path | None:
+    """The folder of DRSeg, which can be downloaded; None where another data set, or several, are trained on."""
+    return Path(args.data) if args.dataset == "drseg" and not args.train else None
 
 
 def build_on_backbones(config: PixDLMConfig, args: TrainArgs) -> tuple[PixDLMForCausalLM, set[str]]:

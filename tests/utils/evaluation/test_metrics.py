@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model.masks import IGNORE_LABEL
-from utils.datasets.base import DatasetSpec
+from utils.datasets.base import DatasetSpec, ScoringRules
 from utils.datasets.drseg import SPEC
 from utils.evaluation.metrics import MaskScore, breakdowns, mask_counts, summarise
 
@@ -104,7 +104,9 @@ def test_breakdowns_hold_what_is_known_in_a_fixed_order() -> None:
 
 
 def test_a_data_set_has_its_own_groups_and_metrics() -> None:
-    spec = DatasetSpec("roofs", ("all",), "", "", list, metrics=("ciou",), group_titles={"region": "region of Spain"})
+    spec = DatasetSpec(
+        "roofs", ("all",), "", "", list, {"clean": ScoringRules(("ciou",))}, group_titles={"region": "region of Spain"}
+    )
     scores = [score(1, 2, groups={"region": "south", "altitude": 30}), score(1, 4, groups={"region": "north"})]
     found = breakdowns(scores, spec)
     assert list(found) == ["overall", "by_target_size", "by_region"]

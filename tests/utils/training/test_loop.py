@@ -7,6 +7,7 @@ import logging
 import math
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +22,9 @@ from model.language.answers import SEG
 from model.masks import encode_mask
 from tests.training import Server
 from utils.cli.train_options import TrainArgs
-from utils.datasets.base import DatasetSpec, Sample
+from utils.datasets.base import DatasetSpec, Sample, ScoringRules
 from utils.datasets.registry import DATASETS
+from utils.datasets.sources import LoadedSource, Source
 from utils.evaluation.predictions import Record
 from utils.evaluation.protocols import FORCED, GIVEN_REASONING, NO_REASONING, Protocol
 from utils.runtime.errors import UserError
@@ -36,6 +38,7 @@ def columns(count: int) -> dict[str, Any]:
     return encode_mask(mask)
 
 
+DRSEG, ROOFS = (Source(name, name, Path("data"), "val") for name in ("drseg", "roofs"))
 SAMPLES = [
     Sample(
         *(Path(f"{i}.jpg"), f"Question {i}?", None, (columns(8),), 9, 9, "drseg", f"record {i}", i),
@@ -50,6 +53,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from utils.cli.train_options import TrainArgs
 from utils.datasets.base import Sample
+from utils.datasets.sources import LoadedSource, Source
 from utils.runtime.distributed import process_group, rank
 from utils.runtime.errors import UserError
 from utils.training import loop
@@ -65,7 +69,8 @@ with process_group(torch.device("cpu")):
     run = loop.Run(TrainArgs(), engine, None, None, Path("runs/x"), 4, None)
     run.progress.step = 8
     try:
-        run.validate(1, [Sample(Path("a.jpg"), "Which?", None, (), 9, 9, "drseg", "DJI_7", 0)])
+        sample = Sample(Path("a.jpg"), "Which?", None, (), 9, 9, "drseg", "DJI_7", 0)
+        run.validate(1, [LoadedSource(Source("drseg", "drseg", Path("data"), "val"), [sample])])
     except UserError as error:
         print(error)
 """
@@ -134,12 +139,12 @@ def test_a_mask_that_is_not_finite_ends_the_run_and_names_its_record(
 ) -> None:
     run = make_run()
     run.progress.step = 12
-    assert run.scores(SAMPLES, predictions(0.5, 0.0, 1.0))["overall"] == pytest.approx(
+    assert run.scores(LoadedSource(DRSEG, SAMPLES), predictions(0.5, 0.0, 1.0))["overall"] == pytest.approx(
         {"count": 3, "giou": 0.5, "ciou": 0.5}
     )
     message = f"{tmp_path}, step 12: 2 of 3 answers have a mask that is not finite, the first that of record 'record 1'"
     with pytest.raises(UserError, match=message):
-        run.scores(SAMPLES, predictions(0.5, number, number))
+        run.scores(LoadedSource(DRSEG, SAMPLES), predictions(0.5, number, number))
 
 
 def test_every_process_is_told_of_a_mask_that_is_not_finite(server: Server) -> None:
@@ -151,11 +156,13 @@ def test_every_process_is_told_of_a_mask_that_is_not_finite(server: Server) -> N
 
 
 def test_a_validation_breaks_down_as_its_data_set_says(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = DatasetSpec("roofs", ("all",), "", "", list, metrics=("giou",), group_titles={"region": "region"})
+    spec = DatasetSpec(
+        "roofs", ("all",), "", "", list, {"clean": ScoringRules(("giou",))}, group_titles={"region": "region"}
+    )
     monkeypatch.setitem(DATASETS, "roofs", spec)
-    found = make_run(dataset="roofs").scores(SAMPLES, predictions(0.5, 0.5, 0.5))
+    found = make_run().scores(LoadedSource(ROOFS, SAMPLES), predictions(0.5, 0.5, 0.5))
     assert list(found) == ["overall", "by_target_size", "by_region"] and list(found["overall"]) == ["count", "giou"]
-    assert list(make_run().scores(SAMPLES[:1], predictions(0.5))) == [
+    assert list(make_run().scores(LoadedSource(DRSEG, SAMPLES[:1]), predictions(0.5))) == [
         *("overall", "by_target_size", "by_reasoning_type", "by_altitude")
     ]
 
@@ -177,7 +184,7 @@ def test_a_validation_asks_as_training_does_and_the_checkpoint_says_how(
     monkeypatch.setattr("utils.training.loop.code_version", lambda: "1234567")
     run = make_run(learnt=learnt)
     run.writer = SimpleNamespace(add_scalar=lambda name, value, step: None)
-    run.validate(0, SAMPLES)
+    run.validate(0, [LoadedSource(DRSEG, SAMPLES)])
     assert asked == [Protocol(FORCED, reasoning)]
     (record,) = saved
     assert record["validation"]["overall"]["giou"] == pytest.approx(0.5)
@@ -187,29 +194,42 @@ def test_a_validation_asks_as_training_does_and_the_checkpoint_says_how(
     assert facts["hardware"]["device"] == "cpu"
 
 
-def save_scored(run: Run, monkeypatch: pytest.MonkeyPatch, *values: dict[str, float]) -> tuple[list[str], list[str]]:
-    """The names of what validations with these scores show and save."""
+def save_scored(
+    run: Run, monkeypatch: pytest.MonkeyPatch, sources: list[Source], *values: list[dict[str, float]]
+) -> tuple[list[str], list[str]]:
+    """The names of what validations with these scores, one for each source, show and save."""
     shown, saved = [], []
     run.writer = SimpleNamespace(add_scalar=lambda name, value, step: shown.append(name))
     monkeypatch.setattr("utils.training.loop.save_model", lambda folder, *rest: saved.append(folder.name))
     monkeypatch.setattr("utils.training.loop.link_model", lambda source, folder: saved.append(folder.name))
     for epoch, scores in enumerate(values):
-        run.save_scored(epoch, {"overall": {"count": 3, **scores}}, {}, {})
+        run.save_scored(epoch, sources, [({"overall": {"count": 3, **one}}, {}) for one in scores], {})
     return shown, saved
 
 
 def test_the_best_weights_are_those_of_the_highest_score(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = [{"giou": value, "ciou": 1 - value} for value in (0.5, 0.4, 0.5, 0.6)]
-    shown, saved = save_scored(make_run(), monkeypatch, *scores)
+    scores = [[{"giou": value, "ciou": 1 - value}] for value in (0.5, 0.4, 0.5, 0.6)]
+    shown, saved = save_scored(make_run(), monkeypatch, [DRSEG], *scores)
     assert shown == ["val/giou", "val/ciou"] * 4
     assert saved == ["last", "best", "last", "last", "last", "best"]
 
 
 def test_a_data_set_without_giou_has_best_weights_too(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = DatasetSpec("roofs", ("all",), "", "", list, metrics=("ciou",))
+    spec = DatasetSpec("roofs", ("all",), "", "", list, {"clean": ScoringRules(("ciou",))})
     monkeypatch.setitem(DATASETS, "roofs", spec)
-    shown, saved = save_scored(make_run(dataset="roofs"), monkeypatch, {"ciou": 0.5}, {"ciou": 0.4})
+    shown, saved = save_scored(make_run(), monkeypatch, [ROOFS], [{"ciou": 0.5}], [{"ciou": 0.4}])
     assert shown == ["val/ciou"] * 2 and saved == ["last", "best", "last"]
+
+
+def test_the_best_weights_of_a_mixture_are_those_of_the_highest_mean(
+    make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DATASETS, "roofs", DatasetSpec("roofs", (), "", "", list, {"clean": ScoringRules(("ciou",))}))
+    both = [replace(DRSEG, split="test"), ROOFS]
+    scores = [[{"giou": one, "ciou": 0.0}, {"ciou": other}] for one, other in ((0.2, 0.4), (0.5, 0.0), (0.1, 0.6))]
+    shown, saved = save_scored(make_run(), monkeypatch, both, *scores)
+    assert shown[:3] == ["val/drseg@test/giou", "val/drseg@test/ciou", "val/roofs/ciou"]
+    assert saved == ["last", "best", "last", "last", "best"]
 
 
 # Steps
@@ -311,7 +331,7 @@ def test_the_log_tells_what_validation_and_writing_cost(
     run.past_seconds, run.progress.spent = 100.0, {"validation": 5.0, "writing": 0.0}  # of an earlier start
     clock[0] = 70  # in training
     run.save()
-    run.validate(0, SAMPLES[:1])
+    run.validate(0, [LoadedSource(DRSEG, SAMPLES[:1])])
     with caplog.at_level(logging.INFO):
         run.log_costs()
     assert "of 200 s so far validation took 12.5 % and writing checkpoints and states 5.0 %;" in caplog.text

@@ -15,6 +15,7 @@ import torch
 from utils.cli.train_options import TrainArgs
 from utils.datasets.base import Sample
 from utils.datasets.loading.sampler import TrainSampler
+from utils.datasets.sources import LoadedSource, Source
 from utils.runtime.errors import UserError
 from utils.training import run as module
 from utils.training.resume import RunStates
@@ -63,7 +64,8 @@ def begin(monkeypatch: pytest.MonkeyPatch, number: int, building: int = 0, by_na
     args = TrainArgs(seed=5, batch_size=2, zero_stage=0, gradient_checkpointing=False, steps_per_epoch=3, epochs=4)
     states = SimpleNamespace(newest=lambda: None, decay_by_name=by_name)
     with torch.random.fork_rng(devices=[]), pytest.raises(Begun) as begun:
-        train_on(split(8), [], args, states, Path("run"), torch.device("cpu"))
+        source = LoadedSource(Source("drseg", "drseg", Path("data"), "train"), split(8))
+        train_on([source], [], args, states, Path("run"), torch.device("cpu"))
     return begun.value
 
 

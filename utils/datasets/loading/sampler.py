@@ -64,9 +64,13 @@ class TrainSampler:
         """Start the next epoch, in another order."""
         self.epoch, self.skip = self.epoch + 1, 0
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def order(self) -> list[int]:
+        """The records of this epoch."""
         order = torch.randperm(len(self.groups), generator=self.epoch_generator()).tolist()
-        records = [index for group in order for index in self.groups[group]]
+        return [index for group in order for index in self.groups[group]]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        records = self.order()
         size = self.batch_size * self.world_size
         for start in range(self.skip * size, len(self) * size, size):
             first = start + self.rank * self.batch_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from utils.datasets.base import DatasetSpec
+from utils.datasets.base import DatasetSpec, ScoringRules
 from utils.datasets.drseg import SPEC
 from utils.evaluation.report.tables import heading, table
 
@@ -21,7 +21,9 @@ def test_the_table_aligns_its_numbers() -> None:
 
 
 def test_a_table_has_the_columns_and_groups_of_its_data_set() -> None:
-    spec = DatasetSpec("roofs", ("all",), "", "", list, metrics=("ciou",), group_titles={"region": "region of Spain"})
+    spec = DatasetSpec(
+        "roofs", ("all",), "", "", list, {"clean": ScoringRules(("ciou",))}, group_titles={"region": "region of Spain"}
+    )
     scores = {
         "overall": {"count": 4, "ciou": 0.25},
         "by_target_size": {},
