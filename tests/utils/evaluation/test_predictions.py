@@ -14,9 +14,9 @@ from pycocotools import mask as coco
 
 from model.masks import encode_mask
 from utils.evaluation import predictions
+from utils.evaluation.header import FORMAT
 from utils.evaluation.predictions import (
     FILE,
-    FORMAT,
     PARTIAL,
     PartialPredictions,
     Record,

@@ -84,7 +84,7 @@ def test_the_values_are_those_that_were_worked_out(run_score: Score, capsys: pyt
     assert found["calibration"]["ece"] == pytest.approx((0.25 + 0.05) / 2, abs=1e-6)
     assert found["protocol"] == {"matching": "order", "unit": "target"} and found["data"]["records"] == 4
     printed = capsys.readouterr().out
-    assert printed.startswith("drseg test: 4 records about 4 pictures\nanswers: 1 with a broken group, 2 with a wrong")
+    assert printed.startswith("drseg test: 4 records about 4 pictures\nanswers: 1 with a broken [SEG] group, 2 with")
     assert " 0.2321 [" in printed and " 0.1404 [" in printed
 
 
@@ -152,7 +152,7 @@ def test_the_header_says_how_the_data_are_read_and_is_taken_over(run_score: Scor
     found = run_score([{**header, "protocol": {**header["protocol"], "limit": 2}}, *ANSWERS[:2]])
     assert found["overall"]["count"] == 2 and found["made_by"] == "us"
     assert {"kind": "ours", "unit": "question", "limit": 2}.items() <= found["protocol"].items()
-    with pytest.raises(UserError, match="--unit target: the predictions' header says it already"):
+    with pytest.raises(UserError, match="--unit is 'target', but .*answers.jsonl says in its header .* 'question'; leave"):
         run_score([header, *ANSWERS], "--unit", "target")
 
 

@@ -58,7 +58,7 @@ def test_the_heading_says_what_was_left_out_and_what_went_wrong() -> None:
         "drseg test: 300 records about 100 pictures; 2 bad records skipped; "
         "4 records without a prediction, scored as empty",
         "generate, reasoning given (USES THE DATA SET'S ANSWERS AS INPUT); greedy, at most 64 tokens",
-        "answers: 3 without [SEG], 2 with a broken group, 1 with a wrong count, "
+        "answers: 3 without [SEG], 2 with a broken [SEG] group, 1 with a wrong number of masks, "
         "5 not of the form <think>…</think><answer>…</answer>[SEG]…, of 300",
     ]
     for changed, expected in (
