@@ -19,7 +19,7 @@ from model.masks import encode_mask
 from tests.browser import Browser, find_chromium
 from utils.datasets.base import Sample
 from utils.datasets.drseg import SPEC
-from utils.evaluation.predictions import FORMAT
+from utils.evaluation.header import FORMAT
 from utils.evaluation.report.page import write_report
 
 HEIGHT, WIDTH, TEXTURES = 1080, 1920, 40

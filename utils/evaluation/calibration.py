@@ -18,14 +18,12 @@ def calibration(scores: list[MaskScore]) -> dict[str, Any] | None:
         "ece": the expected calibration error, the mean of |confidence - IoU| over bins, weighted by count.
     """
     bins: dict[int, list[MaskScore]] = {}
-    total = 0
     for score in scores:
-        # A confidence is NaN where a mask has no foreground to take it from.
-        if score.matched and score.confidence is not None and math.isfinite(score.confidence):
-            bins.setdefault(min(max(int(score.confidence * BINS), 0), BINS - 1), []).append(score)
-            total += 1
-    if not total:
+        if score.matched and score.confidence is not None:
+            bins.setdefault(min(int(score.confidence * BINS), BINS - 1), []).append(score)
+    if not bins:
         return None
+    total = sum(map(len, bins.values()))
     rows = [_row(number, bins[number]) for number in sorted(bins)]
     return {"bins": rows, "ece": math.fsum(r["count"] * abs(r["confidence"] - r["iou"]) for r in rows) / total}
 

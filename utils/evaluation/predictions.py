@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 
 from model.answering import STATUSES
 from utils.evaluation.controls import CONTROLS, NO_CONTROL
+from utils.evaluation.header import checked_header
 from utils.runtime.distributed import broadcast_from_rank0, rank
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_file, exclusive_lock, write_errors_as_user_error
@@ -24,7 +26,6 @@ from utils.runtime.paths import entries, is_file
 
 log = logging.getLogger(__name__)
 
-FORMAT = "PixDLM predictions 1"
 FILE, PARTIAL = "predictions.jsonl", "predictions.partial"
 Record = dict[str, Any]  # a line: id, question, text, status, masks, scores, control
 Records = dict[str, dict[str, Record]]  # by control and id
@@ -38,7 +39,15 @@ KINDS: dict[str, tuple[type, str]] = {
     "scores": (list, "a list of a number for each mask"),
     "control": (str, f"one of {', '.join(CONTROLS)}"),
 }
+PIXELS = 2**32  # a mask has fewer: pycocotools counts them in 32 bits without a sign
+GROUPS = 7  # of five bits, which a difference of such numbers needs with its sign
 DEFAULTS = {"text": "", "status": "ok", "scores": None, "control": NO_CONTROL}
+
+
+def check_is_there(path: Path) -> None:
+    """Raises UserError where there is no such file."""
+    if not is_file(path):
+        raise UserError(f"{path}: no such predictions file; eval.py writes one, or write your own (its README)")
 
 
 def read_predictions(path: Path) -> tuple[dict[str, Any] | None, Records]:
@@ -47,8 +56,7 @@ def read_predictions(path: Path) -> tuple[dict[str, Any] | None, Records]:
     Raises:
         UserError: the file cannot be read, or a line is no record; line and field are named.
     """
-    if not is_file(path):
-        raise UserError(f"{path}: no such predictions file; eval.py writes one, or write your own (its README)")
+    check_is_there(path)
     header, records = None, {}
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
@@ -67,20 +75,6 @@ def read_predictions(path: Path) -> tuple[dict[str, Any] | None, Records]:
     if NO_CONTROL not in records:
         raise UserError(f"{path}: holds no record; a line a question is expected")
     return header, records
-
-
-def checked_header(where: str, value: dict[str, Any]) -> dict[str, Any]:
-    """The header, if it is of this format.
-
-    Raises:
-        UserError: it is of another.
-    """
-    if value["format"] != FORMAT:
-        raise UserError(f"{where}: format is {value['format']!r}, expected {FORMAT!r}")
-    for name in ("data", "protocol"):
-        if not isinstance(value.get(name, {}), dict):
-            raise UserError(f"{where}: {name} is {value[name]!r}, expected an object")
-    return value
 
 
 def checked_record(where: str, value: dict[str, Any]) -> Record:
@@ -121,7 +115,7 @@ def check_mask(where: str, mask: Any) -> None:
         height, width = mask["size"]
         if type(height) is not int or type(width) is not int or not isinstance(mask["counts"], str):
             raise TypeError
-        if height < 1 or width < 1 or not mask["counts"].isascii() or pixels_of(mask["counts"]) != height * width:
+        if height < 1 or width < 1 or height * width >= PIXELS or pixels_of(mask["counts"]) != height * width:
             raise ValueError
     except (TypeError, KeyError, ValueError, IndexError) as error:
         expected = '{"size": [height, width], "counts": text} as pycocotools encodes it'
@@ -131,13 +125,16 @@ def check_mask(where: str, mask: Any) -> None:
 def pixels_of(counts: str) -> int:
     """How many pixels run lengths fill; pycocotools tells only by decoding them, 20 ms a frame of 4K.
 
-    A run is written in groups of five bits from the lowest, each a character from 48 on whose sixth bit says that
-    another follows; from the third run on it is written as the difference to the run before the last.
+    A run is written in groups of five bits from the lowest, each a character from 48 to 111 whose sixth bit says that
+    another follows; from the fourth run on it is written as the difference to the run before the last.
 
     Raises:
         IndexError: the last run is cut off.
-        ValueError: a run is negative.
+        ValueError: a run is negative or has more groups than one of pycocotools' 32-bit integers takes, or a character
+            is another.
     """
+    if not re.fullmatch("[0-o]*", counts):
+        raise ValueError("another character")
     runs: list[int] = []
     i = 0
     while i < len(counts):
@@ -146,6 +143,8 @@ def pixels_of(counts: str) -> int:
             bits = ord(counts[i]) - 48
             value |= (bits & 31) << shift
             i, shift, more = i + 1, shift + 5, bool(bits & 32)
+            if shift > 5 * GROUPS:
+                raise ValueError("too many groups")
         if bits & 16:
             value -= 1 << shift
         runs.append(value + runs[-2] if len(runs) > 2 else value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import transformers
 from model.checkpoints.backbones import Backbones, weight_hashes
 from model.pixdlm import PixDLMForCausalLM
 from utils.datasets.base import DatasetSpec, Sample
-from utils.evaluation.predictions import FORMAT
+from utils.evaluation.header import FORMAT
 from utils.evaluation.protocols import Protocol
 from utils.runtime.files import atomic_file, write_errors_as_user_error, write_json
 from utils.runtime.machine import code_version, cpu_model
@@ -106,7 +106,7 @@ def hardware(device: torch.device) -> dict[str, str]:
 
 
 def write_results(out: Path, metrics: dict[str, Any], lines: list[dict[str, Any]]) -> None:
-    """metrics.json and scores.jsonl, each atomically.
+    """metrics.json and scores.jsonl, each atomically; what UTF-8 cannot write stands in them as JSON's escapes.
 
     Raises:
         UserError: a file cannot be written.
@@ -114,4 +114,9 @@ def write_results(out: Path, metrics: dict[str, Any], lines: list[dict[str, Any]
     with write_errors_as_user_error(out / "metrics.json"):
         write_json(out / "metrics.json", metrics)
     with write_errors_as_user_error(out / "scores.jsonl"), atomic_file(out / "scores.jsonl") as beside:
-        beside.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines), encoding="utf-8")
+        write_lines(beside, (json.dumps(line, ensure_ascii=False) for line in lines))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Lines of JSON; bytes of a name that are no UTF-8 are written as JSON's escapes, as `write_json` does."""
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")

@@ -8,6 +8,7 @@ from typing import Any
 
 from pycocotools import mask as coco
 
+from model import answering
 from model.answering import OK
 from model.language.answers import is_well_formed
 from model.masks import encode_mask, polygons_rle
@@ -19,8 +20,10 @@ from utils.evaluation.matching import match, within
 from utils.evaluation.metrics import MaskScore, breakdowns, summarise
 from utils.evaluation.predictions import Record, Records
 from utils.runtime.errors import UserError
+from utils.runtime.text import shown_name
 
 WRONG_COUNT, MISSING = "wrong_count", "missing"
+STATUSES = (*answering.STATUSES, WRONG_COUNT, MISSING)  # of answers, as they are scored
 QUESTION = "question"  # the unit of evaluation in which all masks of an answer count as their union
 
 
@@ -103,7 +106,7 @@ def _score(
         area=area,
         pixels=sample.size[0] * sample.size[1],
         groups=sample.groups,
-        picture="/".join(sample.image_path.parts[-2:]),
+        picture=shown_name("/".join(sample.image_path.parts[-2:])),
         matched=(mask is None) == (truth is None) or not sample.targets,
         confidence=confidence,
     )
@@ -141,10 +144,9 @@ def count_answers(samples: Sequence[Sample], records: dict[str, Record], unit: s
     """How many answers have which status, and how many are not well formed where the model was to reason."""
     counts = Counter(answer_status(sample, records.get(sample.key), unit) for sample in samples)
     malformed = [sample for sample in samples if not is_well_formed(records.get(sample.key, {}).get("text", ""))]
-    known = ("ok", "no_seg", "broken", WRONG_COUNT, MISSING)
     return {
         "records": len(samples),
-        **{status: counts[status] for status in known},
+        **{status: counts[status] for status in STATUSES},
         "malformed": len(malformed) if reasoned else None,
     }
 

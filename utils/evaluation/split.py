@@ -36,7 +36,8 @@ def read_split(options: Any, processor: PixDLMProcessor, protocol: Protocol) -> 
         options.data, options.split, options.dataset, options.polygons, skip, options.orientation, skipped
     )
     said = protocol.answer_format(processor.config.answer_format)
-    samples = check_questions(every, processor, skip, answer_format=said, skipped=skipped)
+    # Not told under `skipped`, which scoring finds again without the model: their keys are `unasked`.
+    samples = check_questions(every, processor, skip, answer_format=said)
     kept = {sample.key for sample in samples}
     samples = samples[: options.limit]
     data = data_facts(options.dataset, options.split, samples, skipped)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from utils.evaluation.calibration import calibration
@@ -23,7 +21,7 @@ def test_by_hand() -> None:
 
 
 def test_only_matched_masks_with_a_confidence() -> None:
-    assert calibration([score(None, 50), score(0.5, 50, matched=False), score(math.nan, 50)]) is None
+    assert calibration([score(None, 50), score(0.5, 50, matched=False)]) is None
 
 
 def test_no_overlap_where_a_mask_is_missing() -> None:

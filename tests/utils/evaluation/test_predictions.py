@@ -14,9 +14,9 @@ from pycocotools import mask as coco
 
 from model.masks import encode_mask
 from utils.evaluation import predictions
+from utils.evaluation.header import FORMAT
 from utils.evaluation.predictions import (
     FILE,
-    FORMAT,
     PARTIAL,
     PartialPredictions,
     Record,
@@ -164,11 +164,24 @@ def test_empty_and_full_masks_are_masks(mask: np.ndarray) -> None:
         {"size": [2, 2], "counts": "0T"},  # cut off: another group is to follow
         {"size": [2, 2], "counts": "8L"},  # 8 and -4
         {"size": [2, 2], "counts": "´"},  # 4, if letters beyond ASCII were no two bytes to pycocotools
+        {"size": [2, 2], "counts": "t"},  # 4 and a seventh bit
+        {"size": [2, 2], "counts": "021\x0f"},  # 0, 2, 1 and 1, by a character before the first
+        {"size": [2, 2], "counts": f"T{'P' * 6}0"},  # 4, in eight groups
+        {"size": [2**16, 2**16], "counts": "0PPPPPP4"},  # 2**32, which is 0 in 32 bits
     ],
 )
 def test_what_is_no_mask_is_told(mask: Any) -> None:
     with pytest.raises(UserError, match=r'^here is .*, expected \{"size": \[height, width\], "counts": text\}'):
         check_mask("here", mask)
+
+
+def test_runs_of_as_many_groups_as_are_needed_are_masks() -> None:
+    large = [2**16, 2**16 - 1]
+    encoded = coco.frPyObjects({"size": large, "counts": [0, 1, large[0] * large[1] - 3, 2]}, *large)
+    rle = {"size": large, "counts": encoded["counts"].decode()}
+    assert pixels_of(rle["counts"]) == large[0] * large[1]
+    check_mask("", rle)
+    check_mask("", {"size": [2, 2], "counts": f"T{'P' * 5}0"})  # 4, in seven
 
 
 def test_only_a_control_other_than_none_is_written() -> None:

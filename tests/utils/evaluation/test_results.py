@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from utils.datasets.base import DatasetSpec, Sample
 from utils.datasets.drseg import SPEC
 from utils.evaluation import results
 from utils.evaluation.controls import CONTROLS
+from utils.evaluation.header import checked_header
 from utils.evaluation.protocols import GENERATE, GIVEN_REASONING, Protocol, protocol_of
 from utils.evaluation.results import RunFacts, data_facts, run_header, write_results
 from utils.runtime.errors import UserError
@@ -96,6 +98,8 @@ def test_the_header_says_how_the_model_was_asked(tiny_model: PixDLMForCausalLM, 
     rules = header(tiny_model, folder, asked, pass_size=3, threads=1, polygons="first")["protocol"]
     assert rules["uses_ground_truth_text"] and rules["kind"] == "generate" and rules["controls"] == list(CONTROLS)
     assert {"temperature": 0.5, "top_p": 0.8, "seed": 7}.items() <= rules["decoding"].items()
+    whole = header(tiny_model, folder, asked, limit=3)
+    assert checked_header("", whole) is whole and whole["protocol"]["limit"] == 3
     assert {"pass_size": 3, "threads": 1, "polygons": "first", "dtype": "float32", "seed": 7}.items() <= rules.items()
 
 
@@ -132,6 +136,13 @@ def test_metrics_and_a_line_for_each_score_are_written(tmp_path: Path) -> None:
     write_results(tmp_path, {"overall": {"giou": 0.5}}, [{"id": "ä"}, {"id": "b"}])
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"overall": {"giou": 0.5}}
     assert (tmp_path / "scores.jsonl").read_text(encoding="utf-8") == '{"id": "ä"}\n{"id": "b"}\n'
+
+
+def test_what_utf_8_cannot_write_stands_as_escapes(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xe9")
+    write_results(tmp_path, {"made_by": name}, [{"id": name}])
+    assert (tmp_path / "scores.jsonl").read_bytes() == b'{"id": "\\udce9"}\n'
+    assert json.loads((tmp_path / "metrics.json").read_bytes()) == {"made_by": name}
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "scores.jsonl"])

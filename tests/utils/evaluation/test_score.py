@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 
 from model.masks import encode_mask
+from tests.training import CHECKOUT
 from utils.evaluation import score
-from utils.runtime.errors import UserError
+from utils.mini_drseg.generate import generate
+from utils.runtime.errors import UserError, run_main
 
 SQUARE, LARGE = [10, 10, 30, 10, 30, 20, 10, 20], [40, 25, 60, 25, 60, 45, 40, 45]  # 20 x 10 and 20 x 20 pixels
 Score = Callable[..., dict[str, Any]]
@@ -84,7 +87,7 @@ def test_the_values_are_those_that_were_worked_out(run_score: Score, capsys: pyt
     assert found["calibration"]["ece"] == pytest.approx((0.25 + 0.05) / 2, abs=1e-6)
     assert found["protocol"] == {"matching": "order", "unit": "target"} and found["data"]["records"] == 4
     printed = capsys.readouterr().out
-    assert printed.startswith("drseg test: 4 records about 4 pictures\nanswers: 1 with a broken group, 2 with a wrong")
+    assert printed.startswith("drseg test: 4 records about 4 pictures\nanswers: 1 with a broken [SEG] group, 2 with")
     assert " 0.2321 [" in printed and " 0.1404 [" in printed
 
 
@@ -122,6 +125,20 @@ def test_a_record_without_a_prediction_is_refused_or_scored_as_empty(
 HEADER = {"format": "PixDLM predictions 1"}
 
 
+def test_records_that_are_missing_under_a_control_are_counted_and_told(
+    run_score: Score, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blank = [{**one, "control": "blank-question"} for one in ANSWERS[:1]]
+    with pytest.raises(UserError, match="3 of 4 records under control blank-question have no prediction"):
+        run_score([*ANSWERS, *blank])
+    found = run_score([*ANSWERS, *blank], "--allow-missing")
+    assert found["answers"]["missing"] == 0 and found["controls"]["blank-question"]["missing"] == 3
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.endswith("pictures; 3 records without a prediction under blank-question, scored as empty")
+    whole = run_score([*ANSWERS, *({**one, "control": "blank-question"} for one in ANSWERS)], "--allow-missing")
+    assert "missing" not in whole["controls"]["blank-question"] and "scored as empty" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
@@ -136,8 +153,21 @@ HEADER = {"format": "PixDLM predictions 1"}
             [{**HEADER, "data": {"sha256": "0" * 64, "records": 9}}, *ANSWERS],
             "made of other data: their header has 9 records with sha256 000000000000…, this split 4 with",
         ),
+        ([{**HEADER, "overall": {"giou": 1}}, *ANSWERS], "answers.jsonl, line 1: the header has a field 'overall'"),
+        (
+            [{**HEADER, "protocol": {"matching": "hungarian"}}, *ANSWERS],
+            "matched by 'hungarian', but drseg matches them by 'order'",
+        ),
+        (
+            [{**HEADER, "data": {"unasked": ["half", "new", "old"]}}, *ANSWERS[1:]],
+            "line 1: 2 of data.unasked are not in the data set, the first 'new'; ",
+        ),
+        (
+            [{**HEADER, "data": {"unasked": ["half", "two", "turned", "fine"]}}, ANSWERS[0]],
+            "line 1: data.unasked names all records",
+        ),
     ],
-    ids=["unknown", "twice", "question", "size", "data"],
+    ids=["unknown", "twice", "question", "size", "data", "result", "matching", "unasked", "none asked"],
 )
 def test_what_does_not_belong_to_the_data_is_named_and_nothing_written(
     run_score: Score, tmp_path: Path, answers: list[dict[str, Any]], message: str
@@ -152,7 +182,9 @@ def test_the_header_says_how_the_data_are_read_and_is_taken_over(run_score: Scor
     found = run_score([{**header, "protocol": {**header["protocol"], "limit": 2}}, *ANSWERS[:2]])
     assert found["overall"]["count"] == 2 and found["made_by"] == "us"
     assert {"kind": "ours", "unit": "question", "limit": 2}.items() <= found["protocol"].items()
-    with pytest.raises(UserError, match="--unit target: the predictions' header says it already"):
+    with pytest.raises(
+        UserError, match="--unit is 'target', but .*answers.jsonl says in its header .* 'question'; leave"
+    ):
         run_score([header, *ANSWERS], "--unit", "target")
 
 
@@ -176,3 +208,112 @@ def test_without_a_file_a_template_is_wanted(root: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "argv", ["score", "--data", str(root)])
     with pytest.raises(UserError, match="name a predictions file, or --template FILE"):
         score.main()
+
+
+def test_the_command_line_goes_before_the_header_and_is_told(
+    run_score: Score, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = run_score(ANSWERS[:3], "--limit", "3", "--polygons", "first", "--orientation", "apply")
+    given = {"limit": 3, "polygons": "first", "orientation": "apply"}
+    assert found["protocol"] == {"matching": "order", "unit": "target", **given} and found["data"]["records"] == 3
+    assert "3 records about 3 pictures; the first 3 only\n" in capsys.readouterr().out
+    header = {**HEADER, "protocol": {"limit": 2, "kind": "ours"}}
+    found = run_score([header, *ANSWERS[:1]], "--limit", "1", "--skip-bad-records", "--unit", "question")
+    assert found["protocol"] == {
+        **{"matching": "order", "limit": 1, "kind": "ours", "skip_bad_records": True, "unit": "question"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--limit", "0"), "--limit is 0, expected at least 1"),
+        (("--limit", "-1"), "--limit is -1, expected at least 1"),
+        (("--unit", "mask"), "--unit is 'mask', expected target or question"),
+    ],
+)
+def test_an_option_out_of_range_is_told_with_status_2(
+    run_score: Score,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: tuple[str, str],
+    message: str,
+) -> None:
+    monkeypatch.setattr(score, "load_dataset", pytest.fail)  # told before the work
+    with pytest.raises(SystemExit) as ended:
+        run_main(lambda: run_score(ANSWERS, *given))
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_unit_that_the_header_names_may_be_named_again(run_score: Score) -> None:
+    header = {**HEADER, "protocol": {"unit": "question"}}
+    assert run_score([header, *ANSWERS], "--unit", "question")["overall"]["count"] == 4
+
+
+def test_the_output_folder_is_made_before_the_work(
+    run_score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score, "read_predictions", pytest.fail)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=f"--out {tmp_path / 'file'}: cannot be made a folder"):
+        run_score(ANSWERS, "--out", str(tmp_path / "file"))
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "argv", ["score", str(tmp_path / "none/answers.jsonl"), "--data", str(tmp_path)])
+    with pytest.raises(UserError, match="no such predictions file"):
+        score.main()
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_the_model_could_not_be_asked_is_left_out_and_told(
+    run_score: Score, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = {**HEADER, "data": {"unasked": ["half"]}, "protocol": {"limit": 2}}
+    found = run_score([header, *ANSWERS[1:3]])
+    assert found["data"]["unasked"] == ["half"] and found["data"]["records"] == found["protocol"]["limit"] == 2
+    told = "; the first 2 only; 1 questions left out, which the model cannot be asked\n"
+    assert told in capsys.readouterr().out
+
+
+def test_bad_records_are_those_of_the_data_and_not_the_header_s(
+    make_drseg: Callable[..., Path],
+    make_record: Callable[..., dict[str, Any]],
+    run_score: Score,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_drseg([make_record("half"), make_record("bad", ann_list=[])])
+    header = {**HEADER, "data": {"skipped": ["x", "y", "z"]}, "protocol": {"skip_bad_records": True}}
+    (one,) = run_score([header, ANSWERS[0]])["data"]["skipped"]
+    assert "(id 'bad') has no target" in one and "; 1 bad records skipped\n" in capsys.readouterr().out
+
+
+def test_names_that_are_no_utf_8_are_written(
+    make_drseg: Callable[..., Path],
+    make_record: Callable[..., dict[str, Any]],
+    run_score: Score,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = make_drseg([make_record("half"), make_record("Ä")])
+    pictures = root / "CODrone/DRtest"
+    latin = pictures / os.fsdecode(b"\xc4.jpg")
+    (pictures / "Ä.jpg").rename(latin)
+    found = run_score([ANSWERS[0], {**ANSWERS[0], "id": "Ä"}])
+    assert found["overall"]["count"] == 2
+    lines = (tmp_path / "answers/scores.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["picture"] for line in lines] == ["DRtest/half.jpg", "DRtest/\\xc4.jpg"]
+    file = tmp_path / "questions.jsonl"
+    monkeypatch.setattr(sys, "argv", ["score", "--data", str(root), "--template", str(file)])
+    score.main()
+    asked = [json.loads(line)["image"] for line in file.read_text(encoding="utf-8").splitlines()]
+    assert asked == [str(pictures / "half.jpg"), str(latin)]  # read back as it is
+
+
+def test_the_readme_s_example_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (CHECKOUT / "utils/evaluation/README.md").read_text(encoding="utf-8")
+    lines = [line.strip() for line in text.splitlines() if line.startswith('    {"id"')]
+    generate(tmp_path / "mini", {"test": len(lines)}, workers=1)
+    (tmp_path / "answers.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    monkeypatch.setattr(sys, "argv", ["score", str(tmp_path / "answers.jsonl"), "--data", str(tmp_path / "mini")])
+    score.main()
+    scored = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [one["id"] for one in scored] == ["mini_test_0000#0", "mini_test_0000#1"] and scored[0]["intersection"] > 0

@@ -10,6 +10,7 @@ from typing import Any
 from utils.evaluation.compare import DATA, PROTOCOL
 from utils.evaluation.protocols import FORCED, GENERATE, GIVEN_REASONING, NO_REASONING, OWN_REASONING
 from utils.evaluation.report.runs import Run, object_of
+from utils.evaluation.report.words import decoding_words
 from utils.evaluation.scoring import MISSING, QUESTION
 
 KINDS_OF_PROTOCOL = {FORCED: "teacher-forced", GENERATE: "generated answers"}
@@ -34,7 +35,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("data", escape(_data(data, rules))),
         ("sha256 of the data", _hash(data.get("sha256"))),
         ("protocol", _protocol(rules)),
-        ("decoding", escape(_decoding(rules.get("decoding")))),
+        ("decoding", escape(decoding_words(rules.get("decoding")))),
         ("scoring", escape(_scoring(rules))),
         ("forward passes", escape(_passes(rules))),
         ("checkpoint", _checkpoint(object_of(run.metrics, "checkpoint"))),
@@ -46,7 +47,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
 def warnings(run: Run) -> list[str]:
     """What a reader of its numbers must know, in words."""
     data, rules = object_of(run.metrics, "data"), object_of(run.metrics, "protocol")
-    answers, skipped = object_of(run.metrics, "answers"), data.get("skipped") or []
+    answers, skipped, unasked = object_of(run.metrics, "answers"), data.get("skipped") or [], data.get("unasked") or []
     said = []
     if rules.get("uses_ground_truth_text"):
         said.append(f"This evaluation {GIVEN_AWAY}: the model read the annotated reasoning before it marked anything.")
@@ -56,8 +57,13 @@ def warnings(run: Run) -> list[str]:
         said.append(f"Only the first {rules['limit']:,} records were evaluated.")
     if skipped:
         said.append(f"{len(skipped):,} bad records of the data set were left out.")
+    if unasked:
+        said.append(f"{len(unasked):,} questions were left out, which the model cannot be asked.")
     if answers.get(MISSING):
         said.append(f"{answers[MISSING]:,} records have no prediction and are scored as empty.")
+    for control, found in object_of(run.metrics, "controls").items():
+        if isinstance(found, dict) and found.get(MISSING):
+            said.append(f"Under {control}, {found[MISSING]:,} records have no prediction and are scored as empty.")
     return said
 
 
@@ -79,7 +85,7 @@ def _data(data: Mapping[str, Any], rules: Mapping[str, Any]) -> str:
     counted = [f"{data[name]:,} {name}" for name in ("records", "pictures") if isinstance(data.get(name), int)]
     if rules.get("limit"):
         counted.append(f"the first {rules['limit']:,} only")
-    counted += [f"{len(data['skipped']):,} skipped"] if data.get("skipped") else []
+    counted += [f"{len(data[name]):,} {name}" for name in ("skipped", "unasked") if data.get(name)]
     return _joined([data.get("dataset"), f"split {data.get('split', '?')}", *counted])
 
 
@@ -89,16 +95,6 @@ def _protocol(rules: Mapping[str, Any]) -> str:
     words = words or "not named by the predictions"
     mark = f"<strong>{GIVEN_AWAY}</strong>" if rules.get("uses_ground_truth_text") else ""
     return _joined([words, mark])
-
-
-def _decoding(decoding: Any) -> str:
-    if not isinstance(decoding, dict):
-        return str(decoding or "")
-    temperature, beams, most = (decoding.get(name) for name in ("temperature", "beams", "max_new_tokens"))
-    words = [f"{beams} beams" if beams not in (None, 1) else "" if temperature else "greedy"]
-    if temperature:
-        words += [f"temperature {temperature:g}", f"top-p {decoding.get('top_p')}", f"seed {decoding.get('seed')}"]
-    return _joined([*words, f"at most {most} tokens" if most else ""])
 
 
 def _scoring(rules: Mapping[str, Any]) -> str:
@@ -161,7 +157,7 @@ def _short(name: str, part: Mapping[str, Any]) -> str:
         return "not known"
     value = part[name]
     if name == "decoding":
-        return _decoding(value) or "none"
+        return decoding_words(value) or "none"
     if name == "sha256":
         return str(value)[:HASH_LETTERS]
     titles = {"kind": KINDS_OF_PROTOCOL, "reasoning": REASONING}.get(name, {})

@@ -7,18 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model import answering
 from utils.evaluation.controls import NO_CONTROL
 from utils.evaluation.predictions import FILE as PREDICTIONS_FILE
 from utils.evaluation.predictions import Record, read_predictions
-from utils.evaluation.scoring import MISSING, WRONG_COUNT
+from utils.evaluation.scoring import STATUSES
 from utils.runtime.errors import UserError
 from utils.runtime.json_files import parse_json, read_json
 from utils.runtime.paths import is_file
 
 METRICS_FILE, SCORES_FILE = "metrics.json", "scores.jsonl"
 CURE = "evaluate again with eval.py, or score predictions with python -m utils.evaluation.score, to write it"
-STATUSES = (*answering.STATUSES, WRONG_COUNT, MISSING)
 SIDE_LETTERS = "AB"
 _MISSING = object()
 

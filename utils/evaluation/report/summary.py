@@ -8,29 +8,15 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from model.answering import BROKEN, NO_SEG, OK
 from utils.datasets.base import DatasetSpec
 from utils.evaluation.compare import compare, load
-from utils.evaluation.controls import BLANK_QUESTION, SHUFFLED_QUESTIONS, SWAPPED_IMAGES
 from utils.evaluation.metrics import METRICS, TARGET_SIZE
 from utils.evaluation.report.charts import share_bar
 from utils.evaluation.report.gallery import KINDS, kind_of
-from utils.evaluation.report.runs import SIDE_LETTERS, STATUSES, Run, object_of, side
-from utils.evaluation.scoring import MISSING, WRONG_COUNT
+from utils.evaluation.report.runs import SIDE_LETTERS, Run, object_of, side
+from utils.evaluation.report.words import ANSWER_TITLES, CONTROL_TITLES
+from utils.evaluation.scoring import STATUSES
 
-CONTROL_TITLES = {
-    SHUFFLED_QUESTIONS: "questions shuffled",
-    SWAPPED_IMAGES: "images swapped",
-    BLANK_QUESTION: "question blank",
-}
-ANSWER_TITLES = {
-    OK: "as asked for",
-    NO_SEG: "without [SEG]",
-    BROKEN: "with a broken [SEG] group",
-    WRONG_COUNT: "with a wrong number of masks",
-    MISSING: "missing",
-    "malformed": "malformed text",
-}
 COMPARED_GROUPS = {"": "overall", TARGET_SIZE: "target size"}  # as `utils.evaluation.compare` calls them
 LEAST_P = 0.001  # shown as a number
 Comparison = dict[str, dict[str, dict[str, Any]]]

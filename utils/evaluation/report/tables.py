@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from model.answering import OK
 from utils.datasets.base import DatasetSpec
-from utils.evaluation.controls import BLANK_QUESTION, SHUFFLED_QUESTIONS, SWAPPED_IMAGES
 from utils.evaluation.metrics import METRICS, TARGET_SIZE
+from utils.evaluation.report.words import ANSWER_TITLES, SHORT_CONTROL_TITLES, decoding_words
+from utils.evaluation.scoring import MISSING, STATUSES
 
-CONTROL_TITLES = {SHUFFLED_QUESTIONS: "shuffled", SWAPPED_IMAGES: "swapped", BLANK_QUESTION: "blank"}
 LABEL, COUNT, VALUE, INTERVAL, CONTROL = 28, 7, 9, 16, 10  # widths of columns
 
 
 def heading(metrics: dict[str, Any]) -> str:
     """What was evaluated and how, and what was left out: lines above the table."""
-    data, protocol, answers = metrics["data"], metrics.get("protocol") or {}, metrics["answers"]
-    lines = [f"{data['dataset']} {data['split']}: {data['records']} records about {data['pictures']} pictures"]
-    if data["skipped"]:
-        lines[0] += f"; {len(data['skipped'])} bad records skipped"
-    if answers["missing"]:
-        lines[0] += f"; {answers['missing']} records without a prediction, scored as empty"
+    protocol, answers = metrics.get("protocol") or {}, metrics["answers"]
+    lines = ["; ".join(_left_out(metrics))]
     if "kind" in protocol:  # else somebody else's predictions, which do not say how they were made
         lines.append(protocol_line(protocol))
-    wrong = {"no_seg": "without [SEG]", "broken": "with a broken group", "wrong_count": "with a wrong count"}
-    told = [f"{answers[name]} {title}" for name, title in wrong.items() if answers[name]]
+    wrong = [name for name in STATUSES if name not in (OK, MISSING)]
+    told = [f"{answers[name]} {ANSWER_TITLES[name]}" for name in wrong if answers[name]]
     if answers["malformed"] is not None:
         told.append(f"{answers['malformed']} not of the form <think>…</think><answer>…</answer>[SEG]…")
     if told:
@@ -31,19 +28,31 @@ def heading(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _left_out(metrics: dict[str, Any]) -> list[str]:
+    """What was evaluated, and what of it is not there, in parts of a line."""
+    data, protocol, missing = metrics["data"], metrics.get("protocol") or {}, metrics["answers"][MISSING]
+    parts = [f"{data['dataset']} {data['split']}: {data['records']} records about {data['pictures']} pictures"]
+    if protocol.get("limit"):
+        parts.append(f"the first {protocol['limit']} only")
+    if data["skipped"]:
+        parts.append(f"{len(data['skipped'])} bad records skipped")
+    if data.get("unasked"):
+        parts.append(f"{len(data['unasked'])} questions left out, which the model cannot be asked")
+    if missing:
+        parts.append(f"{missing} records without a prediction, scored as empty")
+    for control, found in metrics.get("controls", {}).items():
+        if found.get(MISSING):
+            parts.append(f"{found[MISSING]} records without a prediction under {control}, scored as empty")
+    return parts
+
+
 def protocol_line(protocol: dict[str, Any]) -> str:
     """Kind, reasoning and decoding in a line."""
     words = f"{protocol['kind']}, reasoning {protocol.get('reasoning', 'unknown')}"
     if protocol.get("uses_ground_truth_text"):
         words += " (USES THE DATA SET'S ANSWERS AS INPUT)"
-    decoding = protocol.get("decoding")
-    if decoding:
-        sampled = decoding.get("temperature")
-        how = f"temperature {sampled}, top-p {decoding.get('top_p')}" if sampled else "greedy"
-        if decoding.get("beams", 1) > 1:
-            how = f"{decoding['beams']} beams"
-        words += f"; {how}, at most {decoding.get('max_new_tokens')} tokens"
-    return words
+    decoding = decoding_words(protocol.get("decoding"))
+    return f"{words}; {decoding}" if decoding else words
 
 
 def table(metrics: dict[str, Any], spec: DatasetSpec) -> str:
@@ -69,7 +78,7 @@ def _title_row(overall: dict[str, Any], spec: DatasetSpec, controls: dict[str, A
         line += f"{METRICS[name].title:>{VALUE}}"
         if f"{name}_interval" in overall:
             line += f"{'95 %':^{INTERVAL}}"
-    return line + "".join(f"{CONTROL_TITLES[control]:>{CONTROL}}" for control in controls)
+    return line + "".join(f"{SHORT_CONTROL_TITLES[control]:>{CONTROL}}" for control in controls)
 
 
 def _row(label: str, summary: dict[str, Any], under: list[dict[str, Any] | None], spec: DatasetSpec) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from model.masks import encode_mask
 from utils.datasets.base import Sample
-from utils.evaluation.predictions import FORMAT
+from utils.evaluation.header import FORMAT
 
 HEIGHT, WIDTH = 90, 120
 HOSTILE = "Which </script><script>document.title='taken'</script><img src=x onerror=document.title='taken'> is it?"

@@ -59,11 +59,14 @@ def test_decoding_is_told_in_words(run: Run, changes: dict[str, float], said: st
 def test_what_a_reader_must_know_is_said(run: Run) -> None:
     run.metrics["protocol"] |= {"uses_ground_truth_text": True, "neutral_fusion": True, "limit": 12}
     run.metrics["data"]["skipped"], run.metrics["answers"]["missing"] = ["one", "another"], 3
-    ground_truth, fusion, limit, skipped, missing = warnings(run)
+    run.metrics["data"]["unasked"], run.metrics["controls"]["shuffled-questions"]["missing"] = ["r1"], 4
+    ground_truth, fusion, limit, skipped, unasked, missing, control = warnings(run)
+    assert unasked == "1 questions were left out, which the model cannot be asked."
+    assert control == "Under shuffled-questions, 4 records have no prediction and are scored as empty."
     assert "uses the data set’s answers as input" in ground_truth and "not the published model" in fusion
     assert "first 12 records" in limit and skipped.startswith("2 bad") and missing.startswith("3 records")
     assert "<strong>uses the data set’s answers as input</strong>" in dict(facts(run))["protocol"]
-    assert told(run)["data"].endswith("6 pictures, the first 12 only, 2 skipped")
+    assert told(run)["data"].endswith("6 pictures, the first 12 only, 2 skipped, 1 unasked")
 
 
 def test_what_else_differs_between_two_runs_is_said(two: list[Run]) -> None:

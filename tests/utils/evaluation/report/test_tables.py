@@ -58,15 +58,25 @@ def test_the_heading_says_what_was_left_out_and_what_went_wrong() -> None:
         "drseg test: 300 records about 100 pictures; 2 bad records skipped; "
         "4 records without a prediction, scored as empty",
         "generate, reasoning given (USES THE DATA SET'S ANSWERS AS INPUT); greedy, at most 64 tokens",
-        "answers: 3 without [SEG], 2 with a broken group, 1 with a wrong count, "
+        "answers: 3 without [SEG], 2 with a broken [SEG] group, 1 with a wrong number of masks, "
         "5 not of the form <think>…</think><answer>…</answer>[SEG]…, of 300",
     ]
     for changed, expected in (
-        ({"temperature": 0.5, "top_p": 0.9}, "temperature 0.5, top-p 0.9"),
+        ({"temperature": 0.5, "top_p": 0.9, "seed": 7}, "temperature 0.5, top-p 0.9, seed 7"),
         ({"beams": 3}, "3 beams"),
     ):
         metrics["protocol"] = {**given, "decoding": {**decoding, **changed}}
         assert f"; {expected}, at most 64 tokens" in heading(metrics)
+
+
+def test_the_heading_says_which_records_and_questions_are_not_there() -> None:
+    data = {**DATA, "skipped": ["a"], "unasked": ["b", "c", "d"]}
+    controls = {"blank-question": {"overall": HALF, "missing": 5}, "swapped-images": {"overall": HALF}}
+    metrics = {"data": data, "protocol": {**FORCED, "limit": 300}, "answers": ANSWERS, "controls": controls}
+    assert heading(metrics).splitlines()[0] == (
+        "drseg test: 300 records about 100 pictures; the first 300 only; 1 bad records skipped; 3 questions left out, "
+        "which the model cannot be asked; 5 records without a prediction under blank-question, scored as empty"
+    )
 
 
 def test_predictions_that_do_not_say_how_they_were_made_have_no_protocol_in_the_heading() -> None:

@@ -1,0 +1,90 @@
+"""The header of predictions.jsonl: which fields scoring reads from it, and what each may hold.
+
+All are optional, so that a file written by hand needs none of them; others are taken over as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from utils.runtime.errors import UserError
+
+FORMAT = "PixDLM predictions 1"
+UNITS = ("target", "question")  # each target by itself, or all targets of a question as one
+COMPUTED = ("overall", "calibration", "answers", "controls")  # what scoring writes into metrics.json; and by_GROUP
+
+
+class Kind(NamedTuple):
+    """What a field may hold: in words, and the test of it."""
+
+    expected: str
+    fits: Callable[[Any], bool]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int  # a bool is an int to isinstance
+
+
+TEXT = Kind("a text", _is_text)
+TEXTS = Kind("a list of texts", lambda value: isinstance(value, list) and all(map(_is_text, value)))
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+COUNT = Kind("a whole number from 0 on", lambda value: _is_whole(value) and value >= 0)
+POSITIVE = Kind("a whole number from 1 on", lambda value: _is_whole(value) and value >= 1)
+NUMBER = Kind("a number", lambda value: type(value) in (int, float))
+UNIT = Kind(" or ".join(UNITS), lambda value: _is_text(value) and value in UNITS)
+
+
+def _or_null(kind: Kind) -> Kind:
+    return Kind(f"{kind.expected}, or null", lambda value: value is None or kind.fits(value))
+
+
+# By the names that lead to a field; an object comes before what stands in it.
+FIELDS: dict[str, Kind] = {
+    "data": OBJECT,
+    **dict.fromkeys(("data.dataset", "data.split", "data.sha256"), TEXT),
+    **dict.fromkeys(("data.records", "data.pictures"), COUNT),
+    **dict.fromkeys(("data.skipped", "data.unasked"), TEXTS),
+    "protocol": OBJECT,
+    **{f"protocol.{name}": TEXT for name in ("kind", "reasoning", "answer_format", "matching", "polygons",
+                                             "orientation")},
+    "protocol.unit": UNIT,
+    "protocol.limit": _or_null(POSITIVE),
+    **{f"protocol.{name}": FLAG for name in ("skip_bad_records", "uses_ground_truth_text", "neutral_fusion")},
+    "protocol.decoding": _or_null(OBJECT),
+    **dict.fromkeys(("protocol.decoding.temperature", "protocol.decoding.top_p"), NUMBER),
+    **dict.fromkeys(("protocol.decoding.beams", "protocol.decoding.max_new_tokens"), POSITIVE),
+}  # fmt: skip
+
+
+def checked_header(where: str, value: dict[str, Any]) -> dict[str, Any]:
+    """The header, if it is of this format and its fields hold what they should.
+
+    Args:
+        where: file and line, which errors begin with.
+        value: the first line's object.
+
+    Raises:
+        UserError: it is of another format, a field holds something else, or one has the name of a result, which would
+            stand in that result's place in metrics.json.
+    """
+    if value["format"] != FORMAT:
+        raise UserError(f"{where}: format is {value['format']!r}, expected {FORMAT!r}")
+    for name in value:
+        if name in COMPUTED or name.startswith("by_"):
+            raise UserError(f"{where}: the header has a field {name!r}, which scoring computes; leave it out")
+    for name, kind in FIELDS.items():
+        *path, last = name.split(".")
+        holder: Any = value
+        for part in path:
+            holder = (holder or {}).get(part)  # decoding may be null
+        if holder and last in holder and not kind.fits(holder[last]):
+            found = json.dumps(holder[last], ensure_ascii=False)[:60]
+            raise UserError(f"{where}: {name} is {found}, expected {kind.expected}")
+    return value
