@@ -29,7 +29,7 @@ from utils.evaluation.protocols import protocol_of
 from utils.evaluation.report.overlays import check_own_overlays, draw_overlays
 from utils.evaluation.report.page import write_report
 from utils.evaluation.report.tables import heading, table
-from utils.evaluation.results import run_header, write_results
+from utils.evaluation.results import RunFacts, run_header, write_results
 from utils.evaluation.score import scored
 from utils.evaluation.split import askable_controls, read_split
 from utils.runtime.distributed import barrier, pick_device, process_group, rank, world_size
@@ -70,8 +70,8 @@ def main() -> None:
             model, tokenizer, runner = load_sharded(load, device, dtype, args.offload)  # loads on the CPU
         else:
             model, tokenizer, runner = *load(device=device), None
-        facts = asdict(args), protocol, spec, data, model, (Path(args.model), args.backbones), dtype
-        predictions = PartialPredictions(out, run_header(*facts) if rank() == 0 else {})
+        facts = RunFacts(asdict(args), protocol, spec, data, model, Path(args.model), args.backbones, dtype)
+        predictions = PartialPredictions(out, run_header(facts) if rank() == 0 else {})
         started = time.perf_counter()
         loading = Loading(args.pass_size, args.batch_size, args.workers, dtype, f"evaluating {args.split}")
 
@@ -91,6 +91,7 @@ def main() -> None:
         with write_errors_as_user_error(out / FILE):
             predictions.finish([sample.key for sample in samples])
         write_scores(args, out, samples, data, spec)
+        predictions.discard()
     log.info("written to %s", out)
 
 
@@ -103,8 +104,11 @@ def write_scores(args: EvalArgs, out: Path, samples: list[Sample], data: dict, s
         print_result("neutral fusion: CLIP alone reaches the language model, so this is not the published model")
     write_results(out, metrics, lines)
     draw_overlays(out / "overlays", args.overlays, samples, records[NO_CONTROL], lines)
+    page = out / "report.html"
     if args.report:
-        write_report(out / "report.html", [out], samples, spec)
+        write_report(page, [out], samples, spec)
+    else:
+        page.unlink(missing_ok=True)  # of an earlier evaluation, whose numbers are gone
 
 
 if __name__ == "__main__":

@@ -61,15 +61,26 @@ def forced_answers(
         targets: of each question.
         features: of the pictures.
         written: what the model writes to each question; its words, up to the first [SEG] token, stand before the
-            groups.
+            groups, cut where these would leave the language model's context.
         run: called instead of the model, with pixels in the batch and no features (DeepSpeed's engine, where it
             shards).
     """
     words = [words_before_groups(tokenizer, ids) for ids in written or [[]] * len(targets)]
-    answers = [said + tokenizer.seg_ids * count + [EOS_ID] for said, count in zip(words, targets, strict=True)]
+    # The placeholder makes way for the image tokens.
+    longest = model.config.text_config.max_position_embeddings - (model.config.image_tokens - 1)
+    rooms = (longest - batch.attention_mask.sum(dim=1)).tolist()
+    asked = zip(words, targets, rooms, strict=True)
+    answers = [forced_answer(said, tokenizer.seg_ids * count, room) for said, count, room in asked]
     moved = batch.with_answers(answers, model.config).to(model.device)
     masks = (run(moved) if run else model(moved, features=features)).mask_logits
     return [Answer(logits, tokenizer.decode(ids), OK) for logits, ids in zip(masks, answers, strict=True)]
+
+
+def forced_answer(words: list[int], groups: list[int], room: int) -> list[int]:
+    """Words, [SEG] groups and `</s>` in `room` tokens: words are cut off, as those of written answers are, and
+    `</s>`, as that of teacher-forced prompts is; groups never."""
+    said = words[: max(room - len(groups), 0)]
+    return [*said, *groups, *([EOS_ID] if len(said) + len(groups) < room else [])]
 
 
 def written_answers(

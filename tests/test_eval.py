@@ -239,6 +239,13 @@ def test_overlays_are_spread_and_replace_earlier_ones(evaluate: Callable, tmp_pa
     assert evaluate("--overlays", 0)[0] == 0 and not list(folder.iterdir())  # none beside other results
 
 
+def test_no_report_of_other_numbers_stays(evaluate: Callable, tmp_path: Path) -> None:
+    page = tmp_path / "out/report.html"
+    assert evaluate()[0] == 0 and page.is_file()
+    assert evaluate("--report", "False")[0] == 0 and not page.exists()
+    assert evaluate("--report", "False")[0] == 0  # where there is none
+
+
 @pytest.mark.parametrize("kind", ["file in it", "link to a folder of others", "file"])
 def test_overlays_take_the_place_of_overlays_alone(evaluate: Callable, tmp_path: Path, kind: str) -> None:
     folder, mine = tmp_path / "out/overlays", tmp_path / "holiday"
@@ -265,6 +272,8 @@ def test_overlays_take_the_place_of_overlays_alone(evaluate: Callable, tmp_path:
         (["--pass-size", "0"], "--pass-size is 0"),
         (["--protocol", "free"], "--protocol is 'free'; known are forced, generate"),
         (["--reasoning", "some"], "--reasoning is 'some'; known are none, own, given"),
+        (["--temperature", "nan"], "temperature is nan; it must be finite"),
+        (["--top-p", "0.9"], "top_p is 0.9, which is of sampling"),
         (["--max-new-tokens", "0"], "max_new_tokens and beams must be at least 1"),
         (["--shard", "--protocol", "generate"], "leave out --protocol generate, --reasoning own and --controls"),
         (["--shard", "--reasoning", "own"], "leave out --protocol generate, --reasoning own and --controls"),

@@ -52,6 +52,7 @@ MOMENTS = {  # in the order in which they come
     "within a line": "killed_after(2, torn=True)",
     "after more answers": "killed_after(3)",
     "before the results": "scripts['eval'].write_results = kill",
+    "after the results": "scripts['eval'].draw_overlays = kill",
 }
 
 
@@ -161,7 +162,7 @@ def test_parted_weights_give_the_same_bytes(
 
 
 @pytest.mark.parametrize("options", [CONTROLLED, SAMPLED], ids=["forced", "sampled"])
-def test_an_evaluation_killed_five_times_ends_as_one_left_alone(
+def test_an_evaluation_killed_six_times_ends_as_one_left_alone(
     server: Server, writer: Path, seven_pictures: Path, tmp_path: Path, options: list[str]
 ) -> None:
     given = [*options, "--report", "False"]
@@ -172,7 +173,9 @@ def test_an_evaluation_killed_five_times_ends_as_one_left_alone(
         assert ended.status == -signal.SIGKILL, ended.stderr
         gone_on += re.findall(r"goes on from (\d+) answers", ended.stderr)
     (last,), found = results(server, writer, seven_pictures, tmp_path / "out", *given)
-    assert len(gone_on) == 3 and gone_on == sorted(gone_on, key=int) and int(gone_on[-1]) > int(gone_on[0]) > 0
+    assert len(gone_on) == 4 and gone_on == sorted(gone_on, key=int) and int(gone_on[-1]) > int(gone_on[0]) > 0
+    every = len((tmp_path / "out/predictions.jsonl").read_bytes().splitlines()) - 1
+    assert f"goes on from {every} answers" in last.stderr and int(gone_on[-1]) == every  # none is asked twice
     assert numbers(found) == numbers(alone)
 
 

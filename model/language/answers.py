@@ -15,7 +15,7 @@ ANNOTATED = re.compile(
     rf"\s*(?:{THINK}(?P<think>.*?){THINK_END})?\s*{ANSWER_START}(?P<answer>.*?){ANSWER_END}\s*", re.DOTALL
 )
 GROUP = r"\s*".join(map(re.escape, SEG_TOKENS))
-WELL_FORMED = re.compile(rf"{ANNOTATED.pattern}(?:{GROUP}\s*)+", re.DOTALL)
+CLOSING_GROUPS = re.compile(rf"(?:{GROUP}\s*)+\Z")
 OTHER_TOKENS = tuple(token for token in (*ADDED_TOKENS, *CONTROL_TOKENS, IMAGE_TOKEN) if token not in REASONING_TOKENS)
 
 
@@ -65,5 +65,11 @@ def answer_words(text: str | None, answer_format: str) -> str:
 
 def is_well_formed(text: str) -> bool:
     """Whether a decoded answer is one of reasoning, answer and whole [SEG] groups, in this order and nothing else."""
-    match = WELL_FORMED.fullmatch(text)
-    return bool(match and match["think"] is not None)
+    groups = CLOSING_GROUPS.search(text)
+    if not groups:
+        return False
+    try:
+        think, _ = split_answer(text[: groups.start()])
+    except ValueError:
+        return False
+    return think is not None

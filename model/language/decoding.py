@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,12 @@ class Decoding:
     Args:
         max_new_tokens: of an answer; a longer one is cut, and so is one that leaves the language model's context.
         temperature: 0 takes the likeliest token; above 0 tokens are sampled at it.
-        top_p: sample from the fewest tokens whose probabilities reach it.
+        top_p: sample from the fewest tokens whose probabilities reach it; below 1 only with a temperature.
         beams: answers that are followed beside each other.
         reasoning: whether `<think>` may be written.
 
     Raises:
-        ValueError: a value is out of range.
+        ValueError: a value is out of range, or one would have no effect.
     """
 
     max_new_tokens: int = 256
@@ -30,8 +31,12 @@ class Decoding:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.beams < 1:
             raise ValueError("max_new_tokens and beams must be at least 1")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("temperature must not be negative, and top_p above 0 and at most 1")
+        if not 0 <= self.temperature < math.inf:  # NaN is in no range
+            raise ValueError(f"temperature is {self.temperature}; it must be finite and not negative")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if self.top_p < 1 and not self.temperature:
+            raise ValueError(f"top_p is {self.top_p}, which is of sampling; the temperature must be above 0")
 
     def options(self, suppressed: list[int]) -> dict[str, Any]:
         """Arguments of transformers' `generate`; `suppressed` are the ids of `<think>` and `</think>`."""

@@ -12,6 +12,7 @@ from model.answering import (
     NO_SEG,
     OK,
     Answer,
+    forced_answer,
     forced_answers,
     status_of,
     whole_groups,
@@ -19,8 +20,8 @@ from model.answering import (
     written_answers,
 )
 from model.inputs.batch import Batch
-from model.language.tokens import PixTokenizer
-from model.pixdlm import PixDLMForCausalLM
+from model.language.tokens import EOS_ID, PixTokenizer
+from model.pixdlm import PixDLMForCausalLM, PixDLMOutput
 
 Collate = Callable[..., Batch]
 
@@ -97,3 +98,30 @@ def test_forced_answers_have_as_many_masks_as_targets_whatever_is_written(
     expected = answers(tiny_model, tokenizer, batch, "wws", "wss", "")
     for own, one in zip(worded, expected, strict=True):
         torch.testing.assert_close(own.logits, one.logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spare", [-3, 0, 1, 2, 9])
+def test_words_are_cut_where_forced_groups_would_leave_the_context(
+    tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer, collate: Collate, spare: int
+) -> None:
+    """`spare` is how many tokens the context holds beyond prompt, five words and a group."""
+    batch, said = collate(0, answered=False), written(tokenizer, "w") * 5
+    length = int(batch.attention_mask.sum()) + tiny_model.config.image_tokens - 1
+    features, lengths = tiny_model.encode_images(batch), []
+    tiny_model.config.text_config.max_position_embeddings = length + len(said) + len(tokenizer.seg_ids) + spare
+
+    def run(answered: Batch) -> PixDLMOutput:
+        lengths.append(answered.input_ids.shape[1] + tiny_model.config.image_tokens - 1)
+        return tiny_model(answered, features=features)
+
+    (found,) = forced_answers(tiny_model, tokenizer, batch, [1], features, [said], run)
+    assert lengths[0] == length + len(said) + len(tokenizer.seg_ids) + min(spare, 1)  # and `</s>` where it fits
+    assert found.text == tokenizer.decode(said[: len(said) + min(spare, 0)] + tokenizer.seg_ids)
+    assert len(found.logits) == 1
+
+
+def test_groups_are_never_cut() -> None:
+    assert forced_answer([5, 6, 7], [8, 9], 6) == [5, 6, 7, 8, 9, EOS_ID]
+    for room, expected in ((5, [5, 6, 7, 8, 9]), (3, [5, 8, 9]), (2, [8, 9]), (1, [8, 9]), (-1, [8, 9])):
+        assert forced_answer([5, 6, 7], [8, 9], room) == expected

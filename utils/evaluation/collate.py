@@ -104,7 +104,8 @@ class EvaluationCollator:
         paths = list(dict.fromkeys(sample.image_path for sample in samples))
         paths = list(dict.fromkeys([*paths, *(self.partners[path] for path in paths if path in self.partners)]))
         pictures = self.processor.images(frame_of(path, self.config, self.upright[path]) for path in paths)
-        index = [paths.index(sample.image_path) for sample in samples]
+        place = {path: i for i, path in enumerate(paths)}
+        index = [place[sample.image_path] for sample in samples]
         prompts = {control: self.prompts(samples, control, index, pictures.geometries) for control in self.asked}
         return Pass(
             samples=samples,
@@ -112,9 +113,8 @@ class EvaluationCollator:
             prompts=prompts,
             questions={control: [one or "" for one in self.questions(samples, control)] for control in self.asked},
             targets=[target_count(sample, self.config.single_target) for sample in samples],
-            swapped=[paths.index(self.partners.get(path, path)) if self.partners.get(path, path) in paths else i
-                     for i, path in enumerate(paths)],
-        )  # fmt: skip
+            swapped=[place.get(self.partners.get(path), i) for path, i in place.items()],
+        )
 
     def questions(self, samples: list[Sample], control: str) -> list[str | None]:
         """What is asked of samples under a control."""

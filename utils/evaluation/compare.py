@@ -6,7 +6,6 @@ python -m utils.evaluation.compare runs/a/eval runs/b/eval --out difference.json
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,27 +14,22 @@ import numpy as np
 
 from utils.evaluation.intervals import picture_sums
 from utils.evaluation.metrics import METRICS, SIZE_CLASSES, MaskScore
+from utils.evaluation.metrics_file import CURE, METRICS_FILE, read_metrics
 from utils.evaluation.paired import difference
+from utils.evaluation.scores_file import SCORES_FILE, Pair, read_pairs
 from utils.runtime.errors import UserError, print_result, run_main
 from utils.runtime.files import write_errors_as_user_error, write_json
-from utils.runtime.json_files import parse_json, read_json
+from utils.runtime.paths import exists, is_folder
 
 DATA = ("dataset", "split", "records", "pictures", "sha256")
 # What defines the measurement, where both say it; not where and how fast it ran.
 PROTOCOL = ("kind", "reasoning", "decoding", "limit", "polygons", "orientation", "matching", "unit")
-FIELDS = {
-    "id": (str,), "picture": (str,), "target": (int, type(None)), "mask": (int, type(None)), "iou": (int, float),
-    "intersection": (int,), "union": (int,), "area": (int,), "pixels": (int,), "groups": (dict,),
-}  # fmt: skip
-CURE = "evaluate again to write it anew"
 
 
 class Line(NamedTuple):
-    """A line of scores.jsonl: the record's id, the numbers of target and mask (None where there is none), the score."""
+    """The score of a pair of masks, and the id of its record."""
 
     id: str
-    target: int | None
-    mask: int | None
     score: MaskScore
 
 
@@ -51,46 +45,36 @@ def load(path: Path) -> Evaluation:
     """Read an output folder, or the one in which a scores.jsonl lies; lines of controls are left out.
 
     Raises:
-        UserError: a file is missing or broken, or a line lacks a field.
+        UserError: a file is missing or broken, or lacks a field.
     """
-    scores = path / "scores.jsonl" if path.is_dir() else path
-    metrics = read_json(scores.parent / "metrics.json", CURE)
+    if not exists(path):
+        raise UserError(f"{path}: not there; name the output folder of an evaluation, or its {SCORES_FILE}")
+    scores = path / SCORES_FILE if is_folder(path) else path
+    metrics = read_metrics(scores.parent)
     for name in ("data", "protocol"):
-        if not isinstance(metrics, dict) or not isinstance(metrics.get(name), dict):
-            raise UserError(f"{scores.parent / 'metrics.json'}: {name!r} is missing or no object; {CURE}")
-    try:
-        content = scores.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"{scores}: no such file; {CURE}") from error
-    lines = [_line(text, f"{scores}, line {number:,}") for number, text in enumerate(content.splitlines(), 1)]
-    found = [line for line in lines if line]
-    twice = [key for key, count in Counter((line.id, line.target, line.mask) for line in found).items() if count > 1]
-    if twice:
-        raise UserError(f"{scores}: {len(twice)} pairs stand there more than once, the first of record {twice[0][0]!r}")
-    return Evaluation(scores, metrics, found)
+        if name not in metrics:
+            raise UserError(f"{scores.parent / METRICS_FILE}: {name} is missing; {CURE}")
+    return evaluation(scores, metrics, read_pairs(scores))
 
 
-def _line(text: bytes, where: str) -> Line | None:
-    found = parse_json(text, where, CURE)
-    if not isinstance(found, dict):
-        raise UserError(f"{where}: no JSON object; {CURE}")
-    if found.get("control"):
-        return None
-    for name, types in FIELDS.items():
-        if name not in found:
-            raise UserError(f"{where}: {name!r} is missing; {CURE}")
-        if not isinstance(found[name], types) or isinstance(found[name], bool):
-            raise UserError(f"{where}: {name!r} is {found[name]!r}, of the wrong type; {CURE}")
-    if found["pixels"] < 1:
-        raise UserError(f"{where}: 'pixels' is {found['pixels']}, not above 0; {CURE}")
-    counts = (found[name] for name in ("intersection", "union", "area", "pixels"))
-    # A pair without overlap is written with an IoU of 0 even where both are empty: one mask is then missing.
-    matched = found["iou"] > 0
-    target = found["target"]
-    score = MaskScore(
-        0, -1 if target is None else target, *counts, groups=found["groups"], picture=found["picture"], matched=matched
+def evaluation(scores: Path, metrics: dict[str, Any], pairs: list[Pair]) -> Evaluation:
+    """What two files hold that have been read."""
+    return Evaluation(scores, metrics, [Line(pair.id, _mask_score(pair)) for pair in pairs])
+
+
+def _mask_score(pair: Pair) -> MaskScore:
+    return MaskScore(
+        index=0,
+        target=-1 if pair.target is None else pair.target,
+        intersection=pair.intersection,
+        union=pair.union,
+        area=pair.area,
+        pixels=pair.pixels,
+        groups=pair.groups,
+        picture=pair.picture,
+        # A pair without overlap is written with an IoU of 0 even where both are empty: one mask is then missing.
+        matched=pair.iou > 0,
     )
-    return Line(found["id"], target, found["mask"], score)
 
 
 def check_comparable(a: Evaluation, b: Evaluation) -> None:
@@ -123,8 +107,6 @@ def check_comparable(a: Evaluation, b: Evaluation) -> None:
                     f"record {record}: picture and groups are {mine[record]!r} in {here.scores}, {yours[record]!r} in "
                     f"{there.scores}; evaluate both on the same data"
                 )
-    if not a.lines:
-        raise UserError(f"{a.scores}: holds no scores; {CURE}")
 
 
 def compare(a: Evaluation, b: Evaluation, seed: int = 0) -> dict[str, dict[str, dict]]:

@@ -30,23 +30,25 @@ def shuffled_questions(samples: Sequence[Sample], seed: int) -> list[str]:
     A question is exchanged for one with another text wherever the split allows it. The remaining score is what a
     model reaches without the question.
     """
-    generator = random.Random(seed)
-    order = list(range(len(samples)))
-    generator.shuffle(order)
-    for i in range(len(order)):
-        if not _asks_the_same(samples[order[i]].question, samples[i].question):
-            continue
-        for j in generator.sample(range(len(order)), len(order)):
-            kept = not _asks_the_same(samples[order[j]].question, samples[i].question)
-            if kept and not _asks_the_same(samples[order[i]].question, samples[j].question):
-                order[i], order[j] = order[j], order[i]
-                break
-    return [samples[j].question for j in order]
+    groups: dict[str, list[int]] = {}  # of records that ask the same
+    for i, sample in enumerate(samples):
+        groups.setdefault(_text_of(sample.question), []).append(i)
+    generator, shuffled = random.Random(seed), list(groups.values())
+    generator.shuffle(shuffled)
+    for group in shuffled:
+        generator.shuffle(group)
+    order = [i for group in shuffled for i in group]
+    # As far as the largest group is long: nobody then gets a question of the own group, unless it is more than half.
+    step = max(map(len, shuffled), default=0)
+    asked = [""] * len(samples)
+    for i, other in zip(order, order[step:] + order[:step], strict=True):
+        asked[i] = samples[other].question
+    return asked
 
 
-def _asks_the_same(one: str, other: str) -> bool:
-    """Whether two questions are one to the model, to which space is one blank."""
-    return one.split() == other.split()
+def _text_of(question: str) -> str:
+    """A question as the model reads it, to which space is one blank."""
+    return " ".join(question.split())
 
 
 def other_pictures(samples: Sequence[Sample]) -> dict[Path, Path]:
@@ -78,7 +80,8 @@ def applicable_controls(samples: Sequence[Sample], seed: int) -> tuple[str, ...]
     """Those that take something away from these samples; the log says why another one is left out."""
     found = []
     shuffled = shuffled_questions(samples, seed)
-    kept = sum(_asks_the_same(sample.question, asked) for sample, asked in zip(samples, shuffled, strict=True))
+    pairs = zip(samples, shuffled, strict=True)
+    kept = sum(_text_of(sample.question) == _text_of(asked) for sample, asked in pairs)
     if kept < len(samples):
         found.append(SHUFFLED_QUESTIONS)
     else:

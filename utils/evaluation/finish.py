@@ -97,7 +97,8 @@ class Finisher:
         if workers:
             context = multiprocessing.get_context("fork")
             self.pool = ProcessPoolExecutor(workers, context, _start, (config, os.getpid()))
-            self.pool.submit(int).result()  # forked now, before there are threads of a forward pass
+            with _dead_process_as_user_error():
+                self.pool.submit(int).result()  # forked now, before there are threads of a forward pass
 
     def add(self, asked: list[tuple[Sample, str, str, Geometry]], answers: list[Answer]) -> list[list[Record]]:
         """Give a batch to finish: its samples, controls, questions and geometries, and the answers to them.

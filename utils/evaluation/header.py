@@ -6,7 +6,7 @@ All are optional, so that a file written by hand needs none of them; others are 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from utils.runtime.errors import UserError
@@ -41,7 +41,8 @@ NUMBER = Kind("a number", lambda value: type(value) in (int, float))
 UNIT = Kind(" or ".join(UNITS), lambda value: _is_text(value) and value in UNITS)
 
 
-def _or_null(kind: Kind) -> Kind:
+def or_null(kind: Kind) -> Kind:
+    """The kind, or null."""
     return Kind(f"{kind.expected}, or null", lambda value: value is None or kind.fits(value))
 
 
@@ -55,9 +56,9 @@ FIELDS: dict[str, Kind] = {
     **{f"protocol.{name}": TEXT for name in ("kind", "reasoning", "answer_format", "matching", "polygons",
                                              "orientation")},
     "protocol.unit": UNIT,
-    "protocol.limit": _or_null(POSITIVE),
+    "protocol.limit": or_null(POSITIVE),
     **{f"protocol.{name}": FLAG for name in ("skip_bad_records", "uses_ground_truth_text", "neutral_fusion")},
-    "protocol.decoding": _or_null(OBJECT),
+    "protocol.decoding": or_null(OBJECT),
     **dict.fromkeys(("protocol.decoding.temperature", "protocol.decoding.top_p"), NUMBER),
     **dict.fromkeys(("protocol.decoding.beams", "protocol.decoding.max_new_tokens"), POSITIVE),
 }  # fmt: skip
@@ -79,12 +80,33 @@ def checked_header(where: str, value: dict[str, Any]) -> dict[str, Any]:
     for name in value:
         if name in COMPUTED or name.startswith("by_"):
             raise UserError(f"{where}: the header has a field {name!r}, which scoring computes; leave it out")
-    for name, kind in FIELDS.items():
+    check_fields(where, value, FIELDS)
+    return value
+
+
+def check_fields(where: str, value: dict[str, Any], fields: Mapping[str, Kind], cure: str = "") -> None:
+    """Check the fields that an object has; one that is left out is right.
+
+    Args:
+        where: what errors begin with.
+        value: the object.
+        fields: by the names that lead to them, as FIELDS.
+        cure: what errors end with.
+
+    Raises:
+        UserError: a field holds something else than its kind.
+    """
+    for name, kind in fields.items():
         *path, last = name.split(".")
         holder: Any = value
         for part in path:
             holder = (holder or {}).get(part)  # decoding may be null
-        if holder and last in holder and not kind.fits(holder[last]):
-            found = json.dumps(holder[last], ensure_ascii=False)[:60]
-            raise UserError(f"{where}: {name} is {found}, expected {kind.expected}")
-    return value
+        if holder and last in holder:
+            check_field(where, name, holder[last], kind, cure)
+
+
+def check_field(where: str, name: str, value: Any, kind: Kind, cure: str = "") -> None:
+    """Raises UserError where a value is not of a kind: `where`, the field, and the `cure`."""
+    if not kind.fits(value):
+        found = json.dumps(value, ensure_ascii=False)[:60]
+        raise UserError(f"{where}: {name} is {found}, expected {kind.expected}{cure and f'; {cure}'}")

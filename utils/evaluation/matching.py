@@ -15,7 +15,7 @@ def match(predicted: list[RLE], targets: list[RLE], how: Literal["order", "hunga
     """Pairs of (prediction, target) by index, by target, then surplus predictions; each index occurs once.
 
     Args:
-        predicted: COCO RLEs, whose counts are text.
+        predicted: COCO RLEs, without the pixels that count on neither side (`within`).
         targets: likewise, of the same size.
         how: "order" pairs the first with the first and so on; "hungarian" maximises the sum of IoUs.
 
@@ -28,6 +28,11 @@ def match(predicted: list[RLE], targets: list[RLE], how: Literal["order", "hunga
     of_target = {i: i for i in range(pairs)} if how == "order" else _assignment(predicted, targets)
     surplus = sorted(set(range(len(predicted))) - set(of_target.values()))
     return [(of_target.get(t), t) for t in range(len(targets))] + [(p, None) for p in surplus]
+
+
+def within(masks: list[RLE], region: RLE) -> list[RLE]:
+    """The masks without what lies outside a region of their size: COCO RLEs whose counts are bytes."""
+    return [coco.merge([mask, region], intersect=True) for mask in masks]
 
 
 def _assignment(predicted: list[RLE], targets: list[RLE]) -> dict[int, int]:

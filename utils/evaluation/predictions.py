@@ -199,12 +199,12 @@ class PartialPredictions:
     def _found(self) -> list[Record]:
         """What an earlier start has written; a folder of one file with that and the header is left."""
         files = [path for path in entries(self.folder) if path.suffix == ".jsonl"]
-        first = self.folder / "0.jsonl"
-        if files and not (is_file(first) and first.read_text(encoding="utf-8").startswith(f"{self.header}\n")):
+        first, header = self.folder / "0.jsonl", f"{self.header}\n".encode()
+        if files and not (is_file(first) and first.read_bytes().startswith(header)):
             log.warning("%s: left by an evaluation with other settings, weights or code; begun anew", self.folder)
             shutil.rmtree(self.folder)
             files = []
-        found = {(one["control"], one["id"]): one for path in files for one in self._records_in(path)}
+        found = {(one["control"], one["id"]): one for path in files for one in self._records_in(path, broken=True)}
         if files:
             log.info("goes on from %d answers of an evaluation that was stopped, in %s", len(found), self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -216,10 +216,29 @@ class PartialPredictions:
                 path.unlink()
         return list(found.values())
 
-    def _records_in(self, path: Path) -> list[Record]:
-        """Those of a process's file; a line that was cut off is left out."""
-        lines = path.read_bytes().decode("utf-8", "replace").split("\n")[:-1]
-        return [checked_record(str(path), json.loads(line)) for line in lines if '"format"' not in line[:12]]
+    def _records_in(self, path: Path, broken: bool = False) -> Iterator[Record]:
+        """Those of a process's file; where it may be `broken`, up to the first line that cannot be read.
+
+        A process that was killed leaves half a line, and a machine that lost its power zeros in place of lines. What
+        is left out is asked again.
+        """
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.startswith(b'{"format"'):
+                    continue
+                where = f"{path}, line {number:,}"
+                try:
+                    if not line.endswith(b"\n"):
+                        raise UserError(f"{where}: cut off")
+                    record = parse_json(line, where)
+                    if not isinstance(record, dict):
+                        raise UserError(f"{where}: no object")
+                    yield checked_record(where, record)
+                except UserError as error:
+                    if not broken:
+                        raise
+                    log.warning("%s; left out with what follows in the file, and asked again", error)
+                    return
 
     def write(self, records: Iterable[Record]) -> None:
         """Append records, together.
@@ -236,11 +255,18 @@ class PartialPredictions:
         self.file.close()
 
     def finish(self, keys: list[str]) -> None:
-        """Write predictions.jsonl, records in the order of `keys` and controls; on rank 0, after all have closed."""
+        """Write predictions.jsonl, records in the order of `keys` and controls; on rank 0, after all have closed.
+
+        The folder stays until `discard`, so that an evaluation that is stopped before its scores are written goes on
+        from all of its answers.
+        """
         found = {(one["control"], one["id"]): one for path in entries(self.folder) for one in self._records_in(path)}
         order = {key: i for i, key in enumerate(keys)}
         ordered = sorted(found.values(), key=lambda one: (order[one["id"]], CONTROLS.index(one["control"])))
         with atomic_file(self.out / FILE) as beside, open(beside, "w", encoding="utf-8") as file:
             file.write(f"{self.header}\n")
             file.writelines(f"{line_of(one)}\n" for one in ordered)
+
+    def discard(self) -> None:
+        """Remove the folder, once all that is made of the predictions has been written."""
         shutil.rmtree(self.folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +44,9 @@ def data_facts(dataset: str, split: str, samples: Sequence[Sample], skipped: Seq
     }
 
 
-def run_header(
-    options: dict[str, Any],
-    protocol: Protocol,
-    spec: DatasetSpec,
-    data: dict[str, Any],
-    model: PixDLMForCausalLM,
-    checkpoint: tuple[Path, Backbones],
-    dtype: torch.dtype,
-) -> dict[str, Any]:
-    """The header of predictions.jsonl: everything that the answers depend on; the same for any number of processes,
-    any paths and any time.
+@dataclass(frozen=True)
+class RunFacts:
+    """All that an evaluation's answers depend on.
 
     Args:
         options: of eval.py.
@@ -61,13 +54,29 @@ def run_header(
         spec: of the data set.
         data: from `data_facts`.
         model: the evaluated one.
-        checkpoint: the model folder, and the files for weights that it lacks; their sha256 is written.
+        folder: of the model.
+        backbones: files for weights that the folder lacks.
         dtype: of weights and pixels.
     """
+
+    options: dict[str, Any]
+    protocol: Protocol
+    spec: DatasetSpec
+    data: dict[str, Any]
+    model: PixDLMForCausalLM
+    folder: Path
+    backbones: Backbones
+    dtype: torch.dtype
+
+
+def run_header(facts: RunFacts) -> dict[str, Any]:
+    """The header of predictions.jsonl: the facts in JSON, of weights their sha256; the same for any number of
+    processes, any paths and any time."""
+    options, protocol, spec, model = facts.options, facts.protocol, facts.spec, facts.model
     device = model.device
     return {
         "format": FORMAT,
-        "data": data,
+        "data": facts.data,
         "protocol": {
             **protocol.described(),
             "answer_format": model.config.answer_format,
@@ -78,14 +87,14 @@ def run_header(
             "unit": "question" if model.config.single_target else spec.unit,
             "neutral_fusion": model.config.neutral_fusion,
             "pass_size": options["pass_size"],
-            "dtype": str(dtype).removeprefix("torch."),
+            "dtype": str(facts.dtype).removeprefix("torch."),
             "threads": options["threads"] if device.type == "cpu" else None,
             "attention": model.language_model.config._attn_implementation,
         },
         "code": code_version(),
         "versions": {"opencv": cv2.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
         "hardware": hardware(device),
-        "checkpoint": weight_hashes(checkpoint[0], model.config, checkpoint[1]),
+        "checkpoint": weight_hashes(facts.folder, model.config, facts.backbones),
         "config": model.config.to_diff_dict(),
     }
 

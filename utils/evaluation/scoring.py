@@ -6,19 +6,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 from pycocotools import mask as coco
 
 from model import answering
 from model.answering import OK
 from model.language.answers import is_well_formed
-from model.masks import IGNORE_LABEL, encode_mask, polygons_rle
+from model.masks import encode_mask, polygons_rle
 from utils.datasets.base import DatasetSpec, Sample, draw_target, ignored_pixels
 from utils.evaluation.calibration import calibration
 from utils.evaluation.controls import NO_CONTROL
 from utils.evaluation.intervals import intervals
-from utils.evaluation.matching import match
-from utils.evaluation.metrics import MaskScore, breakdowns, mask_counts, summarise
+from utils.evaluation.matching import match, within
+from utils.evaluation.metrics import MaskScore, breakdowns, summarise
 from utils.evaluation.predictions import Record, Records
 from utils.runtime.errors import UserError
 from utils.runtime.text import shown_name
@@ -61,8 +60,14 @@ def score_records(
 def score_answer(
     sample: Sample, masks: list[dict], record: Record | None, matching: str, unit: str
 ) -> list[tuple[MaskScore, int | None]]:
-    """The scores of one answer, each with the index of its predicted mask."""
+    """The scores of one answer, each with the index of its predicted mask.
+
+    Pixels of the ignore region are taken off first: masks are matched by what is counted.
+    """
     targets = target_rles(sample)
+    if sample.ignore is not None:
+        counted = encode_mask(~ignored_pixels(sample, *sample.size))
+        masks, targets = within(masks, counted), within(targets, counted)
     scores = None if record is None else record["scores"]
     if unit == QUESTION or not targets:  # where nothing is to be marked, whatever is marked counts once
         masks, targets = ([coco.merge(side)] if side else [] for side in (masks, targets))
@@ -92,7 +97,7 @@ def _score(
 
     Where there is no target at all an empty mask is right.
     """
-    intersection, union, area = overlap(sample, mask, truth)
+    intersection, union, area = overlap(mask, truth)
     return MaskScore(
         index=sample.index,
         target=-1 if target is None else target,
@@ -107,13 +112,8 @@ def _score(
     )
 
 
-def overlap(sample: Sample, mask: dict | None, truth: dict | None) -> tuple[int, int, int]:
+def overlap(mask: dict | None, truth: dict | None) -> tuple[int, int, int]:
     """Intersection, union and area of the truth in pixels; a side that is None is empty. Exact."""
-    if sample.ignore is not None:
-        true = np.zeros(sample.size, np.uint8) if truth is None else coco.decode(truth)
-        true[ignored_pixels(sample, *sample.size)] = IGNORE_LABEL
-        predicted = np.zeros(sample.size, np.uint8) if mask is None else coco.decode(mask)
-        return *mask_counts(predicted, true), int(np.count_nonzero(true == 1))
     areas = [0 if one is None else int(coco.area(one)) for one in (mask, truth)]
     both = int(coco.area(coco.merge([mask, truth], intersect=True))) if None not in (mask, truth) else 0
     return both, sum(areas) - both, areas[1]

@@ -47,6 +47,27 @@ def test_an_answer_is_well_formed_with_all_parts_in_order() -> None:
         assert not is_well_formed(text)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "<think> </think><answer>b</answer>",
+        "<think>a</think><answer></answer>",
+        f"<think>a {GROUP}</think><answer>b</answer>",
+        f"<think>a</think><answer>b {SEG_TOKENS[0]}</answer>",
+        f"<think>a</think>{GROUP}<answer>b</answer>",
+        "<think>a<think>b</think><answer>c</answer>",
+        "<think>a</think><answer>b<answer>c</answer>",
+        "<think>a</think><answer>b</answer><answer>c</answer>",
+        "<think>a</think><answer>b</answer> and more",
+        "a word <think>a</think><answer>b</answer>",
+        "<think>a</think><answer>b </s></answer>",
+        "plain words",
+    ],
+)
+def test_an_answer_is_not_well_formed_where_its_words_are_not(words: str) -> None:
+    assert not is_well_formed(f"{words} {GROUP}")
+
+
 def test_words_stand_between_question_and_groups_and_are_labelled(tokenizer: PixTokenizer) -> None:
     bare, said = tokenizer.prompt("Which car is red?"), tokenizer.prompt("Which car is red?", words=BOTH)
     opening = tokenizer.prompt("Which car is red?", answered=False).ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -18,7 +19,10 @@ Collate = Callable[..., Batch]
 
 @pytest.mark.parametrize(
     "given",
-    [{"max_new_tokens": 0}, {"beams": 0}, {"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}],
+    [
+        *({"max_new_tokens": 0}, {"beams": 0}, {"temperature": -0.1}, {"temperature": nan}, {"temperature": inf}),
+        *({"top_p": 0.0}, {"top_p": 1.1}, {"top_p": nan, "temperature": 1.0}, {"top_p": 0.9}),
+    ],
     ids=str,
 )
 def test_what_cannot_be_is_refused(given: dict[str, Any]) -> None:

@@ -28,6 +28,9 @@ def test_evaluation() -> None:
         ("--protocol", "free", "--protocol is 'free'; known are forced, generate"),
         ("--reasoning", "some", "--reasoning is 'some'; known are none, own, given"),
         ("--temperature", "-1", "--max-new-tokens, --temperature, --top-p or --beams: "),
+        ("--temperature", "nan", "--temperature, .*: temperature is nan; it must be finite and not negative"),
+        ("--temperature", "inf", "--temperature, .*: temperature is inf; it must be finite and not negative"),
+        ("--top-p", "0.9", "--top-p or --beams: top_p is 0.9, which is of sampling; the temperature must be above 0"),
         ("--beams", "0", "--max-new-tokens, --temperature, --top-p or --beams: "),
     ],
 )

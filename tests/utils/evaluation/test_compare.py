@@ -19,13 +19,15 @@ from utils.runtime.errors import UserError
 
 def line(record: str, intersection: int, union: int = 100, **known) -> dict:
     counts = {"intersection": intersection, "union": union, "area": 10, "pixels": 1000, "iou": intersection / union}
-    return {"id": record, "picture": record, "target": 0, "mask": 0, "groups": {"altitude": 30}, **counts, **known}
+    names = {"id": record, "picture": record, "target": 0, "mask": 0, "groups": {"altitude": 30}}
+    return {**names, **counts, "score": 0.5, "status": "ok", **known}
 
 
 def folder(path: Path, lines: list[dict], data: dict | None = None, **protocol) -> Path:
     path.mkdir()
     (path / "scores.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
-    metrics = {"data": data or {"sha256": "1"}, "protocol": {"kind": "given", "batch_size": 1, **protocol}}
+    metrics = {"data": data or {"sha256": "1"}, "protocol": {"kind": "forced", "pass_size": 1, **protocol}}
+    metrics["overall"] = {"count": len(lines)}
     (path / "metrics.json").write_text(json.dumps(metrics))
     return path
 
@@ -50,7 +52,7 @@ def test_false_positives() -> None:
 
 
 def test_groups_and_sizes(tmp_path: Path) -> None:
-    a = folder(tmp_path / "a", [line("x", 0), line("y", 50), line("y", 99, control="blank")], batch_size=2)
+    a = folder(tmp_path / "a", [line("x", 0), line("y", 50), line("y", 99, control="blank-question")], pass_size=2)
     b = folder(tmp_path / "b", [line("x", 50), line("y", 50), line("y", 0, target=None)])
     one, other = load(a), load(b / "scores.jsonl")
     check_comparable(one, other)
@@ -65,7 +67,7 @@ def test_groups_and_sizes(tmp_path: Path) -> None:
     "change, message",
     [
         ({"data": {"sha256": "2"}}, "'sha256' differs: '1' .* '2'"),
-        ({"kind": "generated"}, "'kind' differs: 'given' .* 'generated'"),
+        ({"kind": "generate"}, "'kind' differs: 'forced' .* 'generate'"),
         ({"lines": [line("x", 0)]}, "records in .*a/scores.jsonl but not in .*b/scores.jsonl: y"),
     ],
 )
@@ -76,15 +78,17 @@ def test_refused(tmp_path: Path, change: dict, message: str) -> None:
         check_comparable(load(a), load(b))
 
 
-def test_broken_lines(tmp_path: Path) -> None:
-    lacking = line("x", 0)
-    del lacking["union"]
-    with pytest.raises(UserError, match="scores.jsonl, line 2: 'union' is missing"):
-        load(folder(tmp_path / "a", [line("y", 0), lacking]))
-    path = folder(tmp_path / "b", [line("y", 0)]) / "scores.jsonl"
-    path.write_text('{"id": ')
-    with pytest.raises(UserError, match="scores.jsonl, line 1"):
-        load(path)
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    lost = tmp_path / "lost"
+    with pytest.raises(UserError, match=f"^{lost}: not there; name the output folder of an evaluation, or its scores"):
+        load(lost)
+    folder(lost, [line("x", 0)])
+    for name, value in (("data", None), ("protocol", None)):
+        metrics = json.loads((lost / "metrics.json").read_text())
+        (lost / "metrics.json").write_text(json.dumps({**metrics, name: value}))
+        with pytest.raises(UserError, match=f"metrics.json: {name} is missing"):
+            load(lost)
+        (lost / "metrics.json").write_text(json.dumps(metrics))
 
 
 def test_as_a_command(tmp_path: Path) -> None:
@@ -92,5 +96,7 @@ def test_as_a_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "utils.evaluation.compare", str(a), str(b), "--out", str(tmp_path / "o.json")]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    lost = subprocess.run([*command[:3], str(tmp_path / "c"), str(b)], cwd=CHECKOUT, capture_output=True, text=True)
+    assert lost.returncode == 2 and "Traceback" not in lost.stderr and f"error: {tmp_path / 'c'}: not" in lost.stderr
     assert "+0.2500" in done.stdout
     assert json.loads((tmp_path / "o.json").read_text())["overall"]["all"]["giou"]["difference"] == pytest.approx(0.25)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -58,8 +59,27 @@ def test_shuffling_keeps_a_text_only_where_too_many_have_it() -> None:
     for seed in range(200):
         samples = asked(*generator.choices("abcd", weights=[6, 2, 1, 1], k=generator.randint(1, 12)))
         most = max(Counter(one.question for one in samples).values())
-        pairs = zip(samples, shuffled_questions(samples, seed), strict=True)
+        shuffled = shuffled_questions(samples, seed)
+        assert Counter(shuffled) == Counter(one.question for one in samples)
+        pairs = zip(samples, shuffled, strict=True)
         assert sum(a.question == b for a, b in pairs) == max(0, 2 * most - len(samples))
+    assert shuffled_questions([], 0) == []
+
+
+def test_space_makes_no_other_question() -> None:
+    samples = asked("a b?", "a  b?", " a b?\n", "c?", "d?", "e?")
+    for seed in range(20):
+        shuffled = shuffled_questions(samples, seed)
+        assert {one.split()[0] for one in shuffled[:3]} == {"c?", "d?", "e?"}
+
+
+def test_shuffling_takes_no_longer_than_sorting() -> None:
+    distinct = asked(*(f"question {i}?" for i in range(99)))
+    few, many = ([distinct[max(i % kinds, 10)] for i in range(100_000)] for kinds in (20, 99))  # a half asks one of few
+    for samples in (few, many):
+        began = time.process_time()
+        shuffled_questions(samples, 0)
+        assert time.process_time() - began < 2
 
 
 def test_what_is_asked_under_each_control() -> None:

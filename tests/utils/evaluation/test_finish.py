@@ -20,6 +20,7 @@ from model.inputs.images import Geometry, frame_logits, frame_of
 from model.masks import confidence
 from utils.datasets.base import Sample
 from utils.datasets.registry import load_dataset
+from utils.evaluation import finish
 from utils.evaluation.finish import MOST_WAITING, Finisher, check_finite, finished_record
 from utils.runtime.errors import UserError
 
@@ -145,6 +146,12 @@ def test_a_process_that_dies_is_told(
             finisher.add(asked, answers)
             time.sleep(0.05)
     finisher.close()
+
+
+def test_a_process_that_dies_at_its_start_is_told(tiny_config: PixDLMConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finish, "_start", lambda *_: os._exit(1))
+    with pytest.raises(UserError, match="a process that finishes masks died, often for lack of memory"):
+        Finisher(tiny_config, 1)
 
 
 def test_no_process_is_left(tiny_config: PixDLMConfig) -> None:

@@ -211,6 +211,9 @@ def test_an_evaluation_goes_on_from_what_was_written(tmp_path: Path, caplog: pyt
     again.write([record("a"), record("c", control="blank-question"), record("c")])
     again.close()
     again.finish(["c", "a", "b"])
+    stopped = PartialPredictions(tmp_path, HEADER)  # before the scores were written
+    assert len(stopped.records) == 4
+    stopped.discard()
     assert not (tmp_path / PARTIAL).exists()
     header, found = read_predictions(tmp_path / FILE)
     assert header == HEADER and [*found["none"], *found["blank-question"]] == ["c", "a", "b", "c"]
@@ -218,7 +221,7 @@ def test_an_evaluation_goes_on_from_what_was_written(tmp_path: Path, caplog: pyt
     assert [json.loads(line).get("id") for line in lines] == [None, "c", "c", "a", "b"]
 
 
-@pytest.mark.parametrize("kept", range(0, 200, 7))
+@pytest.mark.parametrize("kept", [*range(0, 200, 7), 9])  # 9 lies within the ü
 def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path, kept: int) -> None:
     started(tmp_path, lines=(record("a"), record("ü")))
     file = tmp_path / PARTIAL / "0.jsonl"
@@ -231,6 +234,49 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path, kept: int) -> 
     again.close()
     again.finish(["a", "b"])
     assert list(read_predictions(tmp_path / FILE)[1]["none"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        b"\0" * 4096,
+        b"\0" * 300 + b"\n",
+        b'{"id": "\xc3\n',
+        b'{"id": "c"}\n',
+        b"[]\n",
+        b'{"id": "c", \0\0\0\n' + f"{line_of(record('d'))}\n".encode(),
+    ],
+)
+def test_lines_that_lost_their_power_are_left_out_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, left: bytes
+) -> None:
+    started(tmp_path, rank=1, lines=(record("a"), record("ü")))
+    file = tmp_path / PARTIAL / "1.jsonl"
+    file.write_bytes(file.read_bytes() + left)
+    again = PartialPredictions(tmp_path, HEADER)
+    assert again.records == [record("a"), record("ü")]
+    assert f"{file}, line 3: " in caplog.text and "left out with what follows in the file" in caplog.text
+    again.close()
+    again.finish(["a", "ü"])
+    assert list(read_predictions(tmp_path / FILE)[1]["none"]) == ["a", "ü"]
+
+
+@pytest.mark.parametrize("left", [b"\0" * 200, b"\xc3"])
+def test_a_header_that_lost_its_power_begins_anew(tmp_path: Path, left: bytes) -> None:
+    started(tmp_path, lines=(record("a"),))
+    file = tmp_path / PARTIAL / "0.jsonl"
+    file.write_bytes(file.read_bytes()[:10] + left)
+    assert PartialPredictions(tmp_path, HEADER).records == []
+
+
+def test_what_cannot_be_read_back_does_not_go_missing_in_the_results(tmp_path: Path) -> None:
+    partial = PartialPredictions(tmp_path, HEADER)
+    partial.write([record("a")])
+    partial.file.write('{"id": "b')
+    partial.close()
+    with pytest.raises(UserError, match=r"0.jsonl, line 3: cut off"):
+        partial.finish(["a", "b"])
+    assert not (tmp_path / FILE).exists() and (tmp_path / PARTIAL).exists()
 
 
 def test_files_of_all_processes_are_gone_on_from(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from utils.evaluation import results
 from utils.evaluation.controls import CONTROLS
 from utils.evaluation.header import checked_header
 from utils.evaluation.protocols import GENERATE, GIVEN_REASONING, Protocol, protocol_of
-from utils.evaluation.results import data_facts, run_header, write_results
+from utils.evaluation.results import RunFacts, data_facts, run_header, write_results
 from utils.runtime.errors import UserError
 
 SAMPLE = Sample(Path("a.jpg"), "Which?", None, (((0, 0, 4, 0, 4, 4),),), 9, 9, "drseg", "a", 3, key="a.json")
@@ -47,8 +47,9 @@ def header(
     **options: Any,
 ) -> dict[str, Any]:
     args = asdict(EvalArgs(model="m", data="d", **options))
-    facts = data_facts("drseg", "test", [SAMPLE])
-    return json.loads(json.dumps(run_header(args, protocol, spec, facts, model, (folder, backbones), torch.float32)))
+    data = data_facts("drseg", "test", [SAMPLE])
+    facts = RunFacts(args, protocol, spec, data, model, folder, backbones, torch.float32)
+    return json.loads(json.dumps(run_header(facts)))
 
 
 # Data

@@ -19,7 +19,6 @@ from utils.evaluation.scoring import (
     overlap,
     score_predictions,
     score_records,
-    target_rles,
 )
 from utils.runtime.errors import UserError
 
@@ -151,18 +150,27 @@ def test_pixels_are_those_that_are_counted_in_drawn_masks(ignoring: bool, scale:
         (truth,) = target_masks(one, *size)
         ignored += int((truth == IGNORE_LABEL).any())
         expected = *mask_counts(mask, truth), int((truth == 1).sum())
-        assert overlap(one, encode_mask(mask), target_rles(one)[0]) == expected
+        assert counted(one, record(encode_mask(mask))) == [(0, 0, *expected, True)]
         nothing = np.zeros_like(truth)
-        assert overlap(one, None, target_rles(one)[0])[:2] == mask_counts(nothing, truth)
+        assert counted(one, record()) == [(0, None, *mask_counts(nothing, truth), expected[2], False)]
         no_truth = np.where(truth == IGNORE_LABEL, truth, 0)
-        assert overlap(one, encode_mask(mask), None) == (*mask_counts(mask, no_truth), 0)
-        assert overlap(one, None, None) == (0, 0, 0)
+        surplus = counted(one, record(encode_mask(nothing), encode_mask(mask)))[1]
+        assert surplus == (-1, 1, *mask_counts(mask, no_truth), 0, False)
+    assert overlap(None, None) == (0, 0, 0)
     assert (ignored > 30) == ignoring  # a small polygon may hold no pixel
 
 
 def test_ignored_pixels_are_taken_off_the_union_of_several_targets_too() -> None:
     one = sample(box(0, 4), box(6, 9), ignore=box(3, 7))
     assert counted(one, record(box(0, 10)), unit="question") == [(0, 0, 5, 6, 5, True)]
+
+
+def test_masks_are_matched_by_the_pixels_that_are_counted() -> None:
+    # Columns 2 to 5 are ignored. With them the first mask would have the first target, of which it marks 4 of 6;
+    # without them it marks nothing.
+    two = sample(box(0, 6), box(6, 10), ignore=box(2, 6))
+    given = record(box(2, 6), box(0, 2), box(6, 8))
+    assert counted(two, given, HUNGARIAN) == [(0, 1, 2, 2, 2, True), (1, 2, 2, 4, 4, True), (-1, 0, 0, 0, 0, False)]
 
 
 # Answers

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.datasets.registry import dataset_spec, load_dataset
+from utils.evaluation.metrics_file import read_metrics
 from utils.evaluation.report.page import write_report
-from utils.evaluation.report.runs import object_of, read_metrics
+from utils.evaluation.report.runs import object_of
 from utils.runtime.logs import start_logging
 
 

@@ -12,9 +12,11 @@ from pycocotools import mask as coco
 from model.answering import BROKEN, NO_SEG, OK
 from utils.datasets.base import Sample, target_count
 from utils.evaluation.metrics import SIZE_CLASSES, MaskScore
+from utils.evaluation.metrics_file import CURE
 from utils.evaluation.report.outlines import Outlines, OutlineTask, record_outlines, view_size
-from utils.evaluation.report.runs import SCORES_FILE, Pair, Run
+from utils.evaluation.report.runs import Run
 from utils.evaluation.report.workers import mapped
+from utils.evaluation.scores_file import SCORES_FILE, Pair
 from utils.evaluation.scoring import MISSING, WRONG_COUNT
 from utils.runtime.errors import UserError
 
@@ -79,8 +81,8 @@ def build_gallery(
     ids = list(dict.fromkeys(key[0] for key in keys))
     masks = [{name: _masks(run, samples[name], merged) for name in ids} for run in runs]
     outlines = _outlines(masks, ids, samples, merged)
-    for run in runs:
-        _check_targets(run, outlines)
+    for run, of_run in zip(runs, masks, strict=True):
+        _check_numbers(run, outlines, of_run)
     numbers: dict[tuple[Path, bool], int] = {}
     for name in ids:
         numbers.setdefault((samples[name].image_path, samples[name].upright), len(numbers))
@@ -115,8 +117,13 @@ def _check_known(runs: list[Run], samples: Mapping[str, Sample]) -> None:
             )
 
 
-def _check_targets(run: Run, outlines: Mapping[str, Outlines]) -> None:
+def _check_numbers(run: Run, outlines: Mapping[str, Outlines], masks: Mapping[str, Masks]) -> None:
     for pair in run.pairs:
+        if pair.mask is not None and pair.mask >= len(masks[pair.id]):
+            raise UserError(
+                f"{run.folder / SCORES_FILE}: record {pair.id!r} has {len(masks[pair.id])} masks as they were scored, "
+                f"but its mask {pair.mask} has a score; {CURE}"
+            )
         count = len(outlines[pair.id].targets)
         if pair.target is not None and pair.target >= count:
             raise UserError(

@@ -2,50 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.evaluation.controls import NO_CONTROL
+from utils.evaluation.metrics_file import CURE, read_metrics
 from utils.evaluation.predictions import FILE as PREDICTIONS_FILE
 from utils.evaluation.predictions import Record, read_predictions
-from utils.evaluation.scoring import STATUSES
+from utils.evaluation.scores_file import SCORES_FILE, Pair, read_pairs
 from utils.runtime.errors import UserError
-from utils.runtime.json_files import parse_json, read_json
 from utils.runtime.paths import is_file
 
-METRICS_FILE, SCORES_FILE = "metrics.json", "scores.jsonl"
-CURE = "evaluate again with eval.py, or score predictions with python -m utils.evaluation.score, to write it"
 SIDE_LETTERS = "AB"
-_MISSING = object()
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One scored pair of a predicted mask and a target.
-
-    Args:
-        id: of the record, unique in its split.
-        target: which of the record's targets; None where a mask was predicted that no target is for.
-        mask: which of the predicted masks; None where there is none for the target.
-        iou: 0 to 1.
-        area: pixels of the target.
-        pixels: of the frame.
-        score: confidence of the mask, or None.
-        status: one of STATUSES, of the whole answer.
-        groups: values that results are broken down by.
-    """
-
-    id: str
-    target: int | None
-    mask: int | None
-    iou: float
-    area: int
-    pixels: int
-    score: float | None
-    status: str
-    groups: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,28 +83,9 @@ def object_of(metrics: Mapping[str, Any], name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """The content of metrics.json.
-
-    Raises:
-        UserError: it is missing or holds no scores.
-    """
-    path = folder / METRICS_FILE
-    if not is_file(path):
-        raise UserError(f"{path}: no such file; {CURE}")
-    metrics = read_json(path, CURE)
-    if not isinstance(metrics, dict) or not isinstance(metrics.get("overall"), dict):
-        raise UserError(f"{path}: holds no scores (`overall`); {CURE}")
-    return metrics
-
-
 def _read_run(folder: Path, name: str) -> Run:
     metrics = read_metrics(folder)
-    if not is_file(folder / SCORES_FILE):
-        raise UserError(f"{folder / SCORES_FILE}: no such file; {CURE}")
-    pairs = [_pair(record, where) for where, record in _records(folder / SCORES_FILE)]
-    if not pairs:
-        raise UserError(f"{folder / SCORES_FILE}: holds no scores; {CURE}")
+    pairs = read_pairs(folder / SCORES_FILE)
     if not is_file(folder / PREDICTIONS_FILE):
         raise UserError(
             f"{folder / PREDICTIONS_FILE}: no such file; the masks are drawn from it: copy the scored predictions "
@@ -149,44 +100,3 @@ def _read_run(folder: Path, name: str) -> Run:
                 f"mask {pair.mask}; the two files are of different evaluations: {CURE}"
             )
     return Run(folder, name, metrics, pairs, answers)
-
-
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each line's object under no control, and what errors call it."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}, line {number}"
-            record = parse_json(line, where, CURE)
-            if not isinstance(record, dict):
-                raise UserError(f"{where}: no object; {CURE}")
-            if record.get("control", NO_CONTROL) == NO_CONTROL:
-                yield where, record
-
-
-def _pair(record: dict[str, Any], where: str) -> Pair:
-    number, index = (int, float), (int, type(None))
-    pair = Pair(
-        id=_get(record, "id", str, where),
-        target=_get(record, "target", index, where),
-        mask=_get(record, "mask", index, where),
-        iou=_get(record, "iou", number, where),
-        area=_get(record, "area", int, where),
-        pixels=_get(record, "pixels", int, where),
-        score=_get(record, "score", (*number, type(None)), where),
-        status=_get(record, "status", str, where),
-        groups=_get(record, "groups", dict, where),
-    )
-    if pair.status not in STATUSES:
-        raise UserError(f"{where}: its status is {pair.status!r}; known are {', '.join(STATUSES)}; {CURE}")
-    if pair.pixels < 1 or not 0 <= pair.iou <= 1:
-        raise UserError(f"{where}: a frame of {pair.pixels} pixels and an IoU of {pair.iou} cannot be; {CURE}")
-    return pair
-
-
-def _get(record: dict[str, Any], name: str, kinds: Any, where: str) -> Any:
-    value = record.get(name, _MISSING)
-    if value is _MISSING:
-        raise UserError(f"{where}: has no `{name}`; {CURE}")
-    if not isinstance(value, kinds) or isinstance(value, bool):
-        raise UserError(f"{where}: its `{name}` is {str(value)[:80]!r}, which it cannot be; {CURE}")
-    return value

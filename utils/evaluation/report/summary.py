@@ -9,12 +9,13 @@ from html import escape
 from typing import Any
 
 from utils.datasets.base import DatasetSpec
-from utils.evaluation.compare import compare, load
+from utils.evaluation.compare import compare, evaluation
 from utils.evaluation.metrics import METRICS, TARGET_SIZE
 from utils.evaluation.report.charts import share_bar
 from utils.evaluation.report.gallery import KINDS, kind_of
 from utils.evaluation.report.runs import SIDE_LETTERS, Run, object_of, side
 from utils.evaluation.report.words import ANSWER_TITLES, CONTROL_TITLES
+from utils.evaluation.scores_file import SCORES_FILE
 from utils.evaluation.scoring import STATUSES
 
 COMPARED_GROUPS = {"": "overall", TARGET_SIZE: "target size"}  # as `utils.evaluation.compare` calls them
@@ -28,7 +29,7 @@ def comparison(runs: list[Run]) -> Comparison:
     told = all(object_of(run.metrics, "protocol") for run in runs)
     if len(runs) < 2 or len(hashes) > 1 or None in hashes or not told:
         return {}
-    return compare(*(load(run.folder) for run in runs))
+    return compare(*(evaluation(run.folder / SCORES_FILE, run.metrics, run.pairs) for run in runs))
 
 
 def score_table(runs: list[Run], spec: DatasetSpec, paired: Comparison | None = None) -> str:

@@ -64,7 +64,7 @@ def make_metrics(count: int = 12, giou: float = 0.5, **changes: Any) -> dict[str
             {"low": 0.9, "high": 1.0, "count": 0, "confidence": 0.0, "iou": 0.0}]  # fmt: skip
     return {
         **scores,
-        "answers": {"records": count, "ok": count - 3, "no_seg": 1, "broken": 1, "wrong_count": 1, "missing": 0,
+        "answers": {"records": count, "ok": max(count - 3, 0), "no_seg": 1, "broken": 1, "wrong_count": 1, "missing": 0,
                     "malformed": None},
         "calibration": {"ece": 0.125, "bins": bins},
         "controls": {"shuffled-questions": control},

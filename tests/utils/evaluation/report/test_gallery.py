@@ -14,7 +14,8 @@ from tests.utils.evaluation.report.evaluated import make_samples, pixels, write_
 from utils.datasets.base import Sample
 from utils.evaluation.report.gallery import KINDS, build_gallery, kind_of
 from utils.evaluation.report.outlines import outline
-from utils.evaluation.report.runs import Pair, read_runs
+from utils.evaluation.report.runs import read_runs
+from utils.evaluation.scores_file import Pair
 from utils.runtime.errors import UserError
 
 TITLES = {"reasoning_type": "reasoning type", "altitude": "altitude (m)"}
@@ -30,7 +31,7 @@ def data_of(samples: dict[str, Sample], *folders: Path) -> dict[str, Any]:
 
 
 def test_each_pair_has_one_kind_and_an_answer_s_failure_comes_first() -> None:
-    pair = Pair("a", 0, 0, 0.0, 1, 9, None, "ok")
+    pair = Pair("a", "p", 0, 0, 0.0, 0, 1, 1, 9, None, "ok")
     kinds = [kind_of(replace(pair, iou=iou)) for iou in (0.0, 1e-9, 0.4999, 0.5, 1.0)]
     assert kinds == ["missed", "poor", "poor", "good", "good"]
     failed = ("no_seg", "broken", "wrong_count", "missing")
