@@ -12,7 +12,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from utils.evaluation.intervals import metric_of_sums, percentile_interval, resampled_sums  # noqa: E402
+from utils.evaluation.intervals import percentile_interval, ratio, resampled_sums  # noqa: E402
 
 RECORDS = 4  # a picture
 METRICS = ("giou", "ciou")
@@ -37,7 +37,7 @@ def coverage(pictures: int, draws: int, resamples: int, seed: int = 0) -> tuple[
         for row, table in enumerate((data.sum(axis=2), data.reshape(4, -1))):
             sums = resampled_sums(table, resamples, number)
             for column, metric in enumerate(METRICS):
-                low, high = percentile_interval(metric_of_sums(sums, metric))
+                low, high = percentile_interval(ratio(sums[2 * column : 2 * column + 2], metric))
                 held[row, column] += low <= truth <= high
     return held[0] / draws, held[1] / draws
 

@@ -50,7 +50,7 @@ def answered(questions: Path) -> dict[str, list[Record]]:
 def score_of(questions: Path, records: list[Record]) -> float:
     """gIoU."""
     samples = load_dataset(questions, "test")[: len(records)]
-    scores = [found for found, _, _ in score_records(samples, {one["id"]: one for one in records}, SPEC, "target")]
+    scores = [found for found, _, _ in score_records(samples, {one["id"]: one for one in records}, SPEC.scoring())]
     return summarise(scores)["giou"]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from pycocotools import mask as coco
 
 from model.masks import Polygon, polygons_rle
-from utils.datasets.base import BadRecord, DatasetSpec, Sample
+from utils.datasets.base import CLEAN, OFFICIAL, BadRecord, DatasetSpec, Sample, ScoringRules
 from utils.datasets.checks import (
     MAX_COORDINATE,
     checked_frame,
@@ -42,6 +42,7 @@ ALTITUDE = "altitudes that are no number of metres"
 KIND = "reasoning types that are not known"
 
 NAME = "drseg"
+METRICS = ("giou", "ciou", "n_acc", "t_acc")  # the last two where questions without a target occur
 REASONING_TYPES = ("spatial", "attribute", "scene")
 REQUIRED: dict[str, tuple[tuple[type, ...], str]] = {
     "id": ((str, int), "a text or a number"),
@@ -283,5 +284,15 @@ SPEC = DatasetSpec(
     layout="labels/DRSeg_{split}.json\nCODrone/DR{split}/{id}.jpg",
     source="`python -m utils.download --what drseg`, or `python -m utils.mini_drseg --out DIR` for a small drawn one",
     loader=load_drseg,
+    rules={
+        CLEAN: ScoringRules(METRICS),
+        "hungarian": ScoringRules(METRICS, matching="hungarian"),
+        OFFICIAL: ScoringRules(
+            ("giou", "ciou", "correct25", "correct50"),
+            note="the published reading takes the first polygon of a target alone (--polygons first); its `correct` is "
+            "told as above 25 %, once of a count at 25 and once of one at 50",
+        ),
+    },
+    no_target=True,
     group_titles={"reasoning_type": "reasoning type", "altitude": "altitude (m)"},
 )

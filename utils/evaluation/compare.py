@@ -10,10 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from utils.evaluation.intervals import picture_sums
-from utils.evaluation.metrics import METRICS, SIZE_CLASSES, MaskScore
+from utils.evaluation.intervals import sums_by_picture
+from utils.evaluation.metrics import METRICS, SIZE_CLASSES, MaskScore, metric_names
 from utils.evaluation.metrics_file import CURE, METRICS_FILE, read_metrics
 from utils.evaluation.paired import difference
 from utils.evaluation.scores_file import SCORES_FILE, Pair, read_pairs
@@ -23,7 +21,7 @@ from utils.runtime.paths import exists, is_folder
 
 DATA = ("dataset", "split", "records", "pictures", "sha256")
 # What defines the measurement, where both say it; not where and how fast it ran.
-PROTOCOL = ("kind", "reasoning", "decoding", "limit", "polygons", "orientation", "matching", "unit")
+PROTOCOL = ("kind", "reasoning", "decoding", "limit", "polygons", "orientation", "matching", "unit", "metric")
 
 
 class Line(NamedTuple):
@@ -59,12 +57,14 @@ def load(path: Path) -> Evaluation:
 
 def evaluation(scores: Path, metrics: dict[str, Any], pairs: list[Pair]) -> Evaluation:
     """What two files hold that have been read."""
-    return Evaluation(scores, metrics, [Line(pair.id, _mask_score(pair)) for pair in pairs])
+    indices: dict[str, int] = {}
+    lines = [Line(pair.id, _mask_score(pair, indices.setdefault(pair.id, len(indices)))) for pair in pairs]
+    return Evaluation(scores, metrics, lines)
 
 
-def _mask_score(pair: Pair) -> MaskScore:
+def _mask_score(pair: Pair, index: int) -> MaskScore:
     return MaskScore(
-        index=0,
+        index=index,
         target=-1 if pair.target is None else pair.target,
         intersection=pair.intersection,
         union=pair.union,
@@ -74,6 +74,8 @@ def _mask_score(pair: Pair) -> MaskScore:
         picture=pair.picture,
         # A pair without overlap is written with an IoU of 0 even where both are empty: one mask is then missing.
         matched=pair.iou > 0,
+        predicted=pair.mask is not None,
+        targets=pair.targets,
     )
 
 
@@ -92,6 +94,12 @@ def check_comparable(a: Evaluation, b: Evaluation) -> None:
                     f"{part} {name!r} differs: {one!r} in {a.scores.parent}, {other!r} in {b.scores.parent}; "
                     "evaluate both in the same way"
                 )
+    metrics = [metric_names(side.metrics["overall"]) for side in (a, b)]
+    if not set(metrics[0]) & set(metrics[1]):
+        raise UserError(
+            f"no metric in common: {a.scores.parent} has {', '.join(metrics[0]) or 'none'}, {b.scores.parent} has "
+            f"{', '.join(metrics[1]) or 'none'}; score both by the same rules (--metric)"
+        )
     known = [{line.id: (line.score.picture, dict(line.score.groups)) for line in side.lines} for side in (a, b)]
     for here, there, (mine, yours) in ((a, b, known), (b, a, known[::-1])):
         missing = sorted(mine.keys() - yours.keys())
@@ -112,17 +120,21 @@ def check_comparable(a: Evaluation, b: Evaluation) -> None:
 def compare(a: Evaluation, b: Evaluation, seed: int = 0) -> dict[str, dict[str, dict]]:
     """By breakdown and value: `count_a`, `count_b`, and `paired.difference` of each metric."""
     groups = sorted({name for side in (a, b) for line in side.lines for name in line.score.groups})
+    metrics = [name for name in metric_names(a.metrics["overall"]) if name in b.metrics["overall"]]
     keys: dict[str, Callable[[Line], str | None]] = {
         "overall": lambda line: "all",
         "target size": lambda line: line.score.size_class,
+        "targets": lambda line: line.score.count_class,
         **{name: lambda line, name=name: _text(line.score.groups.get(name)) for name in groups},
     }
+    if all(line.score.targets == 1 for side in (a, b) for line in side.lines):
+        del keys["targets"]
     result: dict[str, dict[str, dict]] = {}
     for title, key in keys.items():
         values = {key(line) for side in (a, b) for line in side.lines} - {None}
         order = [v for v in SIZE_CLASSES if v in values] if title == "target size" else sorted(values)
         result[title] = {
-            value: _compared(*([li.score for li in side.lines if key(li) == value] for side in (a, b)), seed)
+            value: _compared(*([li.score for li in side.lines if key(li) == value] for side in (a, b)), metrics, seed)
             for value in order
         }
     return result
@@ -132,39 +144,42 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _compared(a: list[MaskScore], b: list[MaskScore], seed: int) -> dict[str, Any]:
-    pictures = sorted({score.picture for score in a + b})
-    tables = [_table(scores, pictures) for scores in (a, b)]
+def _compared(a: list[MaskScore], b: list[MaskScore], metrics: list[str], seed: int) -> dict[str, Any]:
+    """Counts, and the difference of each metric that counts anything here."""
+    pictures, sides = sorted({score.picture for score in a + b}), [_by_picture(scores) for scores in (a, b)]
+    counted = [metric for metric in metrics if METRICS[metric].terms(a) and METRICS[metric].terms(b)]
     return {
         "count_a": len(a),
         "count_b": len(b),
-        **{metric: difference(*tables, metric, seed=seed) for metric in METRICS},
+        **{
+            metric: difference(*(sums_by_picture(side, pictures, metric) for side in sides), metric, seed=seed)
+            for metric in counted
+        },
     }
 
 
-def _table(scores: list[MaskScore], pictures: list[str]) -> np.ndarray:
-    """float64[4, P]: the sums of each picture, which are also those of its records."""
-    of: dict[str, list[MaskScore]] = {name: [] for name in pictures}
+def _by_picture(scores: list[MaskScore]) -> dict[str, list[MaskScore]]:
+    found: dict[str, list[MaskScore]] = {}
     for score in scores:
-        of[score.picture].append(score)
-    return np.array([picture_sums(of[name]) for name in pictures]).T
+        found.setdefault(score.picture, []).append(score)
+    return found
 
 
 def table(result: dict[str, dict[str, dict]]) -> str:
     """The comparison as text, a row for each value and metric."""
-    rows = [f"{'group':32} {'metric':6} {'count':>11} {'A':>7} {'B':>7} {'B - A':>8} {'95 % interval':>18} {'p':>7}"]
+    rows = [f"{'group':32} {'metric':8} {'count':>11} {'A':>7} {'B':>7} {'B - A':>8} {'95 % interval':>18} {'p':>7}"]
     for title, values in result.items():
         for value, found in values.items():
             name = title if title == "overall" else f"{title}: {value}"
             a, b = found["count_a"], found["count_b"]
             count = str(a) if a == b else f"{a}/{b}"
-            for metric in METRICS:
+            for metric in metric_names(found):
                 one = found[metric]
                 ends, p = one["interval"], one["p"]
                 interval = f"{ends[0]:+.4f} {ends[1]:+.4f}" if ends else "-"
                 numbers = f"{one['a']:7.4f} {one['b']:7.4f} {one['difference']:+8.4f} {interval:>18}"
                 shown = "-" if p is None else f"{p:.4f}"
-                rows.append(f"{name:32} {METRICS[metric].title:6} {count:>11} {numbers} {shown:>7}")
+                rows.append(f"{name:32} {METRICS[metric].title:8} {count:>11} {numbers} {shown:>7}")
     return "\n".join(rows)
 
 

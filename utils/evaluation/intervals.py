@@ -1,13 +1,12 @@
-"""Bootstrap intervals of gIoU and cIoU; whole pictures are resampled, as a picture's masks are correlated."""
+"""Bootstrap intervals of metrics; whole pictures are resampled, as a picture's masks are correlated."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from utils.evaluation.metrics import MaskScore
+from utils.evaluation.metrics import METRICS, MaskScore
 
 LEVEL = 0.95
 CHUNK = 250  # resamples held in memory at a time
@@ -21,26 +20,22 @@ def intervals(
     The result does not depend on the order of the scores.
 
     Args:
-        metrics: of "giou" and "ciou".
+        metrics: names of METRICS.
     """
     pictures: dict[str, list[MaskScore]] = {}
     for score in scores:
         pictures.setdefault(score.picture, []).append(score)
     if len(pictures) < 2:
         return dict.fromkeys(metrics)
-    table = np.array([picture_sums(pictures[name]) for name in sorted(pictures)]).T
+    names = list(metrics)
+    table = np.concatenate([sums_by_picture(pictures, sorted(pictures), name) for name in names])
     drawn = resampled_sums(table, resamples, seed)
-    return {name: percentile_interval(metric_of_sums(drawn, name)) for name in metrics}
+    return {name: percentile_interval(ratio(drawn[2 * i : 2 * i + 2], name)) for i, name in enumerate(names)}
 
 
-def picture_sums(scores: list[MaskScore]) -> tuple[float, float, float, float]:
-    """The sum of IoUs, the number of masks, and the sums of intersections and of unions."""
-    return (
-        math.fsum(score.iou for score in scores),
-        len(scores),
-        sum(score.intersection for score in scores),
-        sum(score.union for score in scores),
-    )
+def sums_by_picture(pictures: Mapping[str, list[MaskScore]], order: Sequence[str], metric: str) -> np.ndarray:
+    """float64[2, P]: a metric's numerator and denominator for each picture; 0 and 0 for one without scores."""
+    return np.array([METRICS[metric].sums(pictures.get(name, [])) for name in order], np.float64).T
 
 
 def resampled_sums(table: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -62,10 +57,10 @@ def resampled_sums(table: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     return np.concatenate(chunks, axis=1)
 
 
-def metric_of_sums(sums: np.ndarray, metric: str) -> np.ndarray:
-    """A metric from `picture_sums`, added up: float64[4, ...] to float64[...]; cIoU is 1 where unions are empty."""
-    above, below = {"giou": (sums[0], sums[1]), "ciou": (sums[2], sums[3])}[metric]
-    return np.divide(above, below, out=np.ones_like(above), where=below > 0)
+def ratio(sums: np.ndarray, metric: str) -> np.ndarray:
+    """A metric from its sums: float64[2, ...] to float64[...]."""
+    above, below = sums
+    return np.divide(above, below, out=np.full_like(above, METRICS[metric].empty), where=below > 0)
 
 
 def percentile_interval(values: np.ndarray) -> list[float]:

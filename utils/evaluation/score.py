@@ -10,10 +10,11 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.base import DatasetSpec, Sample
+from utils.datasets.base import CLEAN, DatasetSpec, Sample
 from utils.datasets.registry import dataset_spec, load_dataset
 from utils.evaluation.controls import NO_CONTROL
 from utils.evaluation.header import UNITS
@@ -39,6 +40,7 @@ def scored(
     data: dict[str, Any],
     spec: DatasetSpec,
     allow_missing: bool = False,
+    metric: str = CLEAN,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The content of metrics.json, and the lines of scores.jsonl.
 
@@ -49,6 +51,7 @@ def scored(
         data: from `utils.evaluation.results.data_facts`.
         spec: of the data set.
         allow_missing: score records without a prediction as empty, counted.
+        metric: which of the data set's rules.
 
     Raises:
         UserError: predictions and data do not belong together; the first such record is named.
@@ -67,14 +70,17 @@ def scored(
             f"them by {spec.matching!r}; leave protocol.matching out of it"
         )
     missing = {name: check_complete(one, samples, name, allow_missing) for name, one in records.items()}
-    unit = protocol.get("unit", spec.unit)
+    rules = spec.scoring(metric)
+    if protocol.get("unit") not in (None, spec.unit):  # a model that gives one mask a question
+        rules = replace(rules, unit=protocol["unit"])
     reasoned = protocol.get("reasoning") == OWN_REASONING and protocol.get("answer_format") == "reasoning"
-    metrics, lines = score_predictions(samples, records, spec, unit, reasoned)
+    metrics, lines = score_predictions(samples, records, rules, spec.group_titles, reasoned)
     for control, found in metrics.get("controls", {}).items():
         if missing[control]:
             found[MISSING] = missing[control]
     named = {name: value for name, value in header.items() if name not in ("format", "data")}
-    named["protocol"] = {"matching": spec.matching, **protocol, "unit": unit}
+    named["protocol"] = {**protocol, "metric": metric, **asdict(rules)}
+    del named["protocol"]["metrics"]  # they are those of `overall`
     return {**metrics, "data": data, **named}, lines
 
 
@@ -137,6 +143,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--limit", type=int, help="the first N records only; default: the header's, else all")
     found.add_argument("--skip-bad-records", action="store_true", default=None, help="leave bad records out")
     found.add_argument("--unit", help="target or question; default: the header's, else the data set's")
+    found.add_argument("--metric", default=CLEAN, help="rules: clean (default), official, or others of the data set")
     found.add_argument("--allow-missing", action="store_true", help="score records without a prediction as empty")
     found.add_argument("--template", type=Path, help="write the questions to answer to this file, and score nothing")
     return found
@@ -215,7 +222,7 @@ def main() -> None:
     header, records = read_predictions(args.predictions)
     header = with_options(header, args)
     samples, data, spec = read_samples(args, header)
-    metrics, lines = scored(header, records, samples, data, spec, args.allow_missing)
+    metrics, lines = scored(header, records, samples, data, spec, args.allow_missing, args.metric)
     print_result(f"{heading(metrics)}\n{table(metrics, spec)}")
     write_results(out, metrics, lines)
     log.info("written to %s", out)

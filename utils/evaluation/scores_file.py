@@ -24,7 +24,7 @@ FIELDS = {
     "picture": TEXT,
     **dict.fromkeys(("target", "mask"), or_null(COUNT)),
     "iou": SHARE,
-    **dict.fromkeys(("intersection", "union", "area"), COUNT),
+    **dict.fromkeys(("targets", "intersection", "union", "area"), COUNT),
     "pixels": POSITIVE,
     "score": or_null(SHARE),
     "status": Kind(f"one of {', '.join(STATUSES)}", lambda value: TEXT.fits(value) and value in STATUSES),
@@ -49,6 +49,7 @@ class Pair:
         score: confidence of the mask, or None.
         status: one of `scoring.STATUSES`, of the whole answer.
         groups: values that results are broken down by.
+        targets: of the record.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Pair:
     score: float | None
     status: str
     groups: Mapping[str, Any] = field(default_factory=dict)
+    targets: int = 1
 
 
 def read_pairs(path: Path) -> list[Pair]:

@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as coco
 
 from model import answering
 from model.answering import OK
 from model.language.answers import is_well_formed
 from model.masks import encode_mask, polygons_rle
-from utils.datasets.base import DatasetSpec, Sample, draw_target, ignored_pixels
+from utils.datasets.base import Sample, ScoringRules, draw_target, ignored_pixels
 from utils.evaluation.calibration import calibration
+from utils.evaluation.canvas import canvas_size, on_canvas
 from utils.evaluation.controls import NO_CONTROL
 from utils.evaluation.intervals import intervals
 from utils.evaluation.matching import match, within
@@ -28,7 +30,7 @@ QUESTION = "question"  # the unit of evaluation in which all masks of an answer 
 
 
 def score_records(
-    samples: Sequence[Sample], records: dict[str, Record], spec: DatasetSpec, unit: str
+    samples: Sequence[Sample], records: dict[str, Record], rules: ScoringRules
 ) -> list[tuple[MaskScore, Record | None, int | None]]:
     """The scored pairs of masks of a split, in its order: score, record and index of the predicted mask, None where
     there is none.
@@ -36,8 +38,7 @@ def score_records(
     Args:
         samples: the split.
         records: by `Sample.key`; a sample without one is scored as answered with nothing.
-        spec: of the data set, for its matching.
-        unit: "target", or "question" where the masks of an answer, and its targets, count as their union.
+        rules: how they are scored.
 
     Raises:
         UserError: a mask has another size than its picture.
@@ -53,62 +54,61 @@ def score_records(
                     f"record {sample.key!r}: masks[{i}] has {width}x{height} pixels, its picture {wide}x{tall}; "
                     "predict in the picture's own size"
                 )
-        scored += [(score, record, mask) for score, mask in score_answer(sample, masks, record, spec.matching, unit)]
+        scored += [(score, record, mask) for score, mask in score_answer(sample, masks, record, rules)]
     return scored
 
 
 def score_answer(
-    sample: Sample, masks: list[dict], record: Record | None, matching: str, unit: str
+    sample: Sample, masks: list[dict], record: Record | None, rules: ScoringRules
 ) -> list[tuple[MaskScore, int | None]]:
     """The scores of one answer, each with the index of its predicted mask.
 
-    Pixels of the ignore region are taken off first: masks are matched by what is counted.
+    Pixels of the ignore region are taken off first, and masks are brought to the canvas: they are matched by what is
+    counted.
     """
-    targets = target_rles(sample)
+    targets = target_rles(sample, rules.covered_once)
     if sample.ignore is not None:
         counted = encode_mask(~ignored_pixels(sample, *sample.size))
         masks, targets = within(masks, counted), within(targets, counted)
     scores = None if record is None else record["scores"]
-    if unit == QUESTION or not targets:  # where nothing is to be marked, whatever is marked counts once
+    if rules.unit == QUESTION or not targets:  # where nothing is to be marked, whatever is marked counts once
         masks, targets = ([coco.merge(side)] if side else [] for side in (masks, targets))
         scores = [max(scores)] if scores else None
-    if not masks and not targets:
-        return [(_score(sample, None, None, None, None), None)]
-    pairs = match(masks, targets, matching)
-    return [
-        (
-            _score(
-                sample,
-                t,
-                None if m is None else masks[m],
-                None if t is None else targets[t],
-                scores[m] if scores and m is not None else None,
-            ),
-            m,
-        )
-        for m, t in pairs
-    ]
+    masks, targets = (on_canvas(side, rules.canvas) for side in (masks, targets))
+    # a pair of nothing with nothing where there is nothing to mark and nothing is
+    pairs = match(masks, targets, rules.matching) or [(None, None)]
+    return [(_score(sample, rules, (m, masks), (t, targets), scores), m) for m, t in pairs]
 
 
 def _score(
-    sample: Sample, target: int | None, mask: dict | None, truth: dict | None, confidence: float | None
+    sample: Sample,
+    rules: ScoringRules,
+    predicted: tuple[int | None, list[dict]],
+    target: tuple[int | None, list[dict]],
+    scores: list[float] | None,
 ) -> MaskScore:
-    """The score of a pair, of which either side may be missing; both are where there is nothing to mark and nothing is.
+    """The score of a pair, of which either side may be missing: the number of each, and those that it is one of.
 
     Where there is no target at all an empty mask is right.
     """
+    (m, masks), (t, targets) = predicted, target
+    mask, truth = None if m is None else masks[m], None if t is None else targets[t]
     intersection, union, area = overlap(mask, truth)
+    height, width = canvas_size(sample.size, rules.canvas)
     return MaskScore(
         index=sample.index,
-        target=-1 if target is None else target,
+        target=-1 if t is None else t,
         intersection=intersection,
         union=union,
         area=area,
-        pixels=sample.size[0] * sample.size[1],
+        pixels=height * width,
         groups=sample.groups,
         picture=shown_name("/".join(sample.image_path.parts[-2:])),
         matched=(mask is None) == (truth is None) or not sample.targets,
-        confidence=confidence,
+        confidence=scores[m] if scores and m is not None else None,
+        predicted=mask is not None,
+        targets=len(sample.targets),
+        empty_iou=rules.empty_iou if sample.targets else 1.0,
     )
 
 
@@ -119,15 +119,23 @@ def overlap(mask: dict | None, truth: dict | None) -> tuple[int, int, int]:
     return both, sum(areas) - both, areas[1]
 
 
-def target_rles(sample: Sample) -> list[dict]:
-    """The targets as run lengths in the picture's size; the ignore region is not taken off."""
-    frame = sample.height, sample.width
-    return [
-        encode_mask(draw_target(sample, target, *sample.size))
-        if isinstance(target, dict)
-        else polygons_rle(target, frame, sample.size)
-        for target in sample.targets
-    ]
+def target_rles(sample: Sample, covered_once: bool = False) -> list[dict]:
+    """The targets as run lengths in the picture's size; the ignore region is not taken off.
+
+    Args:
+        sample: whose targets they are.
+        covered_once: leave out what several polygons of a target cover.
+    """
+    frame, found = (sample.height, sample.width), []
+    for target in sample.targets:
+        if isinstance(target, dict):
+            found.append(encode_mask(draw_target(sample, target, *sample.size)))
+        elif covered_once and len(target) > 1:
+            each = [coco.decode(polygons_rle((polygon,), frame, sample.size)) for polygon in target]
+            found.append(encode_mask(np.sum(each, axis=0) == 1))
+        else:
+            found.append(polygons_rle(target, frame, sample.size))
+    return found
 
 
 def answer_status(sample: Sample, record: Record | None, unit: str) -> str:
@@ -152,37 +160,38 @@ def count_answers(samples: Sequence[Sample], records: dict[str, Record], unit: s
 
 
 def score_predictions(
-    samples: Sequence[Sample], records: Records, spec: DatasetSpec, unit: str, reasoned: bool = False
+    samples: Sequence[Sample], records: Records, rules: ScoringRules, groups: Iterable[str], reasoned: bool = False
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The scores of metrics.json, and the lines of scores.jsonl.
 
     Args:
         samples: the split.
         records: by control and key; that of no control is scored in full.
-        spec: of the data set.
-        unit: as for `score_records`.
+        rules: how they are scored.
+        groups: names of `Sample.groups` that scores are broken down by.
         reasoned: whether answers should hold reasoning, so that malformed ones are counted.
     """
     found, lines = {}, []
     for control, of_control in records.items():
-        scored = score_records(samples, of_control, spec, unit)
+        scored = score_records(samples, of_control, rules)
         scores = [score for score, _, _ in scored]
-        found[control] = breakdowns(scores, spec, with_intervals)
+        found[control] = breakdowns(scores, rules, groups, with_intervals)
         if control == NO_CONTROL:
             found[control]["calibration"] = calibration(scores)
         by_index = {sample.index: sample for sample in samples}
-        lines += [score_line(by_index[one[0].index], control, *one, unit) for one in scored]
+        lines += [score_line(by_index[one[0].index], control, *one, rules.unit) for one in scored]
     metrics = found.pop(NO_CONTROL)
-    metrics["answers"] = count_answers(samples, records[NO_CONTROL], unit, reasoned)
+    metrics["answers"] = count_answers(samples, records[NO_CONTROL], rules.unit, reasoned)
     if found:
         metrics["controls"] = found
     return metrics, lines
 
 
 def with_intervals(scores: list[MaskScore], metrics: Iterable[str]) -> dict[str, Any]:
-    """A summary with the 95 % interval of each metric."""
+    """A summary with the 95 % interval of each metric that counts anything."""
     summary = summarise(scores, metrics)
-    return summary | {f"{name}_interval": found for name, found in intervals(scores, metrics).items()}
+    counted = [name for name in metrics if summary[name] is not None]
+    return summary | {f"{name}_interval": found for name, found in intervals(scores, counted).items()}
 
 
 def score_line(
@@ -193,6 +202,7 @@ def score_line(
         "id": sample.key,
         "picture": score.picture,
         "target": None if score.target < 0 else score.target,
+        "targets": score.targets,
         "mask": mask,
         "merged": unit == QUESTION or not sample.targets,
         "iou": score.iou,

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from utils.cli.train_options import TrainArgs
 from utils.datasets.base import Sample
 from utils.datasets.sources import LoadedSource, Source
 from utils.evaluation.finish import check_finite
-from utils.evaluation.metrics import breakdowns
+from utils.evaluation.metrics import breakdowns, metric_names
 from utils.evaluation.predict import Loading, predict
 from utils.evaluation.predictions import Record
 from utils.evaluation.protocols import FORCED, GIVEN_REASONING, NO_REASONING, Protocol
@@ -303,9 +303,11 @@ class Run:
         """
         check_finite(f"{self.run_dir}, step {self.progress.step}", records)
         spec = part.source.spec
-        unit = QUESTION if self.engine.module.config.single_target else spec.unit
-        scored = score_records(part.samples, {one["id"]: one for one in records}, spec, unit)
-        return breakdowns([score for score, _, _ in scored], spec)
+        rules = spec.scoring()
+        if self.engine.module.config.single_target:
+            rules = replace(rules, unit=QUESTION)
+        scored = score_records(part.samples, {one["id"]: one for one in records}, rules)
+        return breakdowns([score for score, _, _ in scored], rules, spec.group_titles)
 
     def save_scored(
         self, epoch: int, sources: list[Source], scored: list[tuple[dict, dict]], state: dict[str, torch.Tensor]
@@ -318,9 +320,9 @@ class Run:
         for source, title, (scores, _) in zip(sources, titles, scored, strict=True):
             of = "" if single else f" on {title}"
             log.info("validation%s after epoch %d:\n%s", of, epoch + 1, table(scores, source.spec))
-            for name in source.spec.metrics:
+            for name in metric_names(scores["overall"]):
                 self.writer.add_scalar(f"val{'' if single else f'/{title}'}/{name}", scores["overall"][name], step)
-            firsts.append(scores["overall"][source.spec.metrics[0]])
+            firsts.append(scores["overall"][metric_names(scores["overall"])[0]])
         score = math.fsum(firsts) / len(firsts)
         if not single:
             log.info("mean over the validated sets after epoch %d: %.4f", epoch + 1, score)

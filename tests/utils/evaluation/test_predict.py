@@ -141,7 +141,7 @@ def test_right_masks_score_near_one_each_against_its_own_target(
 ) -> None:
     records = answers(tiny_model, tokenizer, samples, run=oracle(samples, 3))
     assert len(records) == len(samples) and {one["status"] for one in records} == {"ok"}
-    found = score_records(samples, {one["id"]: one for one in records}, SPEC, "target")
+    found = score_records(samples, {one["id"]: one for one in records}, SPEC.scoring())
     assert [(score.index, score.target) for score, _, _ in found] == [
         (i, k) for i, sample in enumerate(samples) for k in range(len(sample.targets))
     ]

@@ -18,7 +18,7 @@ from model.checkpoints.save import save_model
 from model.language.tokens import PixTokenizer
 from model.pixdlm import PixDLMForCausalLM
 from utils.cli.eval_options import EvalArgs
-from utils.datasets.base import DatasetSpec, Sample
+from utils.datasets.base import DatasetSpec, Sample, ScoringRules
 from utils.datasets.drseg import SPEC
 from utils.evaluation import results
 from utils.evaluation.controls import CONTROLS
@@ -81,7 +81,7 @@ def test_the_header_has_the_data_sets_rules(tiny_model: PixDLMForCausalLM, folde
     found = header(tiny_model, folder)
     assert {"matching": "order", "unit": "target"}.items() <= found["protocol"].items()
     assert found["data"]["records"] == 1
-    spec = DatasetSpec("roofs", ("all",), "", "", list, matching="hungarian", unit="question")
+    spec = DatasetSpec("roofs", ("all",), "", "", list, {"clean": ScoringRules(matching="hungarian", unit="question")})
     rules = header(tiny_model, folder, spec=spec)["protocol"]
     assert {"matching": "hungarian", "unit": "question"}.items() <= rules.items()
     tiny_model.config.single_target = True  # several targets are then their union, whatever the data set says

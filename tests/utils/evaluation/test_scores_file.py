@@ -12,7 +12,8 @@ from utils.evaluation.scores_file import Pair, read_pairs
 from utils.runtime.errors import UserError
 
 LINE = {
-    "id": "r0", "picture": "p", "target": 0, "mask": None, "merged": False, "iou": 0.25, "intersection": 5, "union": 20,
+    "id": "r0", "picture": "p", "target": 0, "targets": 1, "mask": None, "merged": False, "iou": 0.25,
+    "intersection": 5, "union": 20,
     "area": 10, "pixels": 100, "score": None, "status": "ok", "groups": {"altitude": 30},
 }  # fmt: skip
 LEFT_OUT = object()

@@ -11,7 +11,7 @@ import pytest
 
 from model.language.tokens import SEG_TOKENS
 from model.masks import IGNORE_LABEL, encode_mask
-from utils.datasets.base import DatasetSpec, Sample, target_masks
+from utils.datasets.base import Sample, ScoringRules, target_masks
 from utils.evaluation.metrics import mask_counts
 from utils.evaluation.scoring import (
     answer_status,
@@ -22,8 +22,8 @@ from utils.evaluation.scoring import (
 )
 from utils.runtime.errors import UserError
 
-SPEC = DatasetSpec("roofs", ("all",), "", "", list, group_titles={"region": "region"})
-HUNGARIAN = replace(SPEC, matching="hungarian")
+RULES, GROUPS = ScoringRules(), ("region",)
+HUNGARIAN, AS_ONE = ScoringRules(matching="hungarian"), ScoringRules(unit="question")
 HEIGHT, WIDTH = 6, 10
 
 
@@ -44,9 +44,9 @@ def record(*masks: dict[str, Any], scores: list[float] | None = None, **fields: 
     return {"masks": list(masks), "scores": scores, "status": "ok", "text": "", **fields}
 
 
-def counted(one: Sample, given: dict | None, spec: DatasetSpec = SPEC, unit: str = "target") -> list[tuple]:
+def counted(one: Sample, given: dict | None, rules: ScoringRules = RULES) -> list[tuple]:
     """Target, mask, intersection, union, area and matched of each pair."""
-    found = score_records([one], {} if given is None else {one.key: given}, spec, unit)
+    found = score_records([one], {} if given is None else {one.key: given}, rules)
     return [(s.target, mask, s.intersection, s.union, s.area, s.matched) for s, _, mask in found]
 
 
@@ -69,12 +69,12 @@ def test_masks_and_targets_that_are_left_over_score_zero() -> None:
     assert counted(one, record(box(0, 4), box(5, 7))) == [(0, 0, 4, 4, 4, True), (-1, 1, 0, 2, 0, False)]
     assert counted(two, record(box(0, 4))) == [(0, 0, 4, 4, 4, True), (1, None, 0, 3, 3, False)]
     assert counted(two, record()) == counted(two, None) == [(0, None, 0, 4, 4, False), (1, None, 0, 3, 3, False)]
-    empty = score_records([two], {two.key: record(box(0, 0), box(0, 0))}, SPEC, "target")
+    empty = score_records([two], {two.key: record(box(0, 0), box(0, 0))}, RULES)
     assert [score.iou for score, _, _ in empty] == [0, 0]
 
 
 def test_a_mask_that_is_left_over_is_wrong_even_if_it_is_empty() -> None:
-    found = score_records([sample(box(0, 4))], {"r0": record(box(0, 4), box(0, 0))}, SPEC, "target")
+    found = score_records([sample(box(0, 4))], {"r0": record(box(0, 4), box(0, 0))}, RULES)
     assert [round(score.iou, 4) for score, _, _ in found] == [1, 0]
 
 
@@ -86,26 +86,26 @@ def test_a_mask_that_is_left_over_is_wrong_even_if_it_is_empty() -> None:
 def test_where_nothing_is_to_be_marked_nothing_is_right_and_all_that_is_marked_counts_once(
     unit: str, masks: list[dict], iou: float, union: int
 ) -> None:
-    ((score, _, _),) = score_records([sample()], {"r0": record(*masks)}, SPEC, unit)
+    ((score, _, _),) = score_records([sample()], {"r0": record(*masks)}, replace(RULES, unit=unit))
     assert (score.iou, score.union, score.area, score.target) == (iou, union, 0, -1)
 
 
 def test_as_a_question_masks_and_targets_count_as_their_unions() -> None:
     two = sample(box(0, 4), box(6, 9))
-    found = score_records([two], {"r0": record(box(3, 7), box(6, 8), scores=[0.25, 0.75])}, SPEC, "question")
+    found = score_records([two], {"r0": record(box(3, 7), box(6, 8), scores=[0.25, 0.75])}, AS_ONE)
     ((score, _, mask),) = found
     assert (mask, score.target, score.intersection, score.union, score.area) == (0, 0, 3, 9, 7)
     assert score.confidence == 0.75
-    assert counted(two, record(), unit="question") == [(0, None, 0, 7, 7, False)]
+    assert counted(two, record(), AS_ONE) == [(0, None, 0, 7, 7, False)]
 
 
 def test_a_score_knows_its_record() -> None:
     two, given = sample(box(0, 4), box(6, 9), number=3), record(box(6, 10), box(0, 3), scores=[0.25, 0.75])
-    found = score_records([two], {"r3": given}, HUNGARIAN, "target")
+    found = score_records([two], {"r3": given}, HUNGARIAN)
     assert [(score.index, score.confidence) for score, _, _ in found] == [(3, 0.75), (3, 0.25)]
     for score, own, _ in found:
         assert own is given and (score.picture, score.pixels, score.groups) == ("folder/p3.jpg", 60, two.groups)
-    assert score_records([two], {"r3": {**given, "scores": None}}, SPEC, "target")[0][0].confidence is None
+    assert score_records([two], {"r3": {**given, "scores": None}}, RULES)[0][0].confidence is None
 
 
 def test_a_mask_of_another_size_is_told() -> None:
@@ -113,7 +113,7 @@ def test_a_mask_of_another_size_is_told() -> None:
     with pytest.raises(
         UserError, match=r"record 'r0': masks\[1\] has 11x6 pixels, its picture 10x6; predict in the pic"
     ):
-        score_records([sample(box(0, 4))], {"r0": record(box(0, 1), wide)}, SPEC, "target")
+        score_records([sample(box(0, 4))], {"r0": record(box(0, 1), wide)}, RULES)
 
 
 def test_a_picture_of_another_size_than_its_labels_is_scored_in_its_own() -> None:
@@ -162,7 +162,7 @@ def test_pixels_are_those_that_are_counted_in_drawn_masks(ignoring: bool, scale:
 
 def test_ignored_pixels_are_taken_off_the_union_of_several_targets_too() -> None:
     one = sample(box(0, 4), box(6, 9), ignore=box(3, 7))
-    assert counted(one, record(box(0, 10)), unit="question") == [(0, 0, 5, 6, 5, True)]
+    assert counted(one, record(box(0, 10)), AS_ONE) == [(0, 0, 5, 6, 5, True)]
 
 
 def test_masks_are_matched_by_the_pixels_that_are_counted() -> None:
@@ -222,7 +222,7 @@ def test_scores_by_hand_with_controls_and_lines() -> None:
         "none": {"r0": record(box(0, 3), scores=[0.8]), "r1": record(box(0, 2), box(7, 10), scores=[0.9, 0.7])},
         "blank-question": {"r0": record(box(2, 6)), "r1": record()},
     }
-    metrics, lines = score_predictions(samples, records, SPEC, "target")
+    metrics, lines = score_predictions(samples, records, RULES, GROUPS)
     # IoUs: 3/4; 2/2 and 2/4
     assert metrics["overall"]["giou"] == pytest.approx((3 / 4 + 1 + 2 / 4) / 3, abs=1e-5)
     assert metrics["overall"]["ciou"] == 7 / 10 and metrics["overall"]["count"] == 3
@@ -234,7 +234,15 @@ def test_scores_by_hand_with_controls_and_lines() -> None:
     assert blank["overall"]["giou"] == pytest.approx(2 / 6 / 3, abs=1e-5) and "calibration" not in blank
     assert len(lines) == 6 and [line["control"] for line in lines if "control" in line] == ["blank-question"] * 3
     assert lines[2] == {
-        **{"id": "r1", "picture": "folder/p1.jpg", "target": 1, "mask": 1, "merged": False, "iou": 2 / (4 + 1e-5)},
+        **{
+            "id": "r1",
+            "picture": "folder/p1.jpg",
+            "target": 1,
+            "targets": 2,
+            "mask": 1,
+            "merged": False,
+            "iou": 2 / (4 + 1e-5),
+        },
         **{"intersection": 2, "union": 4, "area": 3, "pixels": 60, "score": 0.7, "status": "ok"},
         "groups": {"region": "south"},
     }
@@ -247,9 +255,36 @@ def test_scores_by_hand_with_controls_and_lines() -> None:
 
 
 def test_lines_tell_what_was_merged_and_what_has_no_target() -> None:
-    _, lines = score_predictions([sample(box(0, 2), box(6, 9))], {"none": {"r0": record(box(0, 2))}}, SPEC, "question")
+    _, lines = score_predictions([sample(box(0, 2), box(6, 9))], {"none": {"r0": record(box(0, 2))}}, AS_ONE, GROUPS)
     assert [(line["merged"], line["target"], line["mask"]) for line in lines] == [(True, 0, 0)]
-    _, lines = score_predictions([sample()], {"none": {"r0": record(box(0, 2), box(3, 4))}}, SPEC, "target")
+    _, lines = score_predictions([sample()], {"none": {"r0": record(box(0, 2), box(3, 4))}}, RULES, GROUPS)
     assert [(line["merged"], line["target"], line["mask"], line["union"]) for line in lines] == [(True, None, 0, 3)]
-    _, lines = score_predictions([sample(box(0, 2))], {"none": {}}, SPEC, "target")
+    _, lines = score_predictions([sample(box(0, 2))], {"none": {}}, RULES, GROUPS)
     assert [(line["status"], line["mask"], line["iou"]) for line in lines] == [("missing", None, 0)]
+
+
+def test_pixels_that_two_polygons_of_a_target_cover_are_left_out_where_the_rules_say_so() -> None:
+    """LAVT and LISA add up a target's polygons and take the pixels of value 1."""
+    left, right = (0.0, 0.0, 4.0, 0.0, 4.0, 2.0, 0.0, 2.0), (2.0, 0.0, 6.0, 0.0, 6.0, 2.0, 2.0, 2.0)
+    one = sample((left, right))  # 6 x 2 pixels, of which 2 x 2 twice
+    assert counted(one, record(box(0, 6, 0, 2))) == [(0, 0, 12, 12, 12, True)]
+    assert counted(one, record(box(0, 6, 0, 2)), ScoringRules(covered_once=True)) == [(0, 0, 8, 12, 8, True)]
+
+
+def test_masks_are_scored_on_the_canvas_of_the_rules() -> None:
+    """A mask of columns 0 and 3 alone has the same box as the target of columns 0 to 3."""
+    apart = encode_mask(np.array([[1, 0, 0, 1, *[0] * 6], *[[0] * 10] * 5], np.uint8))
+    assert counted(sample(box(0, 4)), record(apart)) == [(0, 0, 2, 4, 4, True)]
+    assert counted(sample(box(0, 4)), record(apart), ScoringRules(canvas="box")) == [(0, 0, 4, 4, 4, True)]
+    half = sample(box(0, 5, 0, HEIGHT))
+    ((score, *_),) = score_records([half], {"r0": record(box(0, 5))}, ScoringRules(canvas="square480"))
+    assert (score.intersection, score.union, score.area, score.pixels) == (240 * 80, 240 * 480, 240 * 480, 480 * 480)
+
+
+def test_two_empty_masks_are_worth_what_the_rules_say_but_where_no_target_is_they_are_right() -> None:
+    empty = encode_mask(np.zeros((HEIGHT, WIDTH), np.uint8))
+    for rules, expected in ((RULES, 1.0), (ScoringRules(empty_iou=0.0), 0.0)):
+        ((score, *_),) = score_records([sample(empty)], {"r0": record(empty)}, rules)
+        assert score.iou == expected
+        ((score, *_),) = score_records([sample()], {"r0": record()}, rules)
+        assert score.iou == 1.0

@@ -14,7 +14,7 @@ from typing import Any
 
 from model.masks import ANNOTATED, PREDICTED
 from utils.datasets.base import DatasetSpec, Sample
-from utils.evaluation.metrics import METRICS
+from utils.evaluation.metrics import METRICS, metric_names
 from utils.evaluation.report import page_facts, summary
 from utils.evaluation.report.charts import Chart, iou_histogram, reliability, size_chart
 from utils.evaluation.report.gallery import build_gallery
@@ -77,7 +77,7 @@ def _data_block(data: dict[str, Any]) -> str:
 def _page(runs: list[Run], spec: DatasetSpec, data: str, pictures: list[str]) -> str:
     style = _colours() + (HERE / "page.css").read_text(encoding="utf-8")
     script = (HERE / "page.js").read_text(encoding="utf-8")
-    paired = summary.comparison(runs)
+    paired, first = summary.comparison(runs), metric_names(runs[0].metrics["overall"])[0]
     return Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
         policy=f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'",
         style=style,
@@ -87,7 +87,7 @@ def _page(runs: list[Run], spec: DatasetSpec, data: str, pictures: list[str]) ->
         notes=_notes(runs),
         scores=summary.score_table(runs, spec, paired),
         how_compared=COMPARED if paired else "",
-        controls=_part(f"{METRICS[spec.metrics[0]].title} under controls", summary.control_table(runs, spec)),
+        controls=_part(f"{METRICS[first].title} under controls", summary.control_table(runs, spec)),
         kinds=summary.kind_table(runs),
         answers=summary.answer_table(runs),
         legend=_legend(runs),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from utils.datasets.base import CLEAN
 from utils.evaluation.compare import DATA, PROTOCOL
 from utils.evaluation.protocols import FORCED, GENERATE, GIVEN_REASONING, NO_REASONING, OWN_REASONING
 from utils.evaluation.report.runs import Run, object_of
@@ -53,6 +54,8 @@ def warnings(run: Run) -> list[str]:
         said.append(f"This evaluation {GIVEN_AWAY}: the model read the annotated reasoning before it marked anything.")
     if rules.get("neutral_fusion"):
         said.append("Neutral fusion: CLIP alone reaches the language model, so this is not the published model.")
+    if rules.get("metric", CLEAN) != CLEAN:
+        said.append(f"Scored by the rules {rules['metric']!r}. {rules.get('note') or ''}".strip())
     if rules.get("limit"):
         said.append(f"Only the first {rules['limit']:,} records were evaluated.")
     if skipped:

@@ -10,15 +10,16 @@ from typing import Any
 
 from utils.datasets.base import DatasetSpec
 from utils.evaluation.compare import compare, evaluation
-from utils.evaluation.metrics import METRICS, TARGET_SIZE
+from utils.evaluation.metrics import METRICS, TARGET_COUNT, TARGET_SIZE, metric_names
 from utils.evaluation.report.charts import share_bar
 from utils.evaluation.report.gallery import KINDS, kind_of
 from utils.evaluation.report.runs import SIDE_LETTERS, Run, object_of, side
-from utils.evaluation.report.words import ANSWER_TITLES, CONTROL_TITLES
+from utils.evaluation.report.words import ANSWER_TITLES, BREAKDOWN_TITLES, CONTROL_TITLES
 from utils.evaluation.scores_file import SCORES_FILE
 from utils.evaluation.scoring import STATUSES
 
-COMPARED_GROUPS = {"": "overall", TARGET_SIZE: "target size"}  # as `utils.evaluation.compare` calls them
+# As `utils.evaluation.compare` calls them.
+COMPARED_GROUPS = {"": "overall", TARGET_SIZE: "target size", TARGET_COUNT: "targets"}
 LEAST_P = 0.001  # shown as a number
 Comparison = dict[str, dict[str, dict[str, Any]]]
 
@@ -40,7 +41,7 @@ def score_table(runs: list[Run], spec: DatasetSpec, paired: Comparison | None = 
         spec: of their data set.
         paired: from `comparison`; without it differences have neither interval nor p-value.
     """
-    metrics = [name for name in spec.metrics if name in METRICS]
+    metrics = metric_names(runs[0].metrics["overall"])
     two, of_difference = len(runs) > 1, 2 if paired else 1
     top = ['<th scope="col" rowspan="2"></th>', '<th scope="col" rowspan="2" class="n">masks</th>']
     second = []
@@ -86,7 +87,7 @@ def control_table(runs: list[Run], spec: DatasetSpec) -> str:
     controls = list(dict.fromkeys(control for run in runs for control in _controls(run)))
     if len(runs) < 2 or not controls:
         return ""
-    name = spec.metrics[0]
+    name = metric_names(runs[0].metrics["overall"])[0]
     top, second = ['<th scope="col" rowspan="2"></th>'], []
     for control in controls:
         title = escape(CONTROL_TITLES.get(control, control))
@@ -116,7 +117,7 @@ def _controls(run: Run) -> list[str]:
 def _rows(metrics: list[dict], spec: DatasetSpec) -> Iterable[tuple[str, str, str | None]]:
     """(title, group, value) of each row of scores: overall, then a title row (value None) and values of each group."""
     yield "overall", "", None
-    for name, title in {TARGET_SIZE: "target size", **spec.group_titles}.items():
+    for name, title in (BREAKDOWN_TITLES | spec.group_titles).items():
         values = list(dict.fromkeys(value for one in metrics for value in object_of(one, f"by_{name}")))
         if values:
             yield title, name, None

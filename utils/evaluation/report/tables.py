@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from model.answering import OK
-from utils.datasets.base import DatasetSpec
-from utils.evaluation.metrics import METRICS, TARGET_SIZE
-from utils.evaluation.report.words import ANSWER_TITLES, SHORT_CONTROL_TITLES, decoding_words
+from utils.datasets.base import CLEAN, DatasetSpec
+from utils.evaluation.metrics import METRICS, metric_names
+from utils.evaluation.report.words import ANSWER_TITLES, BREAKDOWN_TITLES, SHORT_CONTROL_TITLES, decoding_words
 from utils.evaluation.scoring import MISSING, STATUSES
 
 LABEL, COUNT, VALUE, INTERVAL, CONTROL = 28, 7, 9, 16, 10  # widths of columns
@@ -25,6 +25,9 @@ def heading(metrics: dict[str, Any]) -> str:
         told.append(f"{answers['malformed']} not of the form <think>…</think><answer>…</answer>[SEG]…")
     if told:
         lines.append(f"answers: {', '.join(told)}, of {answers['records']}")
+    if protocol.get("metric", CLEAN) != CLEAN:
+        note = f": {protocol['note']}" if protocol.get("note") else ""
+        lines.append(f"metric {protocol['metric']}{note}")
     return "\n".join(lines)
 
 
@@ -59,35 +62,36 @@ def table(metrics: dict[str, Any], spec: DatasetSpec) -> str:
     """Scores as aligned text: in each row the count, the data set's metrics with 95 % intervals where there are some,
     and the first metric under each control."""
     controls = metrics.get("controls", {})
-    titles = {TARGET_SIZE: "target size", **spec.group_titles}
-    lines = [_title_row(metrics["overall"], spec, controls)]
-    lines.append(_row("overall", metrics["overall"], [one["overall"] for one in controls.values()], spec))
+    titles, names = BREAKDOWN_TITLES | spec.group_titles, metric_names(metrics["overall"])
+    lines = [_title_row(metrics["overall"], names, controls)]
+    lines.append(_row("overall", metrics["overall"], [one["overall"] for one in controls.values()], names))
     for name, title in titles.items():
         groups = metrics.get(f"by_{name}", {})
         if groups:
             lines.append(title)
         for value, summary in groups.items():
             under = [one.get(f"by_{name}", {}).get(value) for one in controls.values()]
-            lines.append(_row(f"  {value}", summary, under, spec))
+            lines.append(_row(f"  {value}", summary, under, names))
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _title_row(overall: dict[str, Any], spec: DatasetSpec, controls: dict[str, Any]) -> str:
+def _title_row(overall: dict[str, Any], names: list[str], controls: dict[str, Any]) -> str:
     line = f"{'':<{LABEL}}{'count':>{COUNT}}"
-    for name in spec.metrics:
+    for name in names:
         line += f"{METRICS[name].title:>{VALUE}}"
         if f"{name}_interval" in overall:
             line += f"{'95 %':^{INTERVAL}}"
     return line + "".join(f"{SHORT_CONTROL_TITLES[control]:>{CONTROL}}" for control in controls)
 
 
-def _row(label: str, summary: dict[str, Any], under: list[dict[str, Any] | None], spec: DatasetSpec) -> str:
+def _row(label: str, summary: dict[str, Any], under: list[dict[str, Any] | None], names: list[str]) -> str:
+    with_intervals = any(name.endswith("_interval") for name in summary)
     line = f"{label:<{LABEL}}{summary['count']:>{COUNT}}"
-    for name in spec.metrics:
-        line += f"{summary[name]:>{VALUE}.4f}"
-        if f"{name}_interval" in summary:
-            interval = summary[f"{name}_interval"]
+    for name in names:
+        line += f"{summary[name]:>{VALUE}.4f}" if summary[name] is not None else f"{'–':>{VALUE}}"
+        if with_intervals:
+            interval = summary.get(f"{name}_interval")
             line += f"{'[{:.3f}, {:.3f}]'.format(*interval) if interval else '':^{INTERVAL}}"
     for one in under:
-        line += f"{one[spec.metrics[0]]:>{CONTROL}.4f}" if one else " " * CONTROL
+        line += f"{one[names[0]]:>{CONTROL}.4f}" if one else " " * CONTROL
     return line

@@ -6,6 +6,7 @@ from typing import Any
 
 from model.answering import BROKEN, NO_SEG, OK
 from utils.evaluation.controls import BLANK_QUESTION, SHUFFLED_QUESTIONS, SWAPPED_IMAGES
+from utils.evaluation.metrics import TARGET_COUNT, TARGET_SIZE
 from utils.evaluation.scoring import MISSING, WRONG_COUNT
 
 CONTROL_TITLES = {
@@ -15,6 +16,7 @@ CONTROL_TITLES = {
 }
 # For columns of text, ten characters wide.
 SHORT_CONTROL_TITLES = {SHUFFLED_QUESTIONS: "shuffled", SWAPPED_IMAGES: "swapped", BLANK_QUESTION: "blank"}
+BREAKDOWN_TITLES = {TARGET_SIZE: "target size", TARGET_COUNT: "targets a question"}  # beside a data set's groups
 ANSWER_TITLES = {
     OK: "as asked for",
     NO_SEG: "without [SEG]",
