@@ -57,7 +57,7 @@ def test_an_empty_union_is_a_hit_that_ciou_does_not_see() -> None:
         "ciou": 0.25,
     }
     assert summarise([score(0, 0)]) == {"count": 1, "giou": 1.0, "ciou": 1.0}
-    assert summarise([]) == {"count": 0, "giou": 0.0, "ciou": 0.0}
+    assert summarise([]) == {"count": 0, "giou": None, "ciou": None}
 
 
 def test_the_order_does_not_show_in_any_digit() -> None:
@@ -165,7 +165,7 @@ def test_an_answer_is_correct_where_foreground_and_background_are_on_the_mean() 
 
 def test_no_target_metrics_are_told_where_such_questions_are_asked() -> None:
     rules = ScoringRules(("giou", "n_acc", "t_acc"))
-    asked = [score(1, 2), score(0, 0, target=-1, area=0, targets=0, index=1)]
+    asked = [score(1, 2, area=2), score(0, 0, target=-1, area=0, targets=0, index=1)]
     found = breakdowns(asked, rules, ())
     assert found["overall"] == {"count": 2, "giou": pytest.approx(0.75, abs=1e-4), "n_acc": 1.0, "t_acc": 1.0}
     assert found["by_target_count"]["0"] == {"count": 1, "giou": 1.0, "n_acc": 1.0, "t_acc": None}
