@@ -96,3 +96,14 @@ def crossing_polygons(where: str, targets: tuple[tuple[Polygon, ...], ...]) -> l
         for p, polygon in enumerate(target)
         if crosses_itself(polygon)
     ]
+
+
+def checked_picture_name(where: str, field: str, name: Any) -> str:
+    """The name of a picture, to be looked for in one folder and nowhere else.
+
+    Raises:
+        BadRecord: it is none.
+    """
+    if not isinstance(name, str) or not name or "/" in name or "\0" in name or name.startswith("."):
+        raise BadRecord(f"{where}: {field} is {shortened(name)}, expected the name of a picture")
+    return name

@@ -16,12 +16,15 @@ from utils.datasets.reading import Reading
 from utils.runtime.errors import UserError
 from utils.runtime.paths import is_folder
 
-DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in (
-    drseg.SPEC,
-    geopixeld.SPEC,
-    grandf.SPEC,
-    vrsbench.SPEC,
-)}
+DATASETS: dict[str, DatasetSpec] = {
+    spec.name: spec
+    for spec in (
+        drseg.SPEC,
+        geopixeld.SPEC,
+        grandf.SPEC,
+        vrsbench.SPEC,
+    )
+}
 
 
 def dataset_spec(name: str) -> DatasetSpec:

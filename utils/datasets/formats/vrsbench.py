@@ -22,7 +22,7 @@ from typing import Any
 
 from model.masks import Polygon
 from utils.datasets.base import CLEAN, OFFICIAL, BadRecord, DatasetSpec, Sample, ScoringRules
-from utils.datasets.checks import checked_question_text, shortened, without_none
+from utils.datasets.checks import checked_picture_name, checked_question_text, shortened, without_none
 from utils.datasets.layout import missing_part
 from utils.datasets.reading import Photograph, Reading, SplitReader
 from utils.runtime.errors import UserError
@@ -69,7 +69,9 @@ def _load_evaluation(root: Path, reading: Reading, skipped: list[str] | None) ->
             if not isinstance(item, dict) or type(item.get("question_id")) is not int:
                 raise BadRecord(f"{file}: item {position} is {shortened(item)}, expected an object with a question_id")
             where = f"{file}: item {position} (question_id {item['question_id']})"
-            photograph = boxes.reader.photograph(where, _picture(where, root / "Images_val", item, "image_id"), None)
+            photograph = boxes.reader.photograph(
+                where, root / "Images_val" / checked_picture_name(where, "image_id", item.get("image_id")), None
+            )
             box = _evaluation_box(where, item, boxes)
             groups = _groups(item.get("unique"), item.get("size_group"))
             key = str(item["question_id"])
@@ -87,7 +89,7 @@ def _load_annotations(root: Path, reading: Reading, skipped: list[str] | None) -
         where = f"{folder}: {file.name}"
         with boxes.reader.record():
             annotation = _annotation(where, file)
-            picture = _picture(where, root / "Images_train", annotation, "image")
+            picture = root / "Images_train" / checked_picture_name(where, "image", annotation["image"])
             photograph = boxes.reader.photograph(where, picture, None)
             for i, one in enumerate(annotation["objects"]):
                 named = f"{where}, object {i}"
@@ -206,13 +208,6 @@ def _upright_box(values: list[float]) -> Box:
 def _groups(unique: Any, size: Any) -> dict[str, str]:
     known = {True: "unique", False: "non-unique"}.get(unique) if isinstance(unique, bool) else None
     return without_none(unique=known, size_group=size.strip().lower() or None if isinstance(size, str) else None)
-
-
-def _picture(where: str, folder: Path, record: dict[str, Any], field: str) -> Path:
-    name = record.get(field)
-    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
-        raise BadRecord(f"{where}: {field} is {shortened(name)}, expected the name of a picture in {folder}")
-    return folder / name
 
 
 def _annotation(where: str, file: Path) -> dict[str, Any]:
