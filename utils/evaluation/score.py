@@ -16,6 +16,7 @@ from typing import Any
 from utils.datasets.base import DatasetSpec, Sample
 from utils.datasets.registry import dataset_spec, load_dataset
 from utils.evaluation.controls import NO_CONTROL
+from utils.evaluation.grounded import add_grounded
 from utils.evaluation.predictions import Record, Records, read_predictions
 from utils.evaluation.protocols import OWN_REASONING
 from utils.evaluation.report.tables import heading, table
@@ -159,7 +160,8 @@ def main() -> None:
     data = data_facts(spec.name, split, samples, named.get("skipped", skipped))
     data["unasked"] = list(named.get("unasked", ()))
     metrics, lines = scored(header, records, samples, data, spec, args.allow_missing)
-    print_result(f"{heading(metrics)}\n{table(metrics, spec)}")
+    grounded = add_grounded(metrics, samples, records, spec)
+    print_result(f"{heading(metrics)}\n{table(metrics, spec)}{grounded}")
     out = make_output_folder(args.out or args.predictions.parent)
     write_results(out, metrics, lines)
     log.info("written to %s", out)

@@ -96,7 +96,11 @@ def _load_evaluation(root: Path, split: str, reading: Reading, skipped: list[str
     """Of the two COCO files; an image of the caption file is a description."""
     files = [_label_file(root, "val_test", f"{split}_gcg_coco_{kind}_gt.json") for kind in ("caption", "mask")]
     captions, masks = (_coco_lists(file, read_json(file, strict=False)) for file in files)
-    of_image = {one["id"]: one["annotations"] for one in joined(captions[0], masks[1]) if isinstance(one, dict) and is_id(one.get("id"))}
+    of_image = {
+        one["id"]: one["annotations"]
+        for one in joined(captions[0], masks[1])
+        if isinstance(one, dict) and is_id(one.get("id"))
+    }
     reader = SplitReader(files[0], reading, skipped)
     folder = _picture_folder(root, "GranDf_HA_images/val_test")
     for position, image in enumerate(joined(*captions)):

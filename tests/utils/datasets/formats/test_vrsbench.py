@@ -39,9 +39,7 @@ def test_the_box_is_that_of_the_corners_and_is_drawn_in_whole(tmp_path: Path) ->
     assert (second.key, second.index, second.groups) == ("7", 1, {"unique": "non-unique"})
 
 
-def test_where_corners_are_of_another_box_ground_truth_counts(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_where_corners_are_of_another_box_ground_truth_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = root_of(tmp_path, item(ground_truth="{<50><10><75><50>}"))
     with caplog.at_level(logging.WARNING):
         (one,) = load_dataset(root, "val", "vrsbench")
@@ -102,7 +100,9 @@ def test_training_asks_for_every_object_that_has_a_sentence(tmp_path: Path, capl
     assert second.targets[0][0] == (20.0, 0.0, 40.0, 0.0, 40.0, 30.0, 20.0, 30.0)
     assert first.groups == {"unique": "unique", "size_group": "small"} and second.groups == {"unique": "non-unique"}
     assert "1 objects have no sentence" in caplog.text
-    write_labels(tmp_path / "Annotations_train" / "P2.json", {**annotation, "objects": [{**objects[2], "obj_coord": 1}]})
+    write_labels(
+        tmp_path / "Annotations_train" / "P2.json", {**annotation, "objects": [{**objects[2], "obj_coord": 1}]}
+    )
     with pytest.raises(BadRecord, match="P2.json, object 0: obj_coord is 1, expected x1, y1, x2, y2"):
         load_dataset(tmp_path, "train", "vrsbench")
 
@@ -110,7 +110,9 @@ def test_training_asks_for_every_object_that_has_a_sentence(tmp_path: Path, capl
 @pytest.mark.parametrize(("split", "wanted"), [("val", "VRSBench_EVAL_referring.json"), ("train", "Annotations_train")])
 def test_missing_labels_are_told_with_the_layout(tmp_path: Path, split: str, wanted: str) -> None:
     draw_picture(tmp_path / "Images_val" / "P0003_0002.png")
-    with pytest.raises(UserError, match=f"{wanted}.*: missing; expected is\n.*\n.*\n.*\n.*\nand in .*: Images_val. The"):
+    with pytest.raises(
+        UserError, match=f"{wanted}.*: missing; expected is\n.*\n.*\n.*\n.*\nand in .*: Images_val. The"
+    ):
         load_dataset(tmp_path, split, "vrsbench")
 
 
