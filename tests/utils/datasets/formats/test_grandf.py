@@ -133,6 +133,7 @@ def test_flickr_passes_by_what_glamm_passes_by(tmp_path: Path) -> None:
         {**marked, "id": 5, "bbox": [40, 0, 10, 10]},
         {**marked, "id": 6, "area": 0},
         {**marked, "id": 7, "image_id": 6},
+        {**marked, "id": 8, "image_id": 8},
     ]
     images = [image, {**image, "id": 6, "caption": "A dog"}, {**image, "id": 8, "height": 31}]
     write_labels(tmp_path / TRAIN / "flickr_mergedGT_GCG_val.json", {"images": images, "annotations": annotations})

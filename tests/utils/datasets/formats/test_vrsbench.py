@@ -13,6 +13,7 @@ from utils.datasets.base import BadRecord, target_masks
 from utils.datasets.registry import dataset_spec, load_dataset
 from utils.runtime.errors import UserError
 
+NAME = "vrsbench"
 CORNERS = [0.25, 0.2, 0.5, 0.1, 0.625, 0.4, 0.375, 0.5]  # a turned box; upright 0.25 0.1 0.625 0.5
 
 
@@ -37,6 +38,12 @@ def test_the_box_is_that_of_the_corners_and_is_drawn_in_whole(tmp_path: Path) ->
     assert mask.sum() == 15 * 12 and mask[3:15, 10:25].all()
     assert first.groups == {"unique": "unique", "size_group": "small"}
     assert (second.key, second.index, second.groups) == ("7", 1, {"unique": "non-unique"})
+
+
+def test_corners_are_cut_off_at_the_rim_and_down_to_hundredths(tmp_path: Path) -> None:
+    corners = [-0.1, 0.1, 0.629, 0.1, 0.629, 1.2, -0.1, 1.2]  # 62 hundredths, not 63
+    (one,) = load_dataset(root_of(tmp_path, item(ground_truth="{<0><10><62><100>}", obj_corner=corners)), "val", NAME)
+    assert one.targets[0][0][:6] == pytest.approx((0, 3, 0.629 * 40, 3, 0.629 * 40, 30))
 
 
 def test_where_corners_are_of_another_box_ground_truth_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
