@@ -63,7 +63,7 @@ def checked_polygon(where: str, values: Any, frame: tuple[int, int]) -> Polygon:
     Raises:
         BadRecord: fewer than 3 points, no numbers, wholly outside the frame, or without area.
     """
-    if not isinstance(values, list) or len(values) % 2 or not all(type(v) in (int, float) for v in values):
+    if not isinstance(values, list) or len(values) % 2 or not set(map(type, values)) <= {int, float}:
         raise BadRecord(f"{where} is {shortened(values)}, expected a list of numbers x, y, x, y, …")
     if not all(abs(v) <= MAX_COORDINATE for v in values):  # nor is NaN
         raise BadRecord(f"{where} has a coordinate that is no pixel's")

@@ -12,6 +12,7 @@ docs/dataset.md; the conversations of GeoPixelD.json hold the same descriptions 
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +116,10 @@ def _target(where: str, group: Any, size: tuple[int, int], shared: dict[float, f
     polygons = []
     for i, points in enumerate(group):
         one = f"{where}, polygon {i}"
-        if not isinstance(points, list) or not all(isinstance(point, list) and len(point) == 2 for point in points):
+        if not isinstance(points, list) or set(map(type, points)) != {list} or set(map(len, points)) != {2}:
             raise BadRecord(f"{one} is {shortened(points)}, expected points [[x, y], …]")
-        polygon = checked_polygon(one, [value for point in points for value in point], size)
-        polygons.append(tuple(shared.setdefault(value, value) for value in polygon))
+        polygon = checked_polygon(one, list(chain.from_iterable(points)), size)
+        polygons.append(tuple(map(shared.setdefault, polygon, polygon)))
     return tuple(polygons)
 
 
