@@ -106,6 +106,7 @@ class ScoringRules:
     note: str = ""
 
 
+SEGMENTATION, GROUNDED = "segmentation", "grounded"  # what a data set asks for
 CLEAN, OFFICIAL = "clean", "official"  # rules that most data sets have; where they have one pair, both are the same
 
 
@@ -123,6 +124,8 @@ class DatasetSpec:
         rules: how it is scored, by what `--metric` calls that; "clean", the default, must be there.
         group_titles: title of each of `Sample.groups` in tables, in their order.
         no_target: whether questions without targets occur.
+        task: "segmentation", or "grounded" where the answer is a description whose phrases are marked
+            (`Sample.phrases`), which `utils.evaluation.grounded` scores besides.
     """
 
     name: str
@@ -133,6 +136,7 @@ class DatasetSpec:
     rules: Mapping[str, ScoringRules] = field(default_factory=lambda: {CLEAN: ScoringRules()})
     group_titles: Mapping[str, str] = field(default_factory=dict)
     no_target: bool = False
+    task: str = SEGMENTATION
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ def checked_polygon(where: str, values: Any, frame: tuple[int, int]) -> Polygon:
     Raises:
         BadRecord: fewer than 3 points, no numbers, wholly outside the frame, or without area.
     """
-    if not isinstance(values, list) or len(values) % 2 or not all(type(v) in (int, float) for v in values):
+    if not isinstance(values, list) or len(values) % 2 or not set(map(type, values)) <= {int, float}:
         raise BadRecord(f"{where} is {shortened(values)}, expected a list of numbers x, y, x, y, …")
     if not all(abs(v) <= MAX_COORDINATE for v in values):  # nor is NaN
         raise BadRecord(f"{where} has a coordinate that is no pixel's")
@@ -96,3 +96,14 @@ def crossing_polygons(where: str, targets: tuple[tuple[Polygon, ...], ...]) -> l
         for p, polygon in enumerate(target)
         if crosses_itself(polygon)
     ]
+
+
+def checked_picture_name(where: str, field: str, name: Any) -> str:
+    """The name of a picture, to be looked for in one folder and nowhere else.
+
+    Raises:
+        BadRecord: it is none.
+    """
+    if not isinstance(name, str) or not name or "/" in name or "\0" in name or name.startswith("."):
+        raise BadRecord(f"{where}: {field} is {shortened(name)}, expected the name of a picture")
+    return name

@@ -7,11 +7,24 @@ from pathlib import Path
 
 from utils.datasets import drseg
 from utils.datasets.base import DatasetSpec, Sample
+from utils.datasets.formats import (
+    geopixeld,
+    grandf,
+    vrsbench,
+)
 from utils.datasets.reading import Reading
 from utils.runtime.errors import UserError
 from utils.runtime.paths import is_folder
 
-DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in (drseg.SPEC,)}
+DATASETS: dict[str, DatasetSpec] = {
+    spec.name: spec
+    for spec in (
+        drseg.SPEC,
+        geopixeld.SPEC,
+        grandf.SPEC,
+        vrsbench.SPEC,
+    )
+}
 
 
 def dataset_spec(name: str) -> DatasetSpec:

@@ -27,7 +27,7 @@ from utils.runtime.paths import entries, is_file
 log = logging.getLogger(__name__)
 
 FILE, PARTIAL = "predictions.jsonl", "predictions.partial"
-Record = dict[str, Any]  # a line: id, question, text, status, masks, scores, control
+Record = dict[str, Any]  # a line: id, question, text, status, masks, scores, control, phrases where given
 Records = dict[str, dict[str, Record]]  # by control and id
 
 KINDS: dict[str, tuple[type, str]] = {
@@ -97,6 +97,12 @@ def checked_record(where: str, value: dict[str, Any]) -> Record:
     scores = record["scores"]
     if scores is not None and (len(scores) != len(record["masks"]) or not all(map(is_score, scores))):
         raise UserError(f"{where}: scores are {str(scores)[:60]}, expected a number from 0 to 1 for each mask")
+    if (phrases := value.get("phrases")) is not None:
+        if not isinstance(phrases, list) or not all(isinstance(phrase, str) for phrase in phrases):
+            raise UserError(f"{where}: phrases is {str(phrases)[:60]!r}, expected a list of a text for each mask")
+        if len(phrases) != len(record["masks"]):
+            raise UserError(f"{where}: {len(phrases)} phrases for {len(record['masks'])} masks, expected one for each")
+        record["phrases"] = phrases
     return record
 
 

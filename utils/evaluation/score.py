@@ -17,6 +17,7 @@ from typing import Any
 from utils.datasets.base import CLEAN, DatasetSpec, Sample
 from utils.datasets.registry import dataset_spec, load_dataset
 from utils.evaluation.controls import NO_CONTROL
+from utils.evaluation.grounded import add_grounded
 from utils.evaluation.header import UNITS
 from utils.evaluation.predictions import Record, Records, check_is_there, read_predictions
 from utils.evaluation.protocols import OWN_REASONING
@@ -223,7 +224,8 @@ def main() -> None:
     header = with_options(header, args)
     samples, data, spec = read_samples(args, header)
     metrics, lines = scored(header, records, samples, data, spec, args.allow_missing, args.metric)
-    print_result(f"{heading(metrics)}\n{table(metrics, spec)}")
+    grounded = add_grounded(metrics, samples, records, spec, args.metric)
+    print_result(f"{heading(metrics)}\n{table(metrics, spec)}{grounded}")
     write_results(out, metrics, lines)
     log.info("written to %s", out)
 

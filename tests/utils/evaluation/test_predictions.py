@@ -57,6 +57,16 @@ def test_a_file_is_read_by_control_and_id(write: Callable[..., Path]) -> None:
     assert found == {"none": {"a": record("a"), "b": record("b")}, "blank-question": {"a": blank}}
 
 
+def test_phrases_are_kept_where_they_are_given(write: Callable[..., Path]) -> None:
+    _, found = read_predictions(write(record("a", phrases=["a car"]), record("b", phrases=None)))
+    assert found["none"]["a"]["phrases"] == ["a car"] and "phrases" not in found["none"]["b"]
+    assert json.loads(line_of(found["none"]["a"]))["phrases"] == ["a car"]
+    with pytest.raises(UserError, match="line 1: 2 phrases for 1 masks, expected one for each"):
+        read_predictions(write(record("a", phrases=["a car", "a road"])))
+    with pytest.raises(UserError, match=r"line 1: phrases is .*, expected a list of a text for each mask"):
+        read_predictions(write(record("a", phrases=[3])))
+
+
 def test_id_question_and_masks_are_enough(write: Callable[..., Path]) -> None:
     header, found = read_predictions(write({"id": "a", "question": "?", "masks": [], "own": "field"}))
     assert header is None
