@@ -1,4 +1,4 @@
-"""Data sets by name. A new one is a file beside this one that holds a `DatasetSpec`, and a line here."""
+"""Data sets by name. A new one is a file in `formats` that holds a `DatasetSpec`, and a line here."""
 
 from __future__ import annotations
 
@@ -7,11 +7,24 @@ from pathlib import Path
 
 from utils.datasets import drseg
 from utils.datasets.base import DatasetSpec, Sample
+from utils.datasets.formats import (
+    grefcoco,
+    refcoco,
+    rrsis_d,
+)
 from utils.datasets.reading import Reading
 from utils.runtime.errors import UserError
 from utils.runtime.paths import is_folder
 
-DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in (drseg.SPEC,)}
+DATASETS: dict[str, DatasetSpec] = {
+    spec.name: spec
+    for spec in (
+        drseg.SPEC,
+        grefcoco.SPEC,
+        *refcoco.SPECS,
+        rrsis_d.SPEC,
+    )
+}
 
 
 def dataset_spec(name: str) -> DatasetSpec:
