@@ -30,6 +30,7 @@ from utils.datasets.formats.refer_labels import (
     Labels,
     ReferSet,
     belongs,
+    collector_paused,
     label_files,
     parsed,
     sentence_keys,
@@ -85,8 +86,9 @@ def load_refer(
         listed = ", ".join(f"{name} ({count:,})" for name, count in there.items())
         raise UserError(f"{file}: no ref of the split {split}; there are: {listed or 'none'}")
     reader = ReferReader(data, root / data.pictures, file, labels, reading, skipped)
-    for (position, ref), keys in zip(chosen, sentence_keys([ref for _, ref in chosen]), strict=True):
-        reader.add(position, ref, keys, resolve)
+    with collector_paused():
+        for (position, ref), keys in zip(chosen, sentence_keys([ref for _, ref in chosen]), strict=True):
+            reader.add(position, ref, keys, resolve)
     reader.tell(split, sum(len(sentences_of(ref)) for _, ref in chosen))
     return reader.split.finish()
 

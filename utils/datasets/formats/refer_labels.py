@@ -7,9 +7,11 @@ in the oldest sets; plain values alone are read) or as JSON. `instances.json` ho
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,7 +91,8 @@ def parsed(refs_file: Path, instances_file: Path) -> Labels:
     stats = [(str(path.absolute()), path.stat()) for path in (refs_file, instances_file)]
     key = tuple((path, stat.st_mtime_ns, stat.st_size) for path, stat in stats)
     if key not in _PARSED:
-        labels = parse_labels(refs_file, instances_file)
+        with collector_paused():
+            labels = parse_labels(refs_file, instances_file)
         for old in [one for one in _PARSED if [part[0] for part in one] == [part[0] for part in key]]:
             del _PARSED[old]
         while len(_PARSED) >= KEPT:
@@ -105,7 +108,9 @@ def parse_labels(refs_file: Path, instances_file: Path) -> Labels:
     Raises:
         UserError: a file may not be read, or holds something else.
     """
-    # What is odd in a record is that record's fault, so that JSON is not read strictly.
+    # What is odd in a record is that record's fault, so that JSON is not read strictly. The larger file comes first,
+    # while there is nothing else in memory.
+    instances = read_json(instances_file, strict=False)
     refs = read_json(refs_file, strict=False) if refs_file.suffix == ".json" else read_plain_pickle(refs_file)
     if not isinstance(refs, list):
         raise UserError(f"{refs_file}: holds a {type(refs).__name__}, expected a list of refs")
@@ -115,7 +120,6 @@ def parse_labels(refs_file: Path, instances_file: Path) -> Labels:
             if isinstance(sentence, dict):
                 sentence.pop("tokens", None)
         named.update(ids_of(ref))
-    instances = read_json(instances_file, strict=False)
     tables = []
     for name in ("images", "annotations", "categories"):
         records = instances.get(name) if isinstance(instances, dict) else None
@@ -123,6 +127,18 @@ def parse_labels(refs_file: Path, instances_file: Path) -> Labels:
             raise UserError(f"{instances_file}: no list {name!r} in it; COCO's layout is expected")
         tables.append(by_id(instances_file, name, records, named if name == "annotations" else None))
     return Labels(refs, *tables)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Without Python's search for circles, of which labels have none: it takes as long as the parsing itself."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def by_id(file: Path, name: str, records: list[Any], named: set[int | str] | None) -> dict[int | str, Any]:
