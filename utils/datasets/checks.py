@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isnan
+from operator import mul, sub
 from typing import Any
 
 from pycocotools import mask as coco
@@ -11,6 +13,7 @@ from model.masks import Polygon, polygons_rle
 from utils.datasets.base import BadRecord
 from utils.datasets.crossings import crosses_itself
 
+NUMBERS = frozenset((int, float))  # not bool, which isinstance would let pass
 MAX_COORDINATE = 1e6  # pixels; beyond any photograph, and pycocotools would draw all the way there
 
 
@@ -63,16 +66,18 @@ def checked_polygon(where: str, values: Any, frame: tuple[int, int]) -> Polygon:
     Raises:
         BadRecord: fewer than 3 points, no numbers, wholly outside the frame, or without area.
     """
-    if not isinstance(values, list) or len(values) % 2 or not set(map(type, values)) <= {int, float}:
+    # Written with what runs over a list in C: sets have millions of coordinates.
+    if not isinstance(values, list) or len(values) % 2 or not NUMBERS.issuperset(map(type, values)):
         raise BadRecord(f"{where} is {shortened(values)}, expected a list of numbers x, y, x, y, …")
-    if not all(abs(v) <= MAX_COORDINATE for v in values):  # nor is NaN
+    # `max` may pass over NaN, a sum does not.
+    if values and not (max(map(abs, values)) <= MAX_COORDINATE and not isnan(sum(values))):
         raise BadRecord(f"{where} has a coordinate that is no pixel's")
     if len(values) < 6:
         raise BadRecord(f"{where} has {len(values) // 2} points; a polygon needs 3")
     xs, ys = values[0::2], values[1::2]
     if max(xs) <= 0 or max(ys) <= 0 or min(xs) >= frame[1] or min(ys) >= frame[0]:
         raise BadRecord(f"{where} lies wholly outside the frame of {frame[1]}x{frame[0]}")
-    polygon = tuple(float(value) for value in values)
+    polygon = tuple(map(float, values))
     empty = abs(signed_area(values)) < 1e-6 and not crosses_itself(polygon)
     if empty and not coco.area(polygons_rle((polygon,), frame, frame)):
         raise BadRecord(f"{where} has no area")
@@ -85,7 +90,8 @@ def signed_area(polygon: list[float]) -> float:
     Parts of one that crosses itself may cancel each other.
     """
     xs, ys = polygon[0::2], polygon[1::2]
-    return sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs))) / 2
+    before_xs, before_ys = xs[-1:] + xs[:-1], ys[-1:] + ys[:-1]
+    return sum(map(sub, map(mul, before_xs, ys), map(mul, xs, before_ys))) / 2
 
 
 def crossing_polygons(where: str, targets: tuple[tuple[Polygon, ...], ...]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Data sets by name. A new one is a file beside this one that holds a `DatasetSpec`, and a line here."""
+"""Data sets by name. A new one is a file in `formats` that holds a `DatasetSpec`, and a line here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from utils.datasets.base import DatasetSpec, Sample
 from utils.datasets.formats import (
     geopixeld,
     grandf,
+    grefcoco,
+    refcoco,
+    rrsis_d,
     vrsbench,
 )
 from utils.datasets.reading import Reading
@@ -23,6 +26,9 @@ DATASETS: dict[str, DatasetSpec] = {
         geopixeld.SPEC,
         grandf.SPEC,
         vrsbench.SPEC,
+        grefcoco.SPEC,
+        *refcoco.SPECS,
+        rrsis_d.SPEC,
     )
 }
 

@@ -1,54 +1,56 @@
-"""COCO run lengths as label files hold them, checked before pycocotools reads them: it trusts what it is given."""
+"""Targets that label files hold as COCO run lengths (RLE)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from pycocotools import mask as coco
 
+from model.masks import pixels_of
 from utils.datasets.base import BadRecord
 from utils.datasets.checks import checked_frame, shortened
 
 
-def checked_rle(where: str, value: Any) -> dict[str, Any]:
-    """Run lengths with `counts` as text and `size` as [height, width]; lists of counts are compressed.
+def checked_rle(where: str, value: Any, frame: tuple[int, int] | None = None) -> dict[str, Any]:
+    """An RLE as `Sample.targets` holds it: {"size": [height, width], "counts": text}.
+
+    Args:
+        where: file, position and id of the record.
+        value: its counts are text or bytes as pycocotools writes them, or a list of runs.
+        frame: (height, width) in pixels that it must have; None where nothing else names one.
 
     Raises:
-        BadRecord: they are no run lengths, or do not fill their size.
+        BadRecord: it is no RLE, its runs do not fill its size, or that is not the frame's.
     """
-    if not isinstance(value, dict) or not isinstance(value.get("size"), list) or len(value["size"]) != 2:
-        raise BadRecord(f'{where} is {shortened(value)}, expected run lengths {{"size": [height, width], "counts": …}}')
-    height, width = checked_frame(where, *value["size"])
-    counts = value.get("counts")
+    if not isinstance(value, dict) or not {"size", "counts"} <= value.keys():
+        raise BadRecord(f"{where} is {shortened(value)}, expected an RLE with size and counts")
+    size, counts = value["size"], value["counts"]
+    if not isinstance(size, (list, tuple)) or [type(side) for side in size] != [int, int]:
+        raise BadRecord(f"{where}: its RLE has the size {shortened(size)}, expected [height, width]")
+    frame = checked_frame(where, *size) if frame is None else frame
+    if tuple(size) != frame:
+        raise BadRecord(
+            f"{where}: its RLE has {size[1]}x{size[0]} pixels, but the labels' frame is {frame[1]}x{frame[0]}"
+        )
+    pixels = frame[0] * frame[1]
     if isinstance(counts, list):
-        if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != height * width:
-            raise BadRecord(f"{where}: its counts {shortened(counts)} do not fill {width}x{height} pixels")
-        counts = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"].decode("ascii")
-    elif not isinstance(counts, str) or not fills(counts, height * width):
-        raise BadRecord(f"{where}: its counts {shortened(counts)} do not fill {width}x{height} pixels")
-    return {"size": [height, width], "counts": counts}
+        if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != pixels:
+            raise BadRecord(f"{where}: its RLE has runs that do not add up to {pixels} pixels: {shortened(counts)}")
+        counts = coco.frPyObjects({"size": list(size), "counts": counts}, *frame)["counts"]
+    text = counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts
+    # pycocotools does not check this: it would draw whatever lies in memory.
+    try:
+        fills = isinstance(text, str) and text.isascii() and pixels_of(text) == pixels
+    except ValueError:
+        fills = False
+    if not fills:
+        raise BadRecord(f"{where}: its RLE has counts that do not fill {pixels} pixels: {shortened(counts)}")
+    return {"size": list(frame), "counts": text}
 
 
-def fills(counts: str, pixels: int) -> bool:
-    """Whether compressed run lengths are whole, none negative, and fill so many pixels.
-
-    A run is written in groups of five bits from the lowest, each a character from 48 on whose sixth bit says that
-    another follows, the last one's fifth bit being the sign; from the fourth run on it is written as the difference
-    to the run before the last.
-    """
-    if not counts or not counts.isascii():
-        return False
-    bits = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero((bits & 32) == 0)
-    if bits.min() < 0 or bits.max() > 63 or len(ends) == 0 or ends[-1] != len(bits) - 1:
-        return False
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    places = np.arange(len(bits)) - np.repeat(starts, ends - starts + 1)
-    if places.max() > 6:  # more than 35 bits are no run of pixels
-        return False
-    runs = np.add.reduceat((bits & 31) << (5 * places), starts)
-    runs -= np.where(bits[ends] & 16, 1 << (5 * (places[ends] + 1)), 0)
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return bool(runs.min() >= 0 and runs.sum() == pixels)
+def united(rles: list[dict[str, Any]]) -> dict[str, Any]:
+    """The union of checked RLEs of one frame; one alone stays as it is."""
+    if len(rles) == 1:
+        return rles[0]
+    merged = coco.merge(rles)
+    return {"size": [int(side) for side in merged["size"]], "counts": merged["counts"].decode("ascii")}

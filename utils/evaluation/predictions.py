@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from model.answering import STATUSES
+from model.masks import pixels_of
 from utils.evaluation.controls import CONTROLS, NO_CONTROL
 from utils.evaluation.header import checked_header
 from utils.runtime.distributed import broadcast_from_rank0, rank
@@ -40,7 +40,6 @@ KINDS: dict[str, tuple[type, str]] = {
     "control": (str, f"one of {', '.join(CONTROLS)}"),
 }
 PIXELS = 2**32  # a mask has fewer: pycocotools counts them in 32 bits without a sign
-GROUPS = 7  # of five bits, which a difference of such numbers needs with its sign
 DEFAULTS = {"text": "", "status": "ok", "scores": None, "control": NO_CONTROL}
 
 
@@ -123,40 +122,9 @@ def check_mask(where: str, mask: Any) -> None:
             raise TypeError
         if height < 1 or width < 1 or height * width >= PIXELS or pixels_of(mask["counts"]) != height * width:
             raise ValueError
-    except (TypeError, KeyError, ValueError, IndexError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         expected = '{"size": [height, width], "counts": text} as pycocotools encodes it'
         raise UserError(f"{where} is {str(mask)[:60]}, expected {expected}") from error
-
-
-def pixels_of(counts: str) -> int:
-    """How many pixels run lengths fill; pycocotools tells only by decoding them, 20 ms a frame of 4K.
-
-    A run is written in groups of five bits from the lowest, each a character from 48 to 111 whose sixth bit says that
-    another follows; from the fourth run on it is written as the difference to the run before the last.
-
-    Raises:
-        IndexError: the last run is cut off.
-        ValueError: a run is negative or has more groups than one of pycocotools' 32-bit integers takes, or a character
-            is another.
-    """
-    if not re.fullmatch("[0-o]*", counts):
-        raise ValueError("another character")
-    runs: list[int] = []
-    i = 0
-    while i < len(counts):
-        value, shift, more = 0, 0, True
-        while more:
-            bits = ord(counts[i]) - 48
-            value |= (bits & 31) << shift
-            i, shift, more = i + 1, shift + 5, bool(bits & 32)
-            if shift > 5 * GROUPS:
-                raise ValueError("too many groups")
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        if runs[-1] < 0:
-            raise ValueError("a negative run")
-    return sum(runs)
 
 
 def line_of(record: Record) -> str:

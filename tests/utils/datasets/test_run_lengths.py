@@ -1,6 +1,8 @@
-"""utils.datasets.run_lengths: what pycocotools may be given."""
+"""utils.datasets.run_lengths: targets as COCO run lengths."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,30 +10,51 @@ from pycocotools import mask as coco
 
 from model.masks import encode_mask
 from utils.datasets.base import BadRecord
-from utils.datasets.run_lengths import checked_rle, fills
+from utils.datasets.run_lengths import checked_rle, united
+
+MASK = np.zeros((6, 8), np.uint8)
+MASK[1:3, 2:5] = 1
+RLE = encode_mask(MASK)
+RUNS = [13, 2, 4, 2, 4, 2, 21]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.99, 1.0])
-def test_what_pycocotools_writes_fills_its_size_and_no_other(share: float) -> None:
-    rng = np.random.default_rng(0)
-    for height, width in ((1, 1), (3, 50), (400, 300)):
-        rle = encode_mask(rng.random((height, width)) < share)
-        assert checked_rle("here", rle) == rle
-        assert not fills(rle["counts"], height * width + 1) and not fills(rle["counts"], height * width - 1)
+@pytest.mark.parametrize("counts", [RLE["counts"], RLE["counts"].encode(), RUNS])
+def test_text_bytes_and_runs_are_the_same_target(counts: Any) -> None:
+    assert checked_rle("x", {"size": (6, 8), "counts": counts}, (6, 8)) == RLE
 
 
-def test_lists_are_compressed() -> None:
-    rle = checked_rle("here", {"size": [2, 3], "counts": [1, 2, 3]})
-    assert coco.decode(rle).T.ravel().tolist() == [0, 1, 1, 0, 0, 0]
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([1, 2], r"is \[1, 2\], expected an RLE"),
+        ({"size": [6, 8]}, "expected an RLE with size and counts"),
+        ({**RLE, "size": [6]}, r"the size \[6\], expected \[height, width\]"),
+        ({**RLE, "size": [6, True]}, r"the size \[6, True\]"),
+        ({**RLE, "size": [8, 6]}, "6x8 pixels, but the labels' frame is 8x6"),
+        ({**RLE, "counts": RLE["counts"][:-1]}, "do not fill 48 pixels"),
+        ({**RLE, "counts": ""}, "do not fill 48 pixels: ''"),
+        ({**RLE, "counts": "é"}, "do not fill"),
+        ({**RLE, "counts": b"\xff\xfe"}, "do not fill"),
+        ({**RLE, "counts": None}, "do not fill 48 pixels: None"),
+        ({**RLE, "counts": [48, 1]}, r"do not add up to 48 pixels: \[48, 1\]"),
+        ({**RLE, "counts": [-1, 49]}, "do not add up"),
+        ({**RLE, "counts": [47.5, 0.5]}, "do not add up"),
+    ],
+)
+def test_what_does_not_fill_the_frame_is_refused(value: Any, message: str) -> None:
+    with pytest.raises(BadRecord, match=rf"^refs\.p: ref 3.* {message}"):
+        checked_rle("refs.p: ref 3", value, (6, 8))
 
 
-@pytest.mark.parametrize("counts", ["", "é", "0" * 3, "P", "PPPPPPPPPP0", "\x10", "OO0", None, 3, [1, -1, 6], [1, 2]])
-def test_what_does_not_fill_its_size_is_refused(counts: object) -> None:
-    with pytest.raises(BadRecord, match="here: its counts .* do not fill 3x2 pixels"):
-        checked_rle("here", {"size": [2, 3], "counts": counts})
+def test_several_are_united() -> None:
+    other = np.zeros_like(MASK)
+    other[2:5, 4:7] = 1
+    both = united([RLE, encode_mask(other)])
+    assert isinstance(both["counts"], str) and (coco.decode(both) == (MASK | other)).all()
+    assert united([RLE]) is RLE
 
 
-@pytest.mark.parametrize("value", [None, [], {"counts": "6"}, {"size": [2], "counts": "6"}])
-def test_other_things_are_no_run_lengths(value: object) -> None:
-    with pytest.raises(BadRecord, match="here is .*, expected run lengths"):
-        checked_rle("here", value)
+def test_an_rle_that_nothing_else_gives_a_size_has_its_own() -> None:
+    assert checked_rle("x", {"size": [2, 3], "counts": [1, 2, 3]})["size"] == [2, 3]
+    with pytest.raises(BadRecord, match="x: its frame is 3x0 pixels"):
+        checked_rle("x", {"size": [0, 3], "counts": []})
