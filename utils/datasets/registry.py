@@ -7,11 +7,22 @@ from pathlib import Path
 
 from utils.datasets import drseg
 from utils.datasets.base import DatasetSpec, Sample
+from utils.datasets.formats import earthreason, muse, reasonseg, refsegrs
 from utils.datasets.reading import Reading
 from utils.runtime.errors import UserError
 from utils.runtime.paths import is_folder
 
-DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in (drseg.SPEC,)}
+DATASETS: dict[str, DatasetSpec] = {
+    spec.name: spec
+    for spec in (
+        drseg.SPEC,
+        earthreason.SPEC,
+        muse.SPEC,
+        reasonseg.SPEC,
+        reasonseg.ALL_TEXTS_SPEC,
+        refsegrs.SPEC,
+    )
+}
 
 
 def dataset_spec(name: str) -> DatasetSpec:
