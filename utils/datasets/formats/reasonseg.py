@@ -83,7 +83,9 @@ def load_reasonseg(
             reader.samples += _samples(picture, ALL_TEXTS_NAME if all_texts else NAME, answers, len(reader.samples))
     answered = sum(sample.answer is not None for sample in reader.samples)
     if answered < len(answers):
-        log.warning("%s: %d of its %d answers belong to no question", folder, len(answers) - answered, len(answers))
+        log.warning(
+            "%s: %d of its %d answers in words belong to no question", folder, len(answers) - answered, len(answers)
+        )
     return reader.finish()
 
 
