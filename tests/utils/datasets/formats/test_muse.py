@@ -12,6 +12,7 @@ from pycocotools import mask as coco
 
 from tests.utils.datasets.formats.drawn_pictures import boxed, save_picture
 from utils.datasets.base import BadRecord, target_masks
+from utils.datasets.checks import checked_polygon
 from utils.datasets.formats import muse
 from utils.datasets.registry import load_dataset
 from utils.runtime.errors import UserError
@@ -103,6 +104,39 @@ def test_polygons_that_overlap_stay_polygons_for_the_published_scoring(root: Pat
     assert isinstance(sample.targets[0], dict) and len(sample.targets[1]) == 2
     assert (target_masks(sample, 30, 40) == np.stack([BOXES[0] | BOXES[1], boxed((3, 4, 15, 10))])).all()
     assert muse.SPEC.scoring("official").covered_once
+
+
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        SQUARE,
+        [0, 0, 40, 0, 40.0, 30, 0, 30],  # the whole frame
+        [-9, 4, 9, 4, 9, 10, -9, 10],  # overhangs
+        [3, 4, 9, 10, 9, 4, 3, 10],  # crosses itself, its parts cancelling each other
+        [3, 4, 9, 4, 6, 4],
+        [3, 4, 9, 4, 9, 10, True, 10],
+        [3, 4, 9, 4, 9, 10, float("nan"), 10],
+        [3, 4, 9, 4, 9, 10, 3],
+        [3, 4, 9, 4, 9, 10, "3", 10],
+        [50, 4, 59, 4, 59, 10],
+        [3, 4, 9, 4],
+        [[3, 4], [9, 4], [9, 10]],
+        "345678",
+    ],
+    ids=str,
+)
+def test_the_quick_check_of_polygons_lets_nothing_pass_that_the_full_one_refuses(polygon: Any) -> None:
+    try:
+        accepted = bool(checked_polygon("a", polygon, (30, 40)))
+    except BadRecord:
+        accepted = False
+    assert muse.is_plain_polygon(polygon, (30, 40)) <= accepted
+    assert muse.is_plain_polygon(SQUARE, (30, 40))
+
+
+def test_a_polygon_that_overhangs_is_cut_off(root: Path) -> None:
+    (sample,) = load_dataset(write(root, [record(answers=[[thing([[-9, 4, 9, 4, 9, 10, -9, 10]])]])]), "val", "muse")
+    assert (target_masks(sample, 30, 40)[0] == boxed((0, 4, 9, 10))).all()
 
 
 def test_answers_in_words_lose_the_marks_of_masks(root: Path) -> None:
