@@ -236,7 +236,7 @@ def checked_shape(where: str, number: int, shape: Any) -> tuple[str, np.ndarray]
 
 
 def _painted(drawn: np.ndarray, points: np.ndarray, value: int) -> np.ndarray:
-    cv2.polylines(drawn, [points], True, value, 1)
+    cv2.polylines(drawn, [points], True, value, 1)  # as published; OpenCV 4 fills the outline's pixels anyway
     return cv2.fillPoly(drawn, [points], value)
 
 

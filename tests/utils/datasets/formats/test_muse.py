@@ -101,7 +101,7 @@ def test_every_form_of_a_mask_is_kept_as_text(root: Path, segmentation: Any) -> 
 def test_polygons_that_overlap_stay_polygons_for_the_published_scoring(root: Path) -> None:
     apart, over = [SQUARE, SECOND], [SQUARE, [6, 4, 15, 4, 15, 10, 6, 10]]
     (sample,) = load_dataset(write(root, [record(answers=[[thing(apart), thing(over)]])]), "val", "muse")
-    assert isinstance(sample.targets[0], dict) and len(sample.targets[1]) == 2
+    assert isinstance(sample.targets[0], dict) and isinstance(sample.targets[1], tuple)
     assert (target_masks(sample, 30, 40) == np.stack([BOXES[0] | BOXES[1], boxed((3, 4, 15, 10))])).all()
     assert muse.SPEC.scoring("official").covered_once
 
