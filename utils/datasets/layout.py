@@ -1,4 +1,4 @@
-"""Data sets' folders: what is missing in one, and which folder is meant."""
+"""What is told about a data set's folder that is not laid out as its loader expects."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from pathlib import Path
 from utils.runtime.errors import UserError
 from utils.runtime.paths import entries, is_folder
 
-LISTED = 12  # names of a folder that a message shows
+SHOWN = 12  # names of what lies there instead
 
 
 def missing_part(root: Path, wanted: Path, layout: str, source: str) -> UserError:
-    """The error of a data set's folder that lacks a part.
+    """The error about a file or folder that a data set lacks: what it is, the expected tree, what lies there instead.
 
     Args:
         root: the folder of the data set.
-        wanted: the file or folder that is not there.
-        layout: the data set's files, one a line, relative to `root`.
-        source: where the data set comes from.
+        wanted: the part that is not there, inside `root`.
+        layout: `DatasetSpec.layout`.
+        source: `DatasetSpec.source`.
     """
     tree = "\n".join(f"    {root}/{line}" for line in layout.splitlines())
-    names = [path.name for path in entries(root)]
-    found = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+    folder = wanted.parent
+    while folder != root and root in folder.parents and not folder.is_dir():
+        folder = folder.parent
+    names = [entry.name for entry in entries(folder)]
+    listed = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
     return UserError(
-        f"{wanted}: missing; the data set is expected as\n{tree}\nand {root} holds {found or 'nothing'} "
-        f"(data/README.md). It comes from {source}"
+        f"{wanted}: not there; expected is\n{tree}\nIn {folder} there is: {listed or 'nothing'}. The data come from "
+        f"{source}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Run lengths (COCO's RLE) as label files hold them."""
+"""Targets that label files hold as COCO run lengths (RLE)."""
 
 from __future__ import annotations
 
@@ -6,65 +6,50 @@ from typing import Any
 
 from pycocotools import mask as coco
 
+from model.masks import pixels_of
 from utils.datasets.base import BadRecord
 from utils.datasets.checks import shortened
 
 
 def checked_rle(where: str, value: Any, frame: tuple[int, int]) -> dict[str, Any]:
-    """A COCO RLE whose counts are text, as `Target` holds it.
+    """An RLE as `Sample.targets` holds it: {"size": [height, width], "counts": text}.
 
     Args:
         where: file, position and id of the record.
-        value: `{"size": [height, width], "counts": …}`; counts are text or bytes (compressed), or a list of lengths.
-        frame: (height, width) that the labels were drawn on, in pixels.
+        value: its counts are text or bytes as pycocotools writes them, or a list of runs.
+        frame: (height, width) in pixels that it must have.
 
     Raises:
-        BadRecord: it is no RLE, or its runs do not fill the frame exactly; pycocotools would write beyond it.
+        BadRecord: it is no RLE, its runs do not fill its size, or that is not the frame's.
     """
-    if not isinstance(value, dict) or not {"size", "counts"} <= set(value):
-        raise BadRecord(f"{where} is {shortened(value)}, expected run lengths with size and counts")
+    if not isinstance(value, dict) or not {"size", "counts"} <= value.keys():
+        raise BadRecord(f"{where} is {shortened(value)}, expected an RLE with size and counts")
     size, counts = value["size"], value["counts"]
-    if not isinstance(size, (list, tuple)) or list(size) != list(frame):
-        raise BadRecord(f"{where}: its run lengths are of size {shortened(size)}, its frame is {list(frame)}")
-    if isinstance(counts, list):
-        if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != frame[0] * frame[1]:
-            raise BadRecord(
-                f"{where}: its run lengths {shortened(counts)} do not fill the frame of {frame[1]}x{frame[0]}"
-            )
-        counts = coco.frPyObjects({"size": list(frame), "counts": counts}, *frame)["counts"]
-    try:
-        text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-        if not isinstance(text, str) or not text.isascii() or pixels_of(text) != frame[0] * frame[1]:
-            raise ValueError
-    except (ValueError, IndexError) as error:
+    if not isinstance(size, (list, tuple)) or [type(side) for side in size] != [int, int]:
+        raise BadRecord(f"{where}: its RLE has the size {shortened(size)}, expected [height, width]")
+    if tuple(size) != frame:
         raise BadRecord(
-            f"{where}: its run lengths {shortened(counts)} are broken, or do not fill the frame of "
-            f"{frame[1]}x{frame[0]}"
-        ) from error
+            f"{where}: its RLE has {size[1]}x{size[0]} pixels, but the labels' frame is {frame[1]}x{frame[0]}"
+        )
+    pixels = frame[0] * frame[1]
+    if isinstance(counts, list):
+        if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != pixels:
+            raise BadRecord(f"{where}: its RLE has runs that do not add up to {pixels} pixels: {shortened(counts)}")
+        counts = coco.frPyObjects({"size": list(size), "counts": counts}, *frame)["counts"]
+    text = counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts
+    # pycocotools does not check this: it would draw whatever lies in memory.
+    try:
+        fills = isinstance(text, str) and text.isascii() and pixels_of(text) == pixels
+    except (IndexError, ValueError):
+        fills = False
+    if not fills:
+        raise BadRecord(f"{where}: its RLE has counts that do not fill {pixels} pixels: {shortened(counts)}")
     return {"size": list(frame), "counts": text}
 
 
-def pixels_of(counts: str) -> int:
-    """How many pixels run lengths fill; pycocotools tells only by decoding them, 20 ms a frame of 4K.
-
-    A run is written in groups of five bits from the lowest, each a character from 48 on whose sixth bit says that
-    another follows; from the third run on it is written as the difference to the run before the last.
-
-    Raises:
-        IndexError: the last run is cut off.
-        ValueError: a run is negative.
-    """
-    runs: list[int] = []
-    i = 0
-    while i < len(counts):
-        value, shift, more = 0, 0, True
-        while more:
-            bits = ord(counts[i]) - 48
-            value |= (bits & 31) << shift
-            i, shift, more = i + 1, shift + 5, bool(bits & 32)
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        if runs[-1] < 0:
-            raise ValueError("a negative run")
-    return sum(runs)
+def united(rles: list[dict[str, Any]]) -> dict[str, Any]:
+    """The union of checked RLEs of one frame; one alone stays as it is."""
+    if len(rles) == 1:
+        return rles[0]
+    merged = coco.merge(rles)
+    return {"size": [int(side) for side in merged["size"]], "counts": merged["counts"].decode("ascii")}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from model.answering import STATUSES
-from utils.datasets.run_lengths import pixels_of
+from model.masks import pixels_of
 from utils.evaluation.controls import CONTROLS, NO_CONTROL
 from utils.runtime.distributed import broadcast_from_rank0, rank
 from utils.runtime.errors import UserError

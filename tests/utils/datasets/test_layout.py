@@ -1,4 +1,4 @@
-"""utils.datasets.layout: what is missing in a data set's folder."""
+"""utils.datasets.layout: what is told about a part that is missing."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ from pathlib import Path
 from utils.datasets.layout import folder_or_inner, missing_part
 
 
-def test_a_missing_part_is_told_with_the_tree_what_is_there_and_the_source(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    error = missing_part(tmp_path, tmp_path / "refs.p", "refs.p\nimages/*.jpg", "https://example.org")
+def test_a_missing_part_is_told_with_tree_neighbours_and_source(tmp_path: Path) -> None:
+    for number in range(14):
+        (tmp_path / f"{number:02d}.jpg").touch()
+    error = missing_part(tmp_path, tmp_path / "labels" / "deep" / "all.json", "labels/deep/all.json\n{id}.jpg", "a hub")
     assert str(error).splitlines() == [
-        f"{tmp_path}/refs.p: missing; the data set is expected as",
-        f"    {tmp_path}/refs.p",
-        f"    {tmp_path}/images/*.jpg",
-        f"and {tmp_path} holds images (data/README.md). It comes from https://example.org",
+        f"{tmp_path}/labels/deep/all.json: not there; expected is",
+        f"    {tmp_path}/labels/deep/all.json",
+        f"    {tmp_path}/{{id}}.jpg",
+        f"In {tmp_path} there is: {', '.join(f'{n:02d}.jpg' for n in range(12))} and 2 more. The data come from a hub",
     ]
-
-
-def test_of_many_names_the_first_are_listed(tmp_path: Path) -> None:
-    assert "holds nothing (" in str(missing_part(tmp_path, tmp_path / "x", "x", ""))
-    for i in range(15):
-        (tmp_path / f"{i:02}").touch()
-    assert "holds 00, 01, 02, 03, 04, 05, 06, 07, 08, 09, 10, 11 and 3 more (" in str(
-        missing_part(tmp_path, tmp_path / "x", "x", "")
+    (tmp_path / "labels").mkdir()
+    assert f"In {tmp_path}/labels there is: nothing." in str(
+        missing_part(tmp_path, tmp_path / "labels" / "all.json", "labels/all.json", "a hub")
     )
 
 

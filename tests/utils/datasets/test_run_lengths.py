@@ -1,4 +1,4 @@
-"""utils.datasets.run_lengths: COCO's RLE as label files hold them."""
+"""utils.datasets.run_lengths: targets as COCO run lengths."""
 
 from __future__ import annotations
 
@@ -8,41 +8,47 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from tests.utils.datasets.formats.drawn_pictures import boxed
+from model.masks import encode_mask
 from utils.datasets.base import BadRecord
-from utils.datasets.run_lengths import checked_rle
+from utils.datasets.run_lengths import checked_rle, united
 
-FRAME = (30, 40)
-MASK = boxed((3, 4, 9, 10))
-RLE = coco.encode(np.asfortranarray(MASK))
-LENGTHS = [int(n) for n in np.diff(np.flatnonzero(np.diff(np.r_[2, MASK.T.ravel(), 2])))]
+MASK = np.zeros((6, 8), np.uint8)
+MASK[1:3, 2:5] = 1
+RLE = encode_mask(MASK)
+RUNS = [13, 2, 4, 2, 4, 2, 21]
 
 
-@pytest.mark.parametrize("counts", [RLE["counts"], RLE["counts"].decode(), LENGTHS], ids=["bytes", "text", "lengths"])
-def test_every_form_gives_text(counts: Any) -> None:
-    assert checked_rle("a", {"size": [30, 40], "counts": counts}, FRAME) == {
-        "size": [30, 40],
-        "counts": RLE["counts"].decode(),
-    }
+@pytest.mark.parametrize("counts", [RLE["counts"], RLE["counts"].encode(), RUNS])
+def test_text_bytes_and_runs_are_the_same_target(counts: Any) -> None:
+    assert checked_rle("x", {"size": (6, 8), "counts": counts}, (6, 8)) == RLE
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
-        ([1, 2], r"expected run lengths with size and counts"),
-        ({"counts": "1"}, r"expected run lengths with size and counts"),
-        ({"size": [40, 30], "counts": RLE["counts"]}, r"of size \[40, 30\], its frame is \[30, 40\]"),
-        ({"size": 5, "counts": RLE["counts"]}, r"of size 5"),
-        ({"size": [30, 40], "counts": [1200, 1]}, r"do not fill the frame of 40x30"),
-        ({"size": [30, 40], "counts": [-1, 1201]}, r"do not fill the frame of 40x30"),
-        ({"size": [30, 40], "counts": ["a"]}, r"do not fill the frame of 40x30"),
-        ({"size": [30, 40], "counts": RLE["counts"].decode() + "5"}, r"are broken, or do not fill the frame of 40x30"),
-        ({"size": [30, 40], "counts": RLE["counts"].decode()[:-1] + "`"}, r"are broken"),
-        ({"size": [30, 40], "counts": "é"}, r"are broken"),
-        ({"size": [30, 40], "counts": 5}, r"are broken"),
-        ({"size": [30, 40], "counts": b"\xff"}, r"are broken"),
+        ([1, 2], r"is \[1, 2\], expected an RLE"),
+        ({"size": [6, 8]}, "expected an RLE with size and counts"),
+        ({**RLE, "size": [6]}, r"the size \[6\], expected \[height, width\]"),
+        ({**RLE, "size": [6, True]}, r"the size \[6, True\]"),
+        ({**RLE, "size": [8, 6]}, "6x8 pixels, but the labels' frame is 8x6"),
+        ({**RLE, "counts": RLE["counts"][:-1]}, "do not fill 48 pixels"),
+        ({**RLE, "counts": ""}, "do not fill 48 pixels: ''"),
+        ({**RLE, "counts": "é"}, "do not fill"),
+        ({**RLE, "counts": b"\xff\xfe"}, "do not fill"),
+        ({**RLE, "counts": None}, "do not fill 48 pixels: None"),
+        ({**RLE, "counts": [48, 1]}, r"do not add up to 48 pixels: \[48, 1\]"),
+        ({**RLE, "counts": [-1, 49]}, "do not add up"),
+        ({**RLE, "counts": [47.5, 0.5]}, "do not add up"),
     ],
 )
-def test_what_would_make_pycocotools_write_beyond_the_frame_is_refused(value: Any, told: str) -> None:
-    with pytest.raises(BadRecord, match=f"^record 3.*{told}"):
-        checked_rle("record 3", value, FRAME)
+def test_what_does_not_fill_the_frame_is_refused(value: Any, message: str) -> None:
+    with pytest.raises(BadRecord, match=rf"^refs\.p: ref 3.* {message}"):
+        checked_rle("refs.p: ref 3", value, (6, 8))
+
+
+def test_several_are_united() -> None:
+    other = np.zeros_like(MASK)
+    other[2:5, 4:7] = 1
+    both = united([RLE, encode_mask(other)])
+    assert isinstance(both["counts"], str) and (coco.decode(both) == (MASK | other)).all()
+    assert united([RLE]) is RLE

@@ -132,7 +132,7 @@ def test_questions_that_are_no_json_are_a_bad_record(tmp_path: Path) -> None:
 def test_a_missing_folder_is_told_with_the_layout(tmp_path: Path, part: str) -> None:
     folder = add(tmp_path)
     (folder / part).rename(folder / "gone")
-    with pytest.raises(UserError, match=rf"val/{part}: missing; (.|\n)*labels/NAME\.png(.|\n)*huggingface"):
+    with pytest.raises(UserError, match=rf"val/{part}: not there; (.|\n)*labels/NAME\.png(.|\n)*huggingface"):
         load_dataset(tmp_path, "val", "earthreason")
 
 

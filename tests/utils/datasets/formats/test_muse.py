@@ -168,7 +168,7 @@ def test_answers_in_words_lose_the_marks_of_masks(root: Path) -> None:
         ({"answers": [[5]]}, r"question 0, target 0: segmentation is None, expected polygons or run lengths"),
         ({"answers": [[thing([])]]}, r"segmentation is \[\], expected polygons or run lengths"),
         ({"answers": [[thing([SQUARE, [1, 2, 3, 4]])]]}, r"target 0, polygon 1 has 2 points; a polygon needs 3"),
-        ({"answers": [[thing({"size": [30, 40], "counts": [1]})]]}, r"do not fill the frame of 40x30"),
+        ({"answers": [[thing({"size": [30, 40], "counts": [1]})]]}, r"runs that do not add up to 1200 pixels"),
         ({"answers": [[thing({"size": [30, 40], "counts": [1200]})]]}, r"target 0 covers no pixel"),
     ],
 )
@@ -187,10 +187,10 @@ def test_a_record_that_is_no_object_is_bad(root: Path) -> None:
 
 
 def test_a_missing_part_is_told_with_the_layout(root: Path) -> None:
-    with pytest.raises(UserError, match=r"muse_test_less\.json: missing; (.|\n)*\.\./coco(.|\n)*PixelLM"):
+    with pytest.raises(UserError, match=r"muse_test_less\.json: not there; (.|\n)*\.\./coco(.|\n)*PixelLM"):
         load_dataset(write(root, [record()]), "test_less", "muse")
     (root / "val2017").rename(root / "gone")
-    with pytest.raises(UserError, match=r"muse/val2017: missing; (.|\n)*holds gone, muse_val"):
+    with pytest.raises(UserError, match=r"muse/val2017: not there; (.|\n)*there is: gone, muse_val"):
         load_dataset(root, "val", "muse")
     with pytest.raises(UserError, match=r"muse_val\.json: holds a dict, expected a list of records"):
         load_dataset(write(root, {}), "val", "muse")

@@ -199,7 +199,7 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
 def test_a_missing_split_is_told_with_the_layout(tmp_path: Path) -> None:
     add(tmp_path, "val")
     with pytest.raises(
-        UserError, match=r"(?s)ReasonSeg/test: missing; .*ReasonSeg/\{split\}/NAME\.json.*holds ReasonSeg"
+        UserError, match=r"(?s)ReasonSeg/test: not there; .*ReasonSeg/\{split\}/NAME\.json.*there is: val"
     ):
         load_dataset(tmp_path, "test", "reasonseg")
 

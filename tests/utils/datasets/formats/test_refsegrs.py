@@ -98,7 +98,7 @@ def test_a_mask_is_decoded_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("part", ["images", "masks", "output_phrase_val.txt"])
 def test_a_missing_part_is_told_with_the_layout(root: Path, part: str) -> None:
     (root / part).rename(root / "gone")
-    with pytest.raises(UserError, match=rf"{part}: missing; (.|\n)*masks/ID\.tif(.|\n)*JessicaYuan"):
+    with pytest.raises(UserError, match=rf"{part}: not there; (.|\n)*masks/ID\.tif(.|\n)*JessicaYuan"):
         load_dataset(root, "val", "refsegrs")
 
 
