@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from utils.runtime.errors import UserError
-from utils.runtime.paths import entries
+from utils.runtime.paths import entries, is_folder
 
 SHOWN = 12  # names of what lies there instead
 
@@ -29,3 +29,8 @@ def missing_part(root: Path, wanted: Path, layout: str, source: str) -> UserErro
         f"{wanted}: not there; expected is\n{tree}\nIn {folder} there is: {listed or 'nothing'}. The data come from "
         f"{source}"
     )
+
+
+def folder_or_inner(root: Path, name: str) -> Path:
+    """The folder called `name` in `root`; `root` itself where it has none, being that folder already."""
+    return root / name if is_folder(root / name) else root

@@ -111,7 +111,8 @@ class SplitReader:
         if path not in self._headers:
             self._headers[path] = picture_header(where, path, self.reading.skip_bad_records)
         header = self._headers[path]
-        upright = upright_as_labels(where, path, header, frame or header.size(False), self.reading.orientation)
+        drawn_on = frame or header.size(self.reading.orientation != "stored")  # with "check" a turn is then refused
+        upright = upright_as_labels(where, path, header, drawn_on, self.reading.orientation)
         size = header.size(upright)
         return Photograph(path, None if size == frame or frame is None else size, upright)
 

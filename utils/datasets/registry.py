@@ -8,10 +8,14 @@ from pathlib import Path
 from utils.datasets import drseg
 from utils.datasets.base import DatasetSpec, Sample
 from utils.datasets.formats import (
+    earthreason,
     geopixeld,
     grandf,
     grefcoco,
+    muse,
+    reasonseg,
     refcoco,
+    refsegrs,
     rrsis_d,
     vrsbench,
 )
@@ -23,12 +27,17 @@ DATASETS: dict[str, DatasetSpec] = {
     spec.name: spec
     for spec in (
         drseg.SPEC,
+        earthreason.SPEC,
         geopixeld.SPEC,
         grandf.SPEC,
-        vrsbench.SPEC,
         grefcoco.SPEC,
+        muse.SPEC,
+        reasonseg.SPEC,
+        reasonseg.ALL_TEXTS_SPEC,
         *refcoco.SPECS,
+        refsegrs.SPEC,
         rrsis_d.SPEC,
+        vrsbench.SPEC,
     )
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from utils.datasets.layout import missing_part
+from utils.datasets.layout import folder_or_inner, missing_part
 
 
 def test_a_missing_part_is_told_with_tree_neighbours_and_source(tmp_path: Path) -> None:
@@ -21,3 +21,10 @@ def test_a_missing_part_is_told_with_tree_neighbours_and_source(tmp_path: Path) 
     assert f"In {tmp_path}/labels there is: nothing." in str(
         missing_part(tmp_path, tmp_path / "labels" / "all.json", "labels/all.json", "a hub")
     )
+
+
+def test_a_folder_may_be_named_itself_or_the_one_around_it(tmp_path: Path) -> None:
+    inner = tmp_path / "ReasonSeg"
+    assert folder_or_inner(tmp_path, "ReasonSeg") == tmp_path
+    inner.mkdir()
+    assert folder_or_inner(tmp_path, "ReasonSeg") == folder_or_inner(inner, "ReasonSeg") == inner
