@@ -7,11 +7,18 @@ from pathlib import Path
 
 from utils.datasets import drseg
 from utils.datasets.base import DatasetSpec, Sample
+from utils.datasets.formats import labelme, own_coco, own_masks
 from utils.datasets.reading import Reading
 from utils.runtime.errors import UserError
 from utils.runtime.paths import is_folder
 
-DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in (drseg.SPEC,)}
+SPECS = (
+    own_coco.SPEC,
+    drseg.SPEC,
+    labelme.SPEC,
+    own_masks.SPEC,
+)
+DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in SPECS}
 
 
 def dataset_spec(name: str) -> DatasetSpec:
