@@ -52,3 +52,29 @@ def polygons_rle(polygons: tuple[Polygon, ...], frame: tuple[int, int], picture:
     scale = (picture[1] / frame[1], picture[0] / frame[0])
     scaled = [[v * scale[i % 2] for i, v in enumerate(polygon)] for polygon in polygons]
     return coco.merge(coco.frPyObjects(scaled, *picture))
+
+
+def pixels_of(counts: str) -> int:
+    """How many pixels run lengths fill; pycocotools tells only by decoding them, 20 ms a frame of 4K.
+
+    A run is written in groups of five bits from the lowest, each a character from 48 on whose sixth bit says that
+    another follows; from the third run on it is written as the difference to the run before the last.
+
+    Raises:
+        IndexError: the last run is cut off.
+        ValueError: a run is negative.
+    """
+    runs: list[int] = []
+    i = 0
+    while i < len(counts):
+        value, shift, more = 0, 0, True
+        while more:
+            bits = ord(counts[i]) - 48
+            value |= (bits & 31) << shift
+            i, shift, more = i + 1, shift + 5, bool(bits & 32)
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        if runs[-1] < 0:
+            raise ValueError("a negative run")
+    return sum(runs)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from model.answering import STATUSES
+from model.masks import pixels_of
 from utils.evaluation.controls import CONTROLS, NO_CONTROL
 from utils.runtime.distributed import broadcast_from_rank0, rank
 from utils.runtime.errors import UserError
@@ -126,32 +127,6 @@ def check_mask(where: str, mask: Any) -> None:
     except (TypeError, KeyError, ValueError, IndexError) as error:
         expected = '{"size": [height, width], "counts": text} as pycocotools encodes it'
         raise UserError(f"{where} is {str(mask)[:60]}, expected {expected}") from error
-
-
-def pixels_of(counts: str) -> int:
-    """How many pixels run lengths fill; pycocotools tells only by decoding them, 20 ms a frame of 4K.
-
-    A run is written in groups of five bits from the lowest, each a character from 48 on whose sixth bit says that
-    another follows; from the third run on it is written as the difference to the run before the last.
-
-    Raises:
-        IndexError: the last run is cut off.
-        ValueError: a run is negative.
-    """
-    runs: list[int] = []
-    i = 0
-    while i < len(counts):
-        value, shift, more = 0, 0, True
-        while more:
-            bits = ord(counts[i]) - 48
-            value |= (bits & 31) << shift
-            i, shift, more = i + 1, shift + 5, bool(bits & 32)
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        if runs[-1] < 0:
-            raise ValueError("a negative run")
-    return sum(runs)
 
 
 def line_of(record: Record) -> str:
