@@ -19,9 +19,10 @@ from model.inputs.picture_files import decoded, opened_picture
 from model.masks import polygons_rle
 from utils.datasets.base import BadRecord, Sample, Target
 from utils.datasets.checks import shortened, without_none
-from utils.datasets.made_questions import KINDS, MakeOptions, MadeQuestion, Thing, make_questions
+from utils.datasets.made_questions import KINDS, MadeQuestion, MakeOptions, Thing, make_questions
 from utils.datasets.mask_colours import mask_colours
 from utils.datasets.reading import Photograph, SplitReader
+from utils.datasets.run_lengths import united
 from utils.runtime.errors import UserError
 from utils.runtime.json_files import read_json
 from utils.runtime.paths import is_file
@@ -176,15 +177,13 @@ def _ask_made(
     for one, target in zip(picture.objects, targets, strict=True):
         crowds.setdefault(one.category, []).append(target) if one.crowd else single.append((one, target))
     things = look_at([(one.category, target) for one, target in single], picture, photograph if look else None)
-    made = make_questions(
-        picture.name, picture.frame, things, known=known, uncountable=tuple(crowds), options=options
-    )
+    made = make_questions(picture.name, picture.frame, things, known=known, uncountable=tuple(crowds), options=options)
     for question in made:
         sample = _sample(picture, photograph, reader, dataset, f"{picture.name}:{question.slug}", question.text, None)
         chosen = [single[i] for i in question.things]
         answer = tuple(target for _, target in chosen)
         if question.together:
-            answer = (united(answer, picture.frame),)
+            answer = (as_one(answer, picture.frame),)
         reader.samples.append(sample(answer, _made_groups(question, [one for one, _ in chosen])))
 
 
@@ -241,12 +240,11 @@ def _usable(one: LabelledObject) -> Target:
     return one.target
 
 
-def united(targets: Sequence[Target], frame: tuple[int, int]) -> Target:
-    """The union of targets as one: their polygons, or an RLE where one of them is an RLE."""
+def as_one(targets: Sequence[Target], frame: tuple[int, int]) -> Target:
+    """The union of targets: their polygons, or an RLE where one of them is an RLE."""
     if not any(isinstance(target, dict) for target in targets):
         return tuple(polygon for target in targets for polygon in target)
-    merged = coco.merge([target_rle(target, frame) for target in targets])
-    return {"size": list(frame), "counts": merged["counts"].decode("ascii")}
+    return united([target_rle(target, frame) for target in targets])
 
 
 def target_rle(target: Target, frame: tuple[int, int]) -> dict[str, Any]:
