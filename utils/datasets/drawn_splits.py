@@ -50,7 +50,7 @@ def pictures_of_split(root: Path, names: Iterable[str], split: str) -> set[str]:
         return _listed(file, names, split)
     if split not in DRAWN:
         raise UserError(
-            f"{root}: no split {split!r}; drawn by the pictures' names are {', '.join(DRAWN)}, and {ALL} is everything. "
+            f"{root}: no split {split!r}; drawn by the pictures' names are {', '.join(DRAWN)}, and {ALL} is all. "
             f"Others are listed in {file} as {{name: [picture, …]}}"
         )
     if len(names) < len(DRAWN):

@@ -6,6 +6,7 @@ What COCO files, labelme's and others have in common; each reads its own files i
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,7 +21,7 @@ from model.masks import polygons_rle
 from utils.datasets.base import BadRecord, Sample, Target
 from utils.datasets.checks import shortened, without_none
 from utils.datasets.made_questions import KINDS, MadeQuestion, MakeOptions, Thing, make_questions
-from utils.datasets.mask_colours import mask_colours
+from utils.datasets.mask_colours import colour_map, mask_colours
 from utils.datasets.reading import Photograph, SplitReader
 from utils.datasets.run_lengths import united
 from utils.runtime.errors import UserError
@@ -264,22 +265,23 @@ def look_at(
     """
     scale = min(1.0, LOOK_SIDE / max(picture.frame))
     small = tuple(max(1, round(side * scale)) for side in picture.frame)
-    pixels = None
+    map_of_colours = None
     if photograph is not None and labelled:
         pixels = cv2.resize(_pixels(picture.where, photograph), small[::-1], interpolation=cv2.INTER_AREA)
+        map_of_colours = colour_map(pixels)
+    high, wide = picture.frame
     things = []
     for category, target in labelled:
         rle = target_rle(target, picture.frame)
         left, top, width, height = (float(v) for v in coco.toBbox(rle))
-        high, wide = picture.frame
         box = (left / wide, top / high, (left + width) / wide, (top + height) / high)
-        mask = _small_mask(target, rle, picture.frame, small)
-        ys, xs = np.nonzero(mask)
-        if not len(xs):  # too small to be seen at this size
-            centre, colours = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), None
-        else:
-            centre = (float(xs.mean() + 0.5) / small[1], float(ys.mean() + 0.5) / small[0])
-            colours = None if pixels is None else mask_colours(pixels[ys, xs])
+        x, y = int(box[0] * small[1]), int(box[1] * small[0])
+        part = slice(y, math.ceil(box[3] * small[0])), slice(x, math.ceil(box[2] * small[1]))
+        ys, xs = np.nonzero(_small_mask(target, rle, picture.frame, small)[part])
+        centre, colours = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), None
+        if len(xs):  # else too small to be seen at this size
+            centre = (float(x + xs.mean() + 0.5) / small[1], float(y + ys.mean() + 0.5) / small[0])
+            colours = None if map_of_colours is None else mask_colours(map_of_colours[part][ys, xs])
         things.append(Thing(category, float(coco.area(rle)), centre, box, colours))
     return things
 

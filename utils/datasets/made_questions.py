@@ -19,7 +19,8 @@ USUAL_KINDS = KINDS[:-1]
 
 LARGER = 1.3  # times the next one: a difference that the eye sees without measuring
 PLACE_MARGIN = 0.08  # of the diagonal, or of the side, by which an object must lie nearer than the next
-OF_THIS_COLOUR, NOT_OF_IT = 0.6, 0.2  # share of an object's pixels that are clearly, or at most loosely, of a colour
+EDGE_MARGIN = 0.02  # likewise for its side that lies farthest out
+OF_THIS_COLOUR, NOT_OF_IT = 0.6, 0.3  # share of an object's pixels that are clearly, or at most loosely, of a colour
 SMALLEST_COLOURED = 60  # pixels, below which a few of them decide
 
 WORDINGS: dict[str, tuple[str, ...]] = {
@@ -29,8 +30,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     "largest": ("Which {c} is the largest?", "Mark the largest {c}.", "Where is the largest {c}?"),
     "smallest": ("Which {c} is the smallest?", "Mark the smallest {c}.", "Where is the smallest {c}?"),
     "nearest": ("Which {c} is nearest to {p}?", "Mark the {c} nearest to {p}."),
-    "farthest": ("Which {c} is farthest {p}?", "Mark the {c} that is farthest {p}."),
+    "outermost": ("Which {c} is {p}?", "Mark the {c} that is {p}."),
     "coloured": ("Which {c} is {p}?", "Mark the {p} {c}.", "Where is the {p} {c}?"),
+    "every coloured": ("Mark every {p} {c}, each on its own.", "Find every {p} {c} in the picture."),
     "absent": ("Where is the {p} {c}?", "Mark the {p} {c}."),
     "absent kind": ("Mark every {c}, each on its own.", "Where is each {c}?"),
 }
@@ -42,10 +44,10 @@ POINTS = {  # as shares of width and height
     "the centre of the picture": (0.5, 0.5),
 }
 SIDES = {  # axis (0 across, 1 down), and whether the far end of it is meant
-    "to the left": (0, False),
-    "to the right": (0, True),
-    "to the top": (1, False),
-    "to the bottom": (1, True),
+    "farthest to the left": (0, False),
+    "farthest to the right": (0, True),
+    "nearest to the top edge": (1, False),
+    "nearest to the bottom edge": (1, True),
 }
 
 
@@ -160,21 +162,22 @@ class _Maker:
             along = -centres[:, axis] if far else centres[:, axis]
             edge = -boxes[:, axis + 2] if far else boxes[:, axis]
             first = clear_first(along, PLACE_MARGIN)
-            if first is not None and edge[first] <= edge.min():
-                found.append(("farthest", things[first], name))
+            if first is not None and first == clear_first(edge, EDGE_MARGIN):  # not where several touch the edge
+                found.append(("outermost", things[first], name))
         found.sort(key=lambda one: draw(self.options.seed, self.picture, category, one[2]))
         for wording, thing, name in found[: self.options.most_places]:
             self.add("place", wording, [thing], category, name)
 
     def colour(self, category: str, things: list[int], all_things: Sequence[Thing]) -> None:
-        """The one of a colour, where all others are clearly of another."""
+        """The one of a colour, or the several, where all others are clearly of another."""
         for colour in COLOURS:
             clear, loose = colour_shares(things, all_things, colour)
             of_it = [i for i, share in zip(things, clear, strict=True) if share >= OF_THIS_COLOUR]
             others = [share for i, share in zip(things, loose, strict=True) if i not in of_it]
-            if len(of_it) == 1 and all(share <= NOT_OF_IT for share in others):
-                if all_things[of_it[0]].area >= SMALLEST_COLOURED:
-                    self.add("colour", "coloured", of_it, category, colour)
+            if not 1 <= len(of_it) <= self.options.most_targets or not others or max(others) > NOT_OF_IT:
+                continue
+            if min(all_things[i].area for i in of_it) >= SMALLEST_COLOURED:
+                self.add("colour", "coloured" if len(of_it) == 1 else "every coloured", of_it, category, colour)
 
     def absent(self, things: dict[str, list[int]], all_things: Sequence[Thing], known: Sequence[str]) -> None:
         """One question whose answer is nowhere: a colour that no object of a category has, or a category."""
@@ -185,7 +188,7 @@ class _Maker:
             could += [
                 ("absent", category, colour)
                 for colour in COLOURS
-                if max(colour_shares(members, all_things, colour)[1]) <= NOT_OF_IT / 4
+                if max(colour_shares(members, all_things, colour)[1]) <= NOT_OF_IT / 3
             ]
         if could:
             wording, category, colour = min(could, key=lambda one: draw(self.options.seed, self.picture, *one))

@@ -24,15 +24,15 @@ class Range:
         return turned & inside & (value >= self.value[0]) & (value <= self.value[1])
 
 
-# What everybody calls so, and what somebody might. Between the clear ranges of two colours lie 15 degrees and more.
-CLEAR, LOOSE = (0.4, 1.0), (0.15, 1.0)
+# What everybody calls so, and what somebody might. Between the clear ranges of two colours lie 26 degrees and more.
+CLEAR, LOOSE = (0.4, 1.0), (0.25, 1.0)
 LIT, DIM = (0.3, 1.0), (0.12, 1.0)
 COLOURS: dict[str, tuple[Range, Range]] = {
     "red": (Range(348, 12, CLEAR, LIT), Range(330, 30, LOOSE, DIM)),
     "yellow": (Range(46, 64, CLEAR, (0.5, 1.0)), Range(30, 80, LOOSE, DIM)),
     "green": (Range(90, 150, CLEAR, LIT), Range(70, 170, LOOSE, DIM)),
     "blue": (Range(200, 250, CLEAR, LIT), Range(175, 275, LOOSE, DIM)),
-    "white": (Range(0, 360, (0.0, 0.1), (0.88, 1.0)), Range(0, 360, (0.0, 0.25), (0.65, 1.0))),
+    "white": (Range(0, 360, (0.0, 0.1), (0.88, 1.0)), Range(0, 360, (0.0, 0.15), (0.78, 1.0))),
 }
 
 
@@ -49,9 +49,20 @@ class Colours:
     loose: dict[str, float]
 
 
-def mask_colours(pixels: np.ndarray) -> Colours:
-    """The colours of uint8[N, 3], RGB; N is at least 1."""
-    hsv = cv2.cvtColor(np.ascontiguousarray(pixels, np.float32)[None] / 255, cv2.COLOR_RGB2HSV)[0]
-    channels = hsv[:, 0], hsv[:, 1], hsv[:, 2]
-    shares = {name: [float(np.mean(one.holds(*channels))) for one in pair] for name, pair in COLOURS.items()}
-    return Colours({name: pair[0] for name, pair in shares.items()}, {name: pair[1] for name, pair in shares.items()})
+def colour_map(pixels: np.ndarray) -> np.ndarray:
+    """Which colours each pixel is of, as bits: uint8[H, W, 3], RGB -> uint16[H, W].
+
+    Bit 2 i says that it is clearly of the i-th of COLOURS, bit 2 i + 1 that it is loosely of it.
+    """
+    hsv = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
+    bits = np.zeros(pixels.shape[:2], np.uint16)
+    for i, pair in enumerate(COLOURS.values()):
+        for j, one in enumerate(pair):
+            bits |= one.holds(hsv[..., 0], hsv[..., 1], hsv[..., 2]).astype(np.uint16) << (2 * i + j)
+    return bits
+
+
+def mask_colours(bits: np.ndarray) -> Colours:
+    """The colours of a mask's pixels, uint16[N] of a `colour_map`; N is at least 1."""
+    shares = [float(np.mean(bits >> bit & 1)) for bit in range(2 * len(COLOURS))]
+    return Colours(dict(zip(COLOURS, shares[::2], strict=True)), dict(zip(COLOURS, shares[1::2], strict=True)))
