@@ -17,11 +17,15 @@ class Range:
     saturation: tuple[float, float]
     value: tuple[float, float]
 
-    def holds(self, hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
-        """bool[N] of float[N] each."""
-        turned = (hue - self.low) % 360 <= (self.high - self.low) % 360 if self.high - self.low < 360 else True
-        inside = (saturation >= self.saturation[0]) & (saturation <= self.saturation[1])
-        return turned & inside & (value >= self.value[0]) & (value <= self.value[1])
+    def holds(self, hsv: np.ndarray) -> np.ndarray:
+        """Which pixels of uint8[H, W, 3] are in it, as OpenCV's COLOR_RGB2HSV_FULL gives them: bool[H, W]."""
+        turns = [(self.low, self.high)] if self.low < self.high else [(self.low, 360), (0, self.high)]
+        found = np.zeros(hsv.shape[:2], bool)
+        for low, high in turns:
+            least = (low * 255 / 360, self.saturation[0] * 255, self.value[0] * 255)
+            most = (high * 255 / 360, self.saturation[1] * 255, self.value[1] * 255)
+            found |= cv2.inRange(hsv, np.ceil(least), np.floor(most)) > 0
+        return found
 
 
 # What everybody calls so, and what somebody might. Between the clear ranges of two colours lie 26 degrees and more.
@@ -54,11 +58,11 @@ def colour_map(pixels: np.ndarray) -> np.ndarray:
 
     Bit 2 i says that it is clearly of the i-th of COLOURS, bit 2 i + 1 that it is loosely of it.
     """
-    hsv = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
+    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)
     bits = np.zeros(pixels.shape[:2], np.uint16)
     for i, pair in enumerate(COLOURS.values()):
         for j, one in enumerate(pair):
-            bits |= one.holds(hsv[..., 0], hsv[..., 1], hsv[..., 2]).astype(np.uint16) << (2 * i + j)
+            bits |= one.holds(hsv).astype(np.uint16) << (2 * i + j)
     return bits
 
 
