@@ -87,7 +87,7 @@ def report(checked: Checked, name: str, root: Path, split: str) -> str:
     if checked.told:
         lines += ["Told while it was read:", *(f"  {one}" for one in checked.told), ""]
     for group, title in dataset_spec(name).group_titles.items():
-        lines += table(f"Questions by {title}", Counter(one.groups.get(group, "not known") for one in samples))
+        lines += table(f"By {title}", Counter(one.groups.get(group, "not known") for one in samples))
     lines += table("Targets a question", Counter(len(one.targets) for one in samples), by_value=True)
     lines += size_lines(samples)
     sizes = Counter(f"{one.size[1]}x{one.size[0]}" for one in {one.image_path: one for one in samples}.values())

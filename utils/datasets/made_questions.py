@@ -25,7 +25,7 @@ SMALLEST_COLOURED = 60  # pixels, below which a few of them decide
 
 WORDINGS: dict[str, tuple[str, ...]] = {
     "every": ("Mark every {c}, each on its own.", "Where is each {c}?", "Find every {c} in the picture."),
-    "covered": ("Which part of the picture is covered by any {c}?", "Mark all that any {c} covers, as one mask."),
+    "covered": ("Which part of the picture is covered by any {c}?", "Mark every {c}, all as one mask."),
     "only": ("Where is the only {c}?", "Mark the only {c} in the picture."),
     "largest": ("Which {c} is the largest?", "Mark the largest {c}.", "Where is the largest {c}?"),
     "smallest": ("Which {c} is the smallest?", "Mark the smallest {c}.", "Where is the smallest {c}?"),

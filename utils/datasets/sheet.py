@@ -15,16 +15,18 @@ from model.masks import paint_mask
 from utils.datasets.base import Sample, draw_target
 from utils.datasets.made_questions import draw
 
-TILE = (480, 360)  # width and height of a picture's place in pixels
+TILE = (480, 400)  # width and height that a picture may take, in pixels
+LEAST_WIDTH = 320  # of a column, for the text
 COLUMNS = 3
 GAP = 16
 LINE = 21
 TEXT_SIZE = 16
-LETTERS = 54  # of a line, about what fits a tile
-LINES = 3  # of a question; the rest is cut
+LETTER = 7.5  # pixels that a letter takes, on average
+LINES = 4  # of a question; the rest is cut
 BACKGROUND, INK, FAINT = (250, 250, 248), (24, 24, 24), (110, 110, 110)
 # Of targets in their order; none is a usual colour of ground, trees, roofs or roads.
 TARGET_COLOURS = ((255, 32, 208), (0, 216, 255), (255, 196, 0), (140, 90, 255), (60, 255, 120), (255, 96, 64))
+TINT = 0.5  # of the usual tint of masks
 IGNORED = (128, 128, 128)
 SMALL = 0.12  # of the longer side: targets that are smaller are shown enlarged too
 INSET = 0.36  # of a tile's height: side of the square that shows them
@@ -72,35 +74,38 @@ def choose(samples: Sequence[Sample], count: int, titles: Sequence[str], seed: i
 
 def draw_sheet(chosen: Sequence[Sample]) -> np.ndarray:
     """The sheet, uint8[H, W, 3], RGB."""
-    cell = (TILE[0] + GAP, TILE[1] + (LINES + 1) * LINE + 2 * GAP)
-    rows = -(-len(chosen) // COLUMNS)
-    columns = min(COLUMNS, len(chosen))
-    sheet = Image.new("RGB", (columns * cell[0] + GAP, rows * cell[1] + GAP), BACKGROUND)
+    tiles = [draw_tile(sample) for sample in chosen]
+    width = max(LEAST_WIDTH, *(tile.shape[1] for tile in tiles))
+    letters = round(width / LETTER)
+    texts = [[*question_lines(one.question, letters), caption(one, letters)] for one in chosen]
+    rows = [range(start, min(start + COLUMNS, len(tiles))) for start in range(0, len(tiles), COLUMNS)]
+    heights = [max(tiles[i].shape[0] + len(texts[i]) * LINE for i in row) + 2 * GAP for row in rows]
+    columns = min(COLUMNS, len(tiles))
+    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, sum(heights) + GAP), BACKGROUND)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT_SIZE)
-    for i, sample in enumerate(chosen):
-        left, top = GAP + i % COLUMNS * cell[0], GAP + i // COLUMNS * cell[1]
-        tile = Image.fromarray(draw_tile(sample))
-        sheet.paste(tile, (left, top))
-        text = top + tile.height + 6
-        for line in question_lines(sample.question):
-            pen.text((left, text), line, INK, font)
-            text += LINE
-        pen.text((left, text), caption(sample), FAINT, font)
+    top = GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, i in enumerate(row):
+            left, line = GAP + column * (width + GAP), top + tiles[i].shape[0] + 6
+            sheet.paste(Image.fromarray(tiles[i]), (left, top))
+            for n, text in enumerate(texts[i]):
+                pen.text((left, line + n * LINE), text, FAINT if n == len(texts[i]) - 1 else INK, font)
+        top += height
     return np.asarray(sheet)
 
 
-def question_lines(question: str) -> list[str]:
-    """A question in lines that fit a tile."""
-    lines = textwrap.wrap(question, LETTERS) or [""]
-    return lines if len(lines) <= LINES else [*lines[: LINES - 1], f"{lines[LINES - 1][: LETTERS - 2]} …"]
+def question_lines(question: str, letters: int) -> list[str]:
+    """A question in lines of so many letters."""
+    lines = textwrap.wrap(question, letters) or [""]
+    return lines if len(lines) <= LINES else [*lines[: LINES - 1], f"{lines[LINES - 1][: letters - 2]} …"]
 
 
-def caption(sample: Sample) -> str:
+def caption(sample: Sample, letters: int) -> str:
     """What stands below a question: how many targets it has, its groups, its picture."""
     count = len(sample.targets)
     told = "no target" if not count else "1 target" if count == 1 else f"{count} targets"
     line = " · ".join([told, *(str(value) for value in sample.groups.values()), sample.image_path.name])
-    return line if len(line) <= LETTERS + 6 else f"{line[: LETTERS + 5]}…"
+    return line if len(line) <= letters else f"{line[: letters - 1]}…"
 
 
 def draw_tile(sample: Sample) -> np.ndarray:
@@ -131,7 +136,10 @@ def painted(
         mask = draw_target(sample, target, *picture)[top : top + height, left : left + width]
         small = resized(mask.astype(np.float32), tile.shape[:2]) > 0.25  # thin parts stay
         if small.any():
-            tile = paint_mask(tile, small.astype(np.uint8), colour)
+            tint = paint_mask(tile, small.astype(np.uint8), colour)
+            outline = (tint == colour).all(axis=2, keepdims=True)
+            # the colours of what is marked stay to be seen, since questions may be about them
+            tile = np.where(outline, tint, (TINT * tint + (1 - TINT) * tile).astype(np.uint8))
     return tile
 
 
