@@ -15,7 +15,10 @@ from pycocotools import mask as coco
 from model.masks import polygons_rle
 from utils.datasets.base import Sample
 from utils.datasets.registry import dataset_spec, load_dataset
+from utils.runtime.errors import UserError
 
+SKIPPED = " skipped:\n"  # in the warning that lists bad records
+UNKNOWN = "not known"
 MOST_SHOWN = 50  # bad records that are listed
 MOST_VALUES = 20  # values of a group that are listed
 SHARES = (0.0, 0.001, 0.01, 0.02, 0.05, 0.25, 1.0)  # of the frame
@@ -45,9 +48,7 @@ class _Collector(logging.Handler):
         self.told: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if " skipped:\n" not in text:  # those are told as bad records
-            self.told.append(text)
+        self.told.append(record.getMessage())
 
 
 @contextmanager
@@ -74,8 +75,11 @@ def check_split(root: Path, split: str, name: str, orientation: str = "check") -
     """
     bad: list[str] = []
     with collected() as told:
-        samples = load_dataset(root, split, name, skip_bad_records=True, orientation=orientation, skipped=bad)
-    return Checked(samples, bad, told)
+        try:
+            samples = load_dataset(root, split, name, skip_bad_records=True, orientation=orientation, skipped=bad)
+        except UserError as error:
+            raise UserError("\n".join([str(error), *told])) from error
+    return Checked(samples, bad, [one for one in told if SKIPPED not in one])  # those are among the bad ones
 
 
 def report(checked: Checked, name: str, root: Path, split: str) -> str:
@@ -87,7 +91,8 @@ def report(checked: Checked, name: str, root: Path, split: str) -> str:
     if checked.told:
         lines += ["Told while it was read:", *(f"  {one}" for one in checked.told), ""]
     for group, title in dataset_spec(name).group_titles.items():
-        lines += table(f"By {title}", Counter(one.groups.get(group, "not known") for one in samples))
+        counts = Counter(one.groups.get(group, UNKNOWN) for one in samples)
+        lines += table(f"By {title}", counts) if counts.keys() != {UNKNOWN} else []
     lines += table("Targets a question", Counter(len(one.targets) for one in samples), by_value=True)
     lines += size_lines(samples)
     sizes = Counter(f"{one.size[1]}x{one.size[0]}" for one in {one.image_path: one for one in samples}.values())

@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import os
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def _read_sidecar(root: Path, file: Path, polygons: str) -> LabelledPicture:
         table = read_json(file, strict=False)
         if not isinstance(table, dict) or not isinstance(table.get("shapes"), list):
             raise BadRecord(f"{file}: no file of labelme's, for it has no list 'shapes'")
-        path = find_picture(str(file), table.get("imagePath"), [file.parent, root / "images", root])
+        path = find_picture(str(file), table.get("imagePath"), picture_folders(root, file, table.get("imagePath")))
         if not path.exists() and (beside := _picture_beside(file)):
             path = beside
         frame = checked_frame(str(file), table.get("imageHeight"), table.get("imageWidth"))
@@ -99,6 +100,16 @@ def _read_sidecar(root: Path, file: Path, polygons: str) -> LabelledPicture:
     except UserError as error:
         fault = error if isinstance(error, BadRecord) else BadRecord(str(error))
         return LabelledPicture(str(file), name, file, (1, 1), fault=fault)
+
+
+def picture_folders(root: Path, file: Path, name: Any) -> list[Path]:
+    """Where a file's picture may lie: where its path leads, if that is in the data set, and beside it."""
+    folders = [file.parent, root / "images", root]
+    if isinstance(name, str) and "\0" not in name:
+        meant = Path(os.path.normpath(file.parent / name.replace("\\", "/"))).parent
+        if meant.is_relative_to(os.path.normpath(root)):
+            folders.insert(0, meant)
+    return folders
 
 
 def _picture_beside(file: Path) -> Path | None:

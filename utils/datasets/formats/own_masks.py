@@ -199,6 +199,8 @@ def check_row(where: str, row: Any) -> None:
     if not isinstance(row.get("id", ""), (str, int)):
         raise BadRecord(f"{where}: id is {shortened(row['id'])}, expected a text or a number")
     values = row["value"] if isinstance(row.get("value"), list) else [row.get("value")]
+    if not values:
+        raise BadRecord(f"{where}: value is an empty list, expected a value for each target")
     for value in values:
         if not (value is None or type(value) is int or (isinstance(value, str) and COLOUR.fullmatch(value))):
             raise BadRecord(f'{where}: value is {shortened(value)}, expected a whole number or a colour "#rrggbb"')
@@ -267,7 +269,9 @@ def belonging(where: str, path: Path, values: np.ndarray, value: int | str | Non
     else:
         mask = values == value
     if not mask.any():
-        raise BadRecord(f"{where}: no pixel of its mask {path} {'has the value ' + repr(value) if value else 'is set'}")
+        raise BadRecord(
+            f"{where}: no pixel of its mask {path} {'is set' if value is None else f'has the value {value!r}'}"
+        )
     return mask
 
 
