@@ -31,7 +31,9 @@ def annotation(number: int, image: int, segmentation: Any, **fields: Any) -> dic
     return {"id": number, "image_id": image, "category_id": 1, "segmentation": segmentation, "iscrowd": 0, **fields}
 
 
-def write_coco(file: Path, images: dict[int, str | dict], annotations: list[dict], categories: tuple = ("roof",)) -> None:
+def write_coco(
+    file: Path, images: dict[int, str | dict], annotations: list[dict], categories: tuple = ("roof",)
+) -> None:
     """A COCO file; an image is its name or its fields."""
     rows = [
         {"id": number, "height": SIZE[0], "width": SIZE[1]} | ({"file_name": one} if isinstance(one, str) else one)
