@@ -131,13 +131,14 @@ def write_picture(sample: Sample, target: Path, done: Converted) -> None:
     One with an orientation tag is encoded anew too, as its labels see it, so that nothing is left to ask.
     """
     with opened_picture(sample.image_path) as opened:
-        if opened.format in ("JPEG", "MPO") and orientation_of(opened) == AS_STORED:
-            done.pictures += 1
-            link_or_copy(sample.image_path.resolve(), target)
-            return
-        pixels = decoded(opened, sample.upright)
-    done.encoded += 1
-    Image.fromarray(pixels).save(target, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        as_it_is = opened.format in ("JPEG", "MPO") and orientation_of(opened) == AS_STORED
+        pixels = None if as_it_is else decoded(opened, sample.upright)
+    if pixels is None:  # not in the block, which takes a full disk for a damaged picture
+        link_or_copy(sample.image_path.resolve(), target)
+        done.pictures += 1
+    else:
+        Image.fromarray(pixels).save(target, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        done.encoded += 1
 
 
 def log_converted(split: str, done: Converted) -> None:
