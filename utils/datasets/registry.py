@@ -12,7 +12,10 @@ from utils.datasets.formats import (
     geopixeld,
     grandf,
     grefcoco,
+    labelme,
     muse,
+    own_coco,
+    own_masks,
     reasonseg,
     refcoco,
     refsegrs,
@@ -38,6 +41,9 @@ DATASETS: dict[str, DatasetSpec] = {
         refsegrs.SPEC,
         rrsis_d.SPEC,
         vrsbench.SPEC,
+        labelme.SPEC,
+        own_coco.SPEC,
+        own_masks.SPEC,
     )
 }
 

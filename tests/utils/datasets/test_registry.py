@@ -15,8 +15,8 @@ from utils.runtime.errors import UserError
 
 
 def test_an_unknown_data_set_is_named() -> None:
-    with pytest.raises(UserError, match="unknown data set 'coco'; known are drseg"):
-        load_dataset("data", "test", name="coco")
+    with pytest.raises(UserError, match="unknown data set 'walls'; known are .*drseg"):
+        load_dataset("data", "test", name="walls")
 
 
 def test_a_missing_folder_is_told_with_layout_splits_and_source() -> None:
