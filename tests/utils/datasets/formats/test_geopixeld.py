@@ -85,8 +85,8 @@ def test_patches_without_labels_are_told_with_the_layout(root: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_dataset(root, "train", "geopixeld")
     assert str(caught.value).splitlines() == [
-        f"{root}/train/*.json: missing; expected is",
+        f"{root}/train/*.json: not there; expected is",
         f"    {root}/train/P0224_0_800_0_800.png",
         f"    {root}/train/P0224_0_800_0_800.json",
-        f"and in {root} there is: test, train. The data come from {dataset_spec('geopixeld').source}",
+        f"In {root}/train there is: P0000.png. The data come from {dataset_spec('geopixeld').source}",
     ]
