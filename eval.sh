@@ -7,6 +7,7 @@
 #   bash eval.sh NAME                   the best checkpoint of runs/NAME, on data/DRSeg
 #   bash eval.sh --model FOLDER --data FOLDER --split test --out FOLDER
 #   bash eval.sh NAME --controls        and with other questions, other pictures and no question
+#   bash eval.sh --model FOLDER --benchmarks drseg,reasonseg,refcoco     on several data sets, with one table
 #   bash eval.sh --help                 what eval.py takes
 #
 # Arguments after NAME add to and replace what NAME stands for, e.g. `bash eval.sh mini --overlays 8`.
@@ -27,9 +28,10 @@ case $name in
         [ -d "runs/$name/best" ] || value_of model "$@" >/dev/null ||
             die "$name: there is no runs/$name/best; name mini, a run that has validated, or a folder by --model"
         defaults=(--model "runs/$name/best" --data "$data" --split test --out "runs/$name/eval")
+        if value_of benchmarks "$@" >/dev/null; then defaults=(--model "runs/$name/best" --out "runs/$name/benchmarks"); fi
         ;;
 esac
-[ -n "$data" ] || die "name the data set: --data FOLDER, e.g. --data data/DRSeg or --data $mini_data"
+[ -n "$data" ] || value_of benchmarks "$@" >/dev/null || die "name the data set: --data FOLDER, e.g. --data data/DRSeg or --data $mini_data"
 if [ "$data" = "$mini_data" ]; then draw_mini_data; fi
 
 launch eval.py ${defaults[@]+"${defaults[@]}"} "$@"

@@ -35,8 +35,10 @@ def main() -> None:
         picture = Picture(path)
         answer = pixdlm.segment(picture, args.ask, args.max_new_tokens)
         union = answer.union
-        if not len(answer.masks):
-            log.warning("%s: no [SEG] group in the answer, so nothing is marked; it answered %r", path, answer.text)
+        if answer.no_target:
+            log.warning("%s: nothing in it answers the question, says the model, in the words %r", path, answer.text)
+        elif not len(answer.masks):
+            log.warning("%s: no whole [SEG] group, so nothing is marked; it answered %r", path, answer.text)
         elif not union.any():
             log.warning("%s: the mask is empty", path)
         entry = answer_record(path, args.ask, answer)

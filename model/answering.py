@@ -47,29 +47,29 @@ def forced_answers(
     model: PixDLMForCausalLM,
     tokenizer: PixTokenizer,
     batch: Batch,
-    targets: list[int],
+    groups: list[int],
     features: ImageFeatures | None,
     written: list[list[int]] | None = None,
     run: Callable[[Batch], Any] | None = None,
 ) -> list[Answer]:
-    """Answers with as many [SEG] groups as there are targets, teacher-forced.
+    """Answers with so many [SEG] groups, teacher-forced.
 
     Args:
         model: in evaluation mode; the batch may be on the CPU.
         tokenizer: of the model.
         batch: its prompts end before the [SEG] groups.
-        targets: of each question.
+        groups: in the answer to each question.
         features: of the pictures.
         written: what the model writes to each question; its words, up to the first [SEG] token, stand before the
             groups, cut where these would leave the language model's context.
         run: called instead of the model, with pixels in the batch and no features (DeepSpeed's engine, where it
             shards).
     """
-    words = [words_before_groups(tokenizer, ids) for ids in written or [[]] * len(targets)]
+    words = [words_before_groups(tokenizer, ids) for ids in written or [[]] * len(groups)]
     # The placeholder makes way for the image tokens.
     longest = model.config.text_config.max_position_embeddings - (model.config.image_tokens - 1)
     rooms = (longest - batch.attention_mask.sum(dim=1)).tolist()
-    asked = zip(words, targets, rooms, strict=True)
+    asked = zip(words, groups, rooms, strict=True)
     answers = [forced_answer(said, tokenizer.seg_ids * count, room) for said, count, room in asked]
     moved = batch.with_answers(answers, model.config).to(model.device)
     masks = (run(moved) if run else model(moved, features=features)).mask_logits

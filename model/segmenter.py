@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from model.answering import Answer, write_answers, written_answers
+from model.answering import NO_SEG, OK, Answer, write_answers, written_answers
 from model.checkpoints.backbones import Backbones
 from model.checkpoints.layouts import local_folder
 from model.inputs.images import Geometry, ImageInput, Picture, frame_logits, frame_of
@@ -37,6 +37,8 @@ class Segmentation:
         boxes: float32[K, 4], x, y, width and height in pixels; zeros where a mask is empty.
         text: the generated answer.
         union_score: the score of the union of all masks.
+        status: "ok"; "no_seg", the model wrote no [SEG] token, which is how it says that nothing answers the question;
+            "broken", a [SEG] group is incomplete.
     """
 
     masks: np.ndarray
@@ -44,6 +46,12 @@ class Segmentation:
     boxes: np.ndarray
     text: str
     union_score: float
+    status: str = OK
+
+    @property
+    def no_target(self) -> bool:
+        """Whether the model says that nothing in the picture answers the question."""
+        return self.status == NO_SEG
 
     @property
     def union(self) -> np.ndarray:
@@ -162,7 +170,9 @@ class PixDLM:
         """An answer in the picture's own pixels."""
         if not len(answer.logits):
             empty = np.zeros((0, geometry.height, geometry.width), bool)
-            return Segmentation(empty, np.zeros(0, np.float32), np.zeros((0, 4), np.float32), answer.text, 0.0)
+            return Segmentation(
+                empty, np.zeros(0, np.float32), np.zeros((0, 4), np.float32), answer.text, 0.0, answer.status
+            )
         framed = frame_logits(answer.logits.float(), geometry, self.model.config)
         masks = (framed > 0).cpu().numpy()
         return Segmentation(
@@ -171,6 +181,7 @@ class PixDLM:
             boxes=np.array([mask_box(encode_mask(mask)) or (0, 0, 0, 0) for mask in masks], np.float32),
             text=answer.text,
             union_score=confidence(framed.amax(dim=0)),
+            status=answer.status,
         )
 
 

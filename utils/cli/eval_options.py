@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from model.language.decoding import Decoding
 from utils.cli.options import BackboneArgs, check_at_least, check_one_of, option, parse
+from utils.datasets.registry import dataset_spec
 from utils.evaluation.predict import Loading
 from utils.evaluation.protocols import FORCED, KINDS, OWN_REASONING, REASONINGS
 from utils.runtime.errors import UserError
@@ -20,6 +21,11 @@ class EvalArgs(BackboneArgs):
     split: str = option("test", "Split to evaluate.")
     out: str = option("runs/eval", "Where predictions, scores, report and overlays go.")
     dataset: str = option("drseg", "Name of the data set's format.")
+    benchmarks: str | None = option(
+        None, "Evaluate on several, e.g. drseg,reasonseg@val,refcoco, or all; --data then names folders, NAME=FOLDER,… "
+        "or a YAML file, where they are not in the usual places. What is not on disk is skipped."
+    )  # fmt: skip
+    metric: str = option("clean", "Rules of scoring: clean, official, or others that the data set has.")
     polygons: str = option("union", "A target's polygons: their union, or only the first (published reading).")
     orientation: str = option("check", "Orientation tags: apply them, read as stored, or check (refuse where open).")
     skip_bad_records: bool = option(False, "Count and list records that cannot be used instead of stopping.")
@@ -58,12 +64,14 @@ def parse_eval(argv: list[str] | None = None) -> EvalArgs:
     """
     args = parse(EvalArgs, argv)
     for name in ("model", "data"):
-        if not getattr(args, name):
+        if not getattr(args, name) and not (name == "data" and args.benchmarks):
             raise UserError(f"--{name} is not given; name a folder, e.g. --model PixDLM/mini --data data/DRSeg-mini")
     check_one_of(args, "protocol", KINDS)
     if args.reasoning is not None:
         check_one_of(args, "reasoning", REASONINGS)
     decoding_of(args)
+    if not args.benchmarks:
+        dataset_spec(args.dataset).scoring(args.metric)
     if args.shard and (args.protocol != FORCED or args.reasoning == OWN_REASONING or args.controls):
         raise UserError(
             "--shard gathers weights for one teacher-forced pass a batch; leave out --protocol generate, --reasoning "

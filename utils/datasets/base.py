@@ -168,6 +168,12 @@ def target_count(sample: Sample, single: bool) -> int:
     return min(len(sample.targets), 1) if single else len(sample.targets)
 
 
+def forced_count(sample: Sample, single: bool) -> int:
+    """How many [SEG] groups are put into a teacher-forced answer; one where there is no target, or else their number
+    would give away that nothing is to be marked."""
+    return max(1, target_count(sample, single))
+
+
 def sample_words(sample: Sample, answer_format: str) -> str:
     """What stands before the [SEG] groups of a sample's answer.
 

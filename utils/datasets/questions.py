@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from model.language.answers import SEG
 from model.processor import PixDLMProcessor
-from utils.datasets.base import BadRecord, Sample, sample_words, target_count
+from utils.datasets.base import BadRecord, Sample, forced_count, sample_words
 from utils.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def check_questions(
     faults: dict[tuple[str, str | None, int], str] = {}  # of question, answer, number of masks; "" where there is none
     bad: dict[str, str] = {}  # record -> what is wrong with it
     for sample in samples:
-        masks = target_count(sample, processor.config.single_target)
+        masks = forced_count(sample, processor.config.single_target)
         key = *texts(sample), masks
         if key not in faults:
             met = {texts(one): one for one in (sample, *(variants(sample) if variants else ()))}

@@ -11,7 +11,7 @@ from model.inputs.images import Geometry, frame_of
 from model.language.tokens import PixTokenizer
 from model.pixdlm import ImageFeatures
 from model.processor import PixDLMProcessor
-from utils.datasets.base import Sample, sample_words, target_count
+from utils.datasets.base import Sample, forced_count, sample_words
 from utils.datasets.loading.collate import BadSample
 from utils.evaluation.controls import SWAPPED_IMAGES, asked_questions, other_pictures
 from utils.evaluation.protocols import Protocol
@@ -27,7 +27,7 @@ class Pass:
         pictures: a batch without questions.
         prompts: for each control a batch without pixels, whose prompts end before the [SEG] groups.
         questions: for each control what is asked; "" for a blank.
-        targets: masks that answer each question.
+        groups: [SEG] groups that are put into each teacher-forced answer.
         swapped: for each picture the one whose image tokens the language model is shown with swapped images.
     """
 
@@ -35,7 +35,7 @@ class Pass:
     pictures: Batch
     prompts: dict[str, Batch]
     questions: dict[str, list[str]]
-    targets: list[int]
+    groups: list[int]
     swapped: list[int]
 
     def seen(self, features: ImageFeatures, control: str) -> ImageFeatures:
@@ -112,7 +112,7 @@ class EvaluationCollator:
             pictures=pictures,
             prompts=prompts,
             questions={control: [one or "" for one in self.questions(samples, control)] for control in self.asked},
-            targets=[target_count(sample, self.config.single_target) for sample in samples],
+            groups=[forced_count(sample, self.config.single_target) for sample in samples],
             swapped=[place.get(self.partners.get(path), i) for path, i in place.items()],
         )
 

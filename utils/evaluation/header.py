@@ -13,7 +13,14 @@ from utils.runtime.errors import UserError
 
 FORMAT = "PixDLM predictions 1"
 UNITS = ("target", "question")  # each target by itself, or all targets of a question as one
-COMPUTED = ("overall", "calibration", "answers", "controls")  # what scoring writes into metrics.json; and by_GROUP
+COMPUTED = (
+    "overall",
+    "official",
+    "grounded",
+    "calibration",
+    "answers",
+    "controls",
+)  # what scoring writes into metrics.json; and by_GROUP
 
 
 class Kind(NamedTuple):

@@ -162,7 +162,7 @@ def answers_of(
             if run is not None:
                 prompts = with_pixels(prompts, one.pictures.to("cpu", dtype))
             own = list(islice(written, len(prompts))) if protocol.writes else None
-            answers += answer_batch(model, tokenizer, protocol, prompts, one.targets, each, own, run)
+            answers += answer_batch(model, tokenizer, protocol, prompts, one.groups, each, own, run)
             index = prompts.image_index.tolist()
             rows = zip(one.samples, one.questions[control], index, strict=True)
             asked += [(sample, control, question, prompts.geometries[picture]) for sample, question, picture in rows]

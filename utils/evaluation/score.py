@@ -14,16 +14,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.base import CLEAN, DatasetSpec, Sample
+from utils.datasets.base import CLEAN, OFFICIAL, DatasetSpec, Sample
 from utils.datasets.registry import dataset_spec, load_dataset
 from utils.evaluation.controls import NO_CONTROL
 from utils.evaluation.grounded import add_grounded
 from utils.evaluation.header import UNITS
+from utils.evaluation.metrics import breakdowns
 from utils.evaluation.predictions import Record, Records, check_is_there, read_predictions
 from utils.evaluation.protocols import OWN_REASONING
 from utils.evaluation.report.tables import heading, table
 from utils.evaluation.results import data_facts, write_lines, write_results
-from utils.evaluation.scoring import MISSING, score_predictions
+from utils.evaluation.scoring import MISSING, score_predictions, score_records
 from utils.runtime.errors import UserError, print_result, run_main
 from utils.runtime.files import atomic_file, make_output_folder, write_errors_as_user_error
 from utils.runtime.logs import start_logging
@@ -76,6 +77,8 @@ def scored(
         rules = replace(rules, unit=protocol["unit"])
     reasoned = protocol.get("reasoning") == OWN_REASONING and protocol.get("answer_format") == "reasoning"
     metrics, lines = score_predictions(samples, records, rules, spec.group_titles, reasoned)
+    if metric == CLEAN and OFFICIAL in spec.rules:
+        metrics["official"] = official_scores(samples, records[NO_CONTROL], spec)
     for control, found in metrics.get("controls", {}).items():
         if missing[control]:
             found[MISSING] = missing[control]
@@ -83,6 +86,13 @@ def scored(
     named["protocol"] = {**protocol, "metric": metric, **asdict(rules)}
     del named["protocol"]["metrics"]  # they are those of `overall`
     return {**metrics, "data": data, **named}, lines
+
+
+def official_scores(samples: Sequence[Sample], records: dict[str, Record], spec: DatasetSpec) -> dict[str, Any]:
+    """The official metrics over all records, which stand beside the clean ones where the two differ."""
+    rules = spec.scoring(OFFICIAL)
+    found = [score for score, _, _ in score_records(samples, records, rules)]
+    return breakdowns(found, rules, ())["overall"]
 
 
 def check_complete(records: dict[str, Record], samples: Sequence[Sample], control: str, allow_missing: bool) -> int:

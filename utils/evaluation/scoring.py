@@ -10,7 +10,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from model import answering
-from model.answering import OK
+from model.answering import BROKEN, OK
 from model.language.answers import is_well_formed
 from model.masks import encode_mask, polygons_rle
 from utils.datasets.base import Sample, ScoringRules, draw_target, ignored_pixels
@@ -140,9 +140,11 @@ def target_rles(sample: Sample, covered_once: bool = False) -> list[dict]:
 
 def answer_status(sample: Sample, record: Record | None, unit: str) -> str:
     """The status of an answer: as predicted, "wrong_count" where the number of masks is not that of the targets, or
-    "missing"."""
+    "missing". Where there is no target, an answer without [SEG], or whose masks are empty, is as it should be."""
     if record is None:
         return MISSING
+    if not sample.targets and record["status"] != BROKEN:
+        return WRONG_COUNT if any(coco.area(mask) for mask in record["masks"]) else OK
     expected = min(len(sample.targets), 1) if unit == QUESTION else len(sample.targets)
     counted = min(len(record["masks"]), 1) if unit == QUESTION else len(record["masks"])
     return record["status"] if record["status"] != OK or counted == expected else WRONG_COUNT

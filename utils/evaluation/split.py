@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from model.processor import PixDLMProcessor
-from utils.datasets.base import Sample, target_count
+from utils.datasets.base import Sample, forced_count
 from utils.datasets.questions import check_questions, question_fault
 from utils.datasets.registry import load_dataset
 from utils.evaluation.controls import SHUFFLED_QUESTIONS, applicable_controls, shuffled_questions
@@ -53,7 +53,7 @@ def askable_controls(samples: Sequence[Sample], processor: PixDLMProcessor, prot
         return controls
     said = protocol.answer_format(processor.config.answer_format)
     for sample, question in zip(samples, shuffled_questions(samples, protocol.seed), strict=True):
-        masks = target_count(sample, processor.config.single_target)
+        masks = forced_count(sample, processor.config.single_target)
         fault = question_fault(replace(sample, question=question), masks, processor, said)
         if fault:
             log.warning("no control %s: %s would be asked this: %s", SHUFFLED_QUESTIONS, sample.name, fault)

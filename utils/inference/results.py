@@ -39,6 +39,7 @@ def answer_record(picture: Path, question: str, answer: Segmentation) -> dict[st
         "picture": shown_name(picture),
         "question": question,
         "text": answer.text,
+        "status": answer.status,
         "box": mask_box(rle),
         "area": int(union.sum()),
         "area_fraction": float(union.mean()),

@@ -72,6 +72,14 @@ def table(metrics: dict[str, Any], spec: DatasetSpec) -> str:
         for value, summary in groups.items():
             under = [one.get(f"by_{name}", {}).get(value) for one in controls.values()]
             lines.append(_row(f"  {value}", summary, under, names))
+    official = metrics.get("official")
+    if official:
+        told = (
+            f"{METRICS[name].title} {official[name]:.4f}"
+            for name in metric_names(official)
+            if official[name] is not None
+        )
+        lines.append(f"by the official rules: {', '.join(told)}")
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -65,9 +65,17 @@ def test_numbers_name_pictures_and_their_folder_may_lie_in_grandf(tmp_path: Path
         ([caption(labels=["A car", 3])], [mask(1, CAR), mask(2, CAR)], "labels is .* expected a list of phrases"),
         ([caption(text=" ")], [mask(1, CAR), mask(2, CAR)], "caption is ' ', expected a text"),
         ([caption()], [mask(1, CAR), mask(2, box_rle(0, 0, 9, 9, 20, 30))], "masks are of several sizes"),
-        ([caption()], [mask(1, CAR), mask(2, {**CAR, "counts": "0"})], "mask 1: its RLE has counts that do not fill 1200 pixels: '0'"),
+        (
+            [caption()],
+            [mask(1, CAR), mask(2, {**CAR, "counts": "0"})],
+            "mask 1: its RLE has counts that do not fill 1200 pixels: '0'",
+        ),
         ([caption()], [mask(1, CAR), mask(2, None)], "mask 1 is None, expected an RLE"),
-        ([caption()], [mask(1, CAR), mask(2, {"size": [30, 40], "counts": [1, 2]})], r"runs that do not add up to 1200 pixels: \[1, 2\]"),
+        (
+            [caption()],
+            [mask(1, CAR), mask(2, {"size": [30, 40], "counts": [1, 2]})],
+            r"runs that do not add up to 1200 pixels: \[1, 2\]",
+        ),
     ],
 )
 def test_a_bad_image_is_named_or_skipped(tmp_path: Path, captions: list, masks: list, message: str) -> None:
@@ -144,7 +152,7 @@ def test_flickr_passes_by_what_glamm_passes_by(tmp_path: Path) -> None:
 def test_missing_files_are_told_with_the_layout(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="test_gcg_coco_caption_gt.json: not there; expected is\n.*GranDf/annotations"):
         load_dataset(tmp_path, "test", "grandf")
-    with pytest.raises(UserError, match="OpenPsgGCG_train.json: missing"):
+    with pytest.raises(UserError, match="OpenPsgGCG_train.json: not there"):
         load_dataset(tmp_path, "openpsg_train", "grandf")
     root = write_eval(tmp_path, [caption()], [mask(1, CAR), mask(2, ROAD)])
     write_labels(root / EVAL / "val_gcg_coco_mask_gt.json", [])

@@ -117,9 +117,7 @@ def test_training_asks_for_every_object_that_has_a_sentence(tmp_path: Path, capl
 @pytest.mark.parametrize(("split", "wanted"), [("val", "VRSBench_EVAL_referring.json"), ("train", "Annotations_train")])
 def test_missing_labels_are_told_with_the_layout(tmp_path: Path, split: str, wanted: str) -> None:
     draw_picture(tmp_path / "Images_val" / "P0003_0002.png")
-    with pytest.raises(
-        UserError, match=f"{wanted}.*: not there; expected is\n.*\n.*\n.*\n.*\nand in .*: Images_val. The"
-    ):
+    with pytest.raises(UserError, match=f"{wanted}.*: not there; expected is\n.*\n.*\n.*\n.*\nIn .*: Images_val. The"):
         load_dataset(tmp_path, split, "vrsbench")
 
 
