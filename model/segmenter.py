@@ -169,10 +169,8 @@ class PixDLM:
     def _segmentation(self, answer: Answer, geometry: Geometry) -> Segmentation:
         """An answer in the picture's own pixels."""
         if not len(answer.logits):
-            empty = np.zeros((0, geometry.height, geometry.width), bool)
-            return Segmentation(
-                empty, np.zeros(0, np.float32), np.zeros((0, 4), np.float32), answer.text, 0.0, answer.status
-            )
+            empty, boxes = np.zeros((0, geometry.height, geometry.width), bool), np.zeros((0, 4), np.float32)
+            return Segmentation(empty, np.zeros(0, np.float32), boxes, answer.text, 0.0, answer.status)
         framed = frame_logits(answer.logits.float(), geometry, self.model.config)
         masks = (framed > 0).cpu().numpy()
         return Segmentation(

@@ -128,7 +128,8 @@ def test_results_name_the_protocol_and_not_the_machine(evaluate: Callable, tmp_p
     assert facts.items() <= metrics["data"].items() and len(metrics["data"]["sha256"]) == 64
     assert metrics["versions"]["opencv"] and metrics["versions"]["torch"] == torch.__version__
     assert metrics["overall"]["count"] == 5 and metrics["checkpoint"] and metrics["code"] == code_version()
-    assert all(metrics[name] == value for name, value in header.items() if name != "format")
+    assert all(metrics[name] == value for name, value in header.items() if name not in ("format", "protocol"))
+    assert header["protocol"].items() <= metrics["protocol"].items() and metrics["protocol"]["metric"] == "clean"
     for file in ("metrics.json", "predictions.jsonl", "scores.jsonl"):
         assert str(tmp_path) not in (tmp_path / "out" / file).read_text()
 
@@ -281,7 +282,7 @@ def test_overlays_take_the_place_of_overlays_alone(evaluate: Callable, tmp_path:
         (["--offload"], "--offload needs --shard"),
         (["--shard", "--device", "cuda:1"], "choose the GPU by CUDA_VISIBLE_DEVICES"),
         (["--split", "night"], "DRSeg_night.json: no such split"),
-        (["--dataset", "coco"], "unknown data set 'coco'; known are drseg"),
+        (["--dataset", "roofs"], "unknown data set 'roofs'; known are drseg"),
         (["--polygons", "two"], "'two'; known are union, first"),
         (["--precision", "int8"], "--precision is 'int8'"),
         (["--device", "gpu"], "unknown device 'gpu'; expected auto, cpu, cuda or cuda:N"),
@@ -315,13 +316,14 @@ def test_parted_weights_are_not_asked_to_reason_by_default(
 
 LIMITED = """
 import resource
-write_scores = scripts["eval"].write_scores
+import utils.evaluation.evaluate as evaluate
+write_scores = evaluate.write_scores
 
 def limited(*given):
     resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
     write_scores(*given)
 
-scripts["eval"].write_scores = limited
+evaluate.write_scores = limited
 """
 
 
@@ -395,3 +397,34 @@ def test_a_second_data_set_is_evaluated_by_its_own_rules(
         assert one["intersection"] <= one["union"] <= 60 * 40 and one["union"] >= masks[one["id"]][:, 40:].sum()
         assert one["groups"] == {"crop": ("rye", "maize")[i % 2]}
     assert any(mask[:, :40].any() for mask in masks.values())
+
+
+def test_several_benchmarks_are_evaluated_as_each_would_be_alone(
+    evaluate: Callable, seven_pictures: Path, tmp_path: Path
+) -> None:
+    assert evaluate()[0] == 0
+    alone = {name: (tmp_path / "out" / name).read_bytes() for name in ("metrics.json", "predictions.jsonl")}
+    folders = f"drseg={seven_pictures},again=drseg:{seven_pictures},muse={tmp_path}/gone"
+    status, table, told = evaluate("--benchmarks", "again,muse,drseg", "--data", folders, "--out", tmp_path / "many")
+    assert status == 0
+    for name in ("drseg", "again"):
+        assert {file: (tmp_path / "many" / name / "test" / file).read_bytes() for file in alone} == alone
+    assert f"MUSE: skipped, {tmp_path}/gone is not there; it comes from http" in told
+    giou = 100 * read(tmp_path / "out/metrics.json")["overall"]["giou"]
+    summary = table[table.index("in percent;") :].splitlines()
+    assert [line.split()[0] for line in summary if not line.startswith(" ")] == ["in", "DRSeg", "again", "MUSE:"]
+    assert sum(f"{giou:.1f}" in line and "this model" in line for line in summary) >= 2
+    written = read(tmp_path / "many/benchmarks.json")
+    assert [one["benchmark"] for one in written["measured"]] == ["drseg", "again"] and len(written["skipped"]) == 1
+    page = (tmp_path / "many/benchmarks.html").read_text()
+    assert 'href="drseg/test/report.html"' in page and (tmp_path / "many/drseg/test/report.html").is_file()
+
+
+def test_benchmarks_none_of_which_is_on_disk_are_told(evaluate: Callable, tmp_path: Path) -> None:
+    status, _, told = evaluate("--benchmarks", "reasonseg", "--data", f"reasonseg={tmp_path}/gone")
+    assert status == 2 and "ReasonSeg: skipped" in told and "none of them is on disk" in told
+
+
+def test_rules_that_a_data_set_lacks_are_told_before_the_model_is_loaded(evaluate: Callable) -> None:
+    status, _, told = evaluate("--metric", "lavt")
+    assert status == 2 and "--metric is 'lavt'; drseg has clean, hungarian, official" in told

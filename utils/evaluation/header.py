@@ -13,14 +13,8 @@ from utils.runtime.errors import UserError
 
 FORMAT = "PixDLM predictions 1"
 UNITS = ("target", "question")  # each target by itself, or all targets of a question as one
-COMPUTED = (
-    "overall",
-    "official",
-    "grounded",
-    "calibration",
-    "answers",
-    "controls",
-)  # what scoring writes into metrics.json; and by_GROUP
+# What scoring writes into metrics.json, beside by_GROUP.
+COMPUTED = ("overall", "official", "grounded", "calibration", "answers", "controls")
 
 
 class Kind(NamedTuple):

@@ -56,7 +56,7 @@ def test_a_pass_decodes_each_picture_once_and_asks_about_it(
     assert read == ["wide", "parted", "two"] and len(one.pictures.clip_pixels) == 3
     prompts = one.prompts[NO_CONTROL]
     assert prompts.clip_pixels is None and prompts.image_index.tolist() == [0, 0, 0, 1, 2]
-    assert one.targets == [1, 1, 1, 1, 2] and one.samples == samples[:5]
+    assert one.groups == [1, 1, 1, 1, 2] and one.samples == samples[:5]
     for row, sample in enumerate(samples[:5]):
         assert prompt_ids(prompts, row) == tokenizer.prompt(sample.question, answered=False).ids
 
@@ -74,7 +74,7 @@ def test_a_model_of_one_target_gets_one(
 ) -> None:
     tiny_config.single_target = True
     collate = EvaluationCollator(tiny_config, tokenizer, Protocol(), samples, 4)
-    assert collate([samples[3:5]]).passes[0].targets == [1, 1]
+    assert collate([samples[3:5]]).passes[0].groups == [1, 1]
 
 
 def test_each_control_changes_the_question_alone(
@@ -187,3 +187,11 @@ def test_pixels_are_put_back_beside_prompts(
     both = with_pixels(one.prompts[NO_CONTROL], one.pictures)
     assert both.clip_pixels is one.pictures.clip_pixels and both.sam_pixels is one.pictures.sam_pixels
     assert both.geometries == one.pictures.geometries and torch.equal(both.input_ids, one.prompts["none"].input_ids)
+
+
+def test_a_question_without_targets_gets_a_group_so_that_their_number_gives_nothing_away(
+    tiny_config: PixDLMConfig, tokenizer: PixTokenizer, samples: list[Sample]
+) -> None:
+    nothing = replace(samples[0], targets=())
+    collate = EvaluationCollator(tiny_config, tokenizer, Protocol(), [nothing], 4)
+    assert collate([[nothing]]).passes[0].groups == [1]

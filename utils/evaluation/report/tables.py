@@ -74,11 +74,8 @@ def table(metrics: dict[str, Any], spec: DatasetSpec) -> str:
             lines.append(_row(f"  {value}", summary, under, names))
     official = metrics.get("official")
     if official:
-        told = (
-            f"{METRICS[name].title} {official[name]:.4f}"
-            for name in metric_names(official)
-            if official[name] is not None
-        )
+        named = [name for name in metric_names(official) if official[name] is not None]
+        told = (f"{METRICS[name].title} {official[name]:.4f}" for name in named)
         lines.append(f"by the official rules: {', '.join(told)}")
     return "\n".join(line.rstrip() for line in lines)
 
