@@ -28,10 +28,13 @@ case $name in
         [ -d "runs/$name/best" ] || value_of model "$@" >/dev/null ||
             die "$name: there is no runs/$name/best; name mini, a run that has validated, or a folder by --model"
         defaults=(--model "runs/$name/best" --data "$data" --split test --out "runs/$name/eval")
-        if value_of benchmarks "$@" >/dev/null; then defaults=(--model "runs/$name/best" --out "runs/$name/benchmarks"); fi
+        if value_of benchmarks "$@" >/dev/null; then
+            defaults=(--model "runs/$name/best" --out "runs/$name/benchmarks")
+        fi
         ;;
 esac
-[ -n "$data" ] || value_of benchmarks "$@" >/dev/null || die "name the data set: --data FOLDER, e.g. --data data/DRSeg or --data $mini_data"
+[ -n "$data" ] || value_of benchmarks "$@" >/dev/null ||
+    die "name the data set: --data FOLDER, e.g. --data data/DRSeg or --data $mini_data"
 if [ "$data" = "$mini_data" ]; then draw_mini_data; fi
 
 launch eval.py ${defaults[@]+"${defaults[@]}"} "$@"

@@ -7,6 +7,7 @@
 #   bash train.sh mini                  needs no GPU, no data and no weights: draws its own scenes
 #   bash train.sh                       native, on data/DRSeg, on every GPU of this node
 #   bash train.sh mini --data FOLDER    another data set in DRSeg's layout
+#   bash train.sh --train drseg:4,refcoco:2 --data drseg=FOLDER,refcoco=FOLDER     a mixture, evaluated on each
 #   bash train.sh --help                what train.py takes
 #
 # NPROC=N           processes on this node (default: the GPUs found; without one, for mini a process a core)
@@ -26,7 +27,11 @@ name=native
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then name=$1; shift; fi
 if wants_help "$@"; then exec "$python" train.py --help; fi
 
-data=$(value_of data "$@") || data=$(default_data "$name")
+mixture=$(value_of train "$@") || mixture=
+data=$(value_of data "$@") || {
+    [ -z "$mixture" ] || die "--train $mixture: name the folders, --data NAME=FOLDER,NAME=FOLDER or a YAML file of them"
+    data=$(default_data "$name")
+}
 run=$(value_of run-dir "$@") || run=runs/$name
 if [ "$data" = "$mini_data" ]; then draw_mini_data
 elif [ -d "$data/labels" ] && [ ! -f "$data/labels/DRSeg_test.json" ]; then
@@ -39,6 +44,7 @@ launch ${HOSTFILE:+--hostfile "$HOSTFILE"} train.py --config "$name" --data "$da
 # Options of data loading apply to the evaluation too.
 reading=()
 for option in dataset polygons orientation workers; do
+    if [ "$option" = dataset ] && [ -n "$mixture" ]; then continue; fi
     if value=$(value_of "$option" "$@"); then reading+=("--$option" "$value"); fi
 done
 if has_flag skip-bad-records "$@"; then reading+=(--skip-bad-records); fi
@@ -51,4 +57,10 @@ else
 fi
 if [ "$(value_of offload "$@")" = all ]; then reading+=(--offload); fi
 
-launch eval.py --model "$run/best" --data "$data" --split test --out "$run/eval" "${reading[@]}"
+if [ -n "$mixture" ]; then
+    # the names of `NAME@SPLIT:SHARE,…`
+    benchmarks=$(printf '%s' "$mixture" | tr ',' '\n' | sed 's/[:@].*//; s/ //g' | sort -u | paste -sd, -)
+    launch eval.py --model "$run/best" --data "$data" --benchmarks "$benchmarks" --out "$run/eval" "${reading[@]}"
+else
+    launch eval.py --model "$run/best" --data "$data" --split test --out "$run/eval" "${reading[@]}"
+fi

@@ -141,6 +141,31 @@ def test_a_model_that_was_shared_out_in_training_is_in_evaluation(
     parse_eval(evaluation)
 
 
+def test_a_mixture_is_evaluated_on_each_of_its_data_sets(checkout: Path, run: Run) -> None:
+    data = "--data=near=drseg:a,far=coco:b"
+    assert run("train.sh", "mini", "--train", "near:3,far@all:0.5,near@val", data).returncode == 0
+    (train, evaluation) = (arguments for _, arguments in calls(checkout))
+    assert ["--train", "near:3,far@all:0.5,near@val", data] == train[-3:]
+    assert evaluation[evaluation.index("--benchmarks") + 1] == "far,near" and "--split" not in evaluation
+    assert evaluation[evaluation.index("--data") + 1] == "near=drseg:a,far=coco:b"
+    parse_eval(evaluation)
+
+
+def test_a_mixture_without_folders_is_told(checkout: Path, run: Run) -> None:
+    ended = run("train.sh", "mini", "--train", "near:3")
+    assert ended.returncode == 2 and "--train near:3: name the folders" in ended.stderr and calls(checkout) == []
+
+
+def test_benchmarks_need_no_data(checkout: Path, run: Run) -> None:
+    assert run("eval.sh", "--model", "m", "--benchmarks", "all").returncode == 0
+    (checkout / "runs/own/best").mkdir(parents=True)
+    assert run("eval.sh", "own", "--benchmarks", "all").returncode == 0
+    assert [arguments for _, arguments in calls(checkout)] == [
+        ["--model", "m", "--benchmarks", "all"],
+        ["--model", "runs/own/best", "--out", "runs/own/benchmarks", "--benchmarks", "all"],
+    ]
+
+
 def test_a_missing_test_split_is_told_before_training(checkout: Path, run: Run) -> None:
     labels = checkout / "data/mine/labels"
     labels.mkdir(parents=True)

@@ -148,8 +148,9 @@ SPEC = DatasetSpec(
     source=SOURCE,
     loader=load_earthreason,
     rules={
-        "clean": ScoringRules(metrics=("giou", "ciou", *PRECISIONS)),
+        "clean": ScoringRules(metrics=("giou", "ciou", *PRECISIONS), unit="question"),
         "official": ScoringRules(
+            unit="question",
             metrics=("giou", "ciou", *(f"{name}_strict" for name in PRECISIONS)),
             canvas="letterbox1024",
             note="SegEarth-R1's evaluation hands its model the annotated answer along with the question, and keeps the "

@@ -271,10 +271,11 @@ SPEC = DatasetSpec(
     source=SOURCE,
     loader=load_reasonseg,
     rules={
-        "clean": ScoringRules(),
+        "clean": ScoringRules(unit="question"),
         "official": ScoringRules(
+            unit="question",
             note="LISA adds 1e-5 to every union and to the number of targets, and 1e-10 to the sum of unions, so that "
-            "its numbers are lower by less than is shown; it forces the answer, so no text is generated"
+            "its numbers are lower by less than is shown; it forces the answer, so no text is generated",
         ),
     },
     group_titles={"query": "query"},

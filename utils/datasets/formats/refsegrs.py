@@ -129,14 +129,16 @@ SPEC = DatasetSpec(
     source=SOURCE,
     loader=load_refsegrs,
     rules={
-        "clean": ScoringRules(metrics=("giou", "ciou", *PRECISIONS)),
+        "clean": ScoringRules(metrics=("giou", "ciou", *PRECISIONS), unit="question"),
         "official": ScoringRules(
+            unit="question",
             metrics=("giou", "ciou", *PRECISIONS),
             canvas="square480",
             empty_iou=0.0,
             note="as the evaluation of LAVT and RMSIN, on pictures and masks stretched to 480x480",
         ),
         "segearth": ScoringRules(
+            unit="question",
             metrics=("giou", "ciou", *(f"{name}_strict" for name in PRECISIONS)),
             canvas="letterbox1024",
             note="as SegEarth-R1's evaluation; smoothing by 1e-5 and 1e-10 is left out",
