@@ -22,7 +22,7 @@ from model.presets import mini_config
 from tests.training import TINY, Server
 from utils.datasets.loading.collate import Collator
 from utils.datasets.registry import load_dataset
-from utils.mini_drseg.generate import generate
+from utils.mini_drseg.generate import REASONING_TYPES, generate
 
 SENTENCES = (
     "Which vehicle is parked closest to the building entrance?",
@@ -202,5 +202,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve records for training, six for validation."""
     out = tmp_path_factory.mktemp("data") / "mini"
-    generate(out, {"train": 12, "val": 6, "test": 3}, workers=1)
+    generate(out, {"train": 12, "val": 6, "test": 3}, workers=1, kinds=REASONING_TYPES)
     return out

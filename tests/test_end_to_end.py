@@ -22,7 +22,7 @@ from pycocotools import mask as coco
 from model.language.tokens import SEG_TOKENS
 from tests.training import CHECKOUT, OVERRIDES
 from utils.datasets.registry import load_dataset
-from utils.mini_drseg.generate import generate
+from utils.mini_drseg.generate import REASONING_TYPES, generate
 
 COPIED = ("train.sh", "eval.sh", "train.py", "eval.py", "infer.py", "requirements.txt")
 COUNTS = {"train": 24, "val": 6, "test": 6}
@@ -66,7 +66,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def trained(run: Run) -> subprocess.CompletedProcess:
     """`bash train.sh mini`; the data are there, so it draws none."""
-    generate(run.root / "data/DRSeg-mini", COUNTS, workers=1)
+    generate(run.root / "data/DRSeg-mini", COUNTS, workers=1, kinds=REASONING_TYPES)
     steps = ["--epochs", "2", "--steps-per-epoch", "25", "--validate-every", "1", "--warmup-steps", "5", "--lr", "5e-3"]
     steps += ["--ce-weight", "1"]  # so few teach what an answer is only where it counts fully
     return run("bash", run.root / "train.sh", "mini", *steps, "--log-every", "5", *OVERRIDES)
@@ -98,7 +98,7 @@ def test_training_ends_with_the_table_and_its_controls(run: Run, trained: subpro
     samples = load_dataset(run.root / "data/DRSeg-mini", "test")
     metrics, records = read(folder / "eval/metrics.json"), records_of(folder / "eval")
     named = {"answers", "calibration", "controls", "data", "protocol", "code", "versions", "hardware"}
-    assert metrics.keys() == {*SCORES, *named, "checkpoint", "config"}
+    assert metrics.keys() == {*SCORES, *named, "official", "checkpoint", "config"}
     assert metrics["protocol"]["controls"] == list(records) == ["none", *CONTROLS]
     assert list(metrics["controls"]) == CONTROLS and metrics["data"]["split"] == "test"
     row = table.splitlines()[1].split()

@@ -24,7 +24,7 @@ from utils.evaluation.predict import Loading, predict
 from utils.evaluation.predictions import FILE, Record, read_predictions
 from utils.evaluation.protocols import Protocol
 from utils.evaluation.scoring import score_records
-from utils.mini_drseg.generate import generate
+from utils.mini_drseg.generate import REASONING_TYPES, generate
 
 RELEASED = CHECKOUT / "PixDLM/mini"
 
@@ -33,7 +33,7 @@ RELEASED = CHECKOUT / "PixDLM/mini"
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The 300 drawn questions that training never saw."""
     folder = tmp_path_factory.mktemp("scenes") / "mini"
-    generate(folder, {"test": 300}, workers=1)
+    generate(folder, {"test": 300}, workers=1, kinds=REASONING_TYPES)
     return folder
 
 

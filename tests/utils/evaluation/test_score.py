@@ -15,7 +15,7 @@ import pytest
 from model.masks import encode_mask
 from tests.training import CHECKOUT
 from utils.evaluation import score
-from utils.mini_drseg.generate import generate
+from utils.mini_drseg.generate import REASONING_TYPES, generate
 from utils.runtime.errors import UserError, run_main
 
 SQUARE, LARGE = [10, 10, 30, 10, 30, 20, 10, 20], [40, 25, 60, 25, 60, 45, 40, 45]  # 20 x 10 and 20 x 20 pixels
@@ -312,7 +312,7 @@ def test_names_that_are_no_utf_8_are_written(
 def test_the_readme_s_example_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (CHECKOUT / "utils/evaluation/README.md").read_text(encoding="utf-8")
     lines = [line.strip() for line in text.splitlines() if line.startswith('    {"id"')]
-    generate(tmp_path / "mini", {"test": len(lines)}, workers=1)
+    generate(tmp_path / "mini", {"test": len(lines)}, workers=1, kinds=REASONING_TYPES)
     (tmp_path / "answers.jsonl").write_text("".join(f"{line}\n" for line in lines))
     monkeypatch.setattr(sys, "argv", ["score", str(tmp_path / "answers.jsonl"), "--data", str(tmp_path / "mini")])
     score.main()

@@ -12,16 +12,16 @@ from utils.datasets.base import Sample
 from utils.datasets.registry import load_dataset
 from utils.mini_drseg import generate as mini_drseg
 from utils.mini_drseg import render as mini_render
-from utils.mini_drseg.generate import SPLITS, draw_picture, generate
+from utils.mini_drseg.generate import REASONING_TYPES, SPLITS, draw_picture, generate
 from utils.mini_drseg.render import Picture, render
 from utils.mini_drseg.scene import Scene
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small set, drawn in this process."""
+    """A small set of questions with one target, drawn in this process."""
     out = tmp_path_factory.mktemp("mini") / "set"
-    generate(out, COUNTS, seed=3, workers=1)
+    generate(out, COUNTS, seed=3, workers=1, kinds=REASONING_TYPES)
     return out
 
 
@@ -45,7 +45,7 @@ def many() -> list[Drawn]:
         patch.setattr(mini_render, "_texture", lambda canvas, material, camera, rng: canvas)
         drawn = []
         for number in range(PICTURES):
-            _, camera, asked, _ = draw_picture(0, "train", number)
+            _, camera, asked, others, _ = draw_picture(0, "train", number)
             assert camera is last[0].camera
-            drawn.append(Drawn(*last, asked))
+            drawn.append(Drawn(*last, asked, others))
     return drawn

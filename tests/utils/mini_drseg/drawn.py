@@ -10,6 +10,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from model.masks import polygons_rle
+from utils.mini_drseg.other_questions import OtherQuestion
 from utils.mini_drseg.questions import Candidate
 from utils.mini_drseg.render import Picture
 from utils.mini_drseg.scene import Scene
@@ -26,11 +27,12 @@ def contents(folder: Path) -> dict[str, str]:
 
 @dataclass
 class Drawn:
-    """A picture with what the generator knows of it and its three questions."""
+    """A picture with what the generator knows of it and its questions."""
 
     scene: Scene
     picture: Picture
     asked: list[tuple[str, Candidate, str]]
+    others: dict[str, tuple[OtherQuestion, str]]
 
     def mask(self, candidate: Candidate) -> np.ndarray:
         """bool[H, W]: a target as its polygons draw it."""

@@ -24,7 +24,7 @@ from utils.datasets.base import Sample
 from utils.datasets.drseg import REASONING_TYPES
 from utils.datasets.registry import load_dataset
 from utils.mini_drseg import generate as mini_drseg
-from utils.mini_drseg.generate import SPLITS, VERSION, dataset_info, generate, is_current
+from utils.mini_drseg.generate import QUESTION_KINDS, SPLITS, VERSION, dataset_info, generate, is_current
 from utils.runtime.errors import UserError
 
 
@@ -55,7 +55,7 @@ def test_every_split_is_read_as_drseg_is(folder: Path, samples: dict[str, list[S
 
 
 def test_the_set_says_what_it_is(folder: Path) -> None:
-    assert json.loads((folder / "dataset.json").read_text()) == dataset_info(COUNTS, 3)
+    assert json.loads((folder / "dataset.json").read_text()) == dataset_info(COUNTS, 3, REASONING_TYPES)
     assert {"seed": 3, "counts": COUNTS}.items() <= dataset_info(COUNTS, 3).items()
 
 
@@ -77,10 +77,12 @@ def test_splits_share_no_picture(folder: Path, samples: dict[str, list[Sample]])
 
 def test_any_number_of_workers_and_records_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     counts = [f"--{split}={count}" for split, count in COUNTS.items()]
-    ended = module("--out", tmp_path / "again", "--seed", "3", "--workers", "2", *counts)
+    ended = module(
+        "--out", tmp_path / "again", "--seed", "3", "--workers", "2", *counts, "--questions", *REASONING_TYPES
+    )
     assert ended.returncode == 0 and "wrote" in ended.stderr, ended.stderr
     assert contents(tmp_path / "again") == contents(folder)
-    generate(tmp_path / "fewer", {"train": 4, "val": 1, "test": 1}, seed=3, workers=1)
+    generate(tmp_path / "fewer", {"train": 4, "val": 1, "test": 1}, seed=3, workers=1, kinds=REASONING_TYPES)
     every, fewer = contents(folder), contents(tmp_path / "fewer")
     drawn = [name for name in fewer if name.endswith(".jpg")]
     assert len(drawn) == 4 and all(fewer[name] == every[name] for name in drawn)
@@ -91,12 +93,15 @@ def test_any_number_of_workers_and_records_gives_the_same_bytes(folder: Path, tm
         assert records[1] == records[0][:count]
 
 
-def test_the_set_of_this_version_is_fixed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kinds", "expected"), [(REASONING_TYPES, "6f1b5b1c576ae9a9"), (QUESTION_KINDS, "d3dd65983e2d1a2a")]
+)
+def test_the_set_of_this_version_is_fixed(tmp_path: Path, kinds: tuple[str, ...], expected: str) -> None:
     """Results in the README are of these questions. Where this fails on purpose, raise VERSION and measure anew."""
-    generate(tmp_path / "set", {"test": 30}, workers=2)
+    generate(tmp_path / "set", {"test": 30}, workers=2, kinds=kinds)
     records = json.loads((tmp_path / "set/labels/DRSeg_test.json").read_text())
     asked = json.dumps([(one["id"], one["altitude"], one["questions"]) for one in records])
-    assert (VERSION, hashlib.sha256(asked.encode()).hexdigest()[:16]) == (2, "6f1b5b1c576ae9a9")
+    assert (VERSION, hashlib.sha256(asked.encode()).hexdigest()[:16]) == (3, expected)
 
 
 def test_another_seed_gives_another_set(folder: Path, tmp_path: Path) -> None:
@@ -117,6 +122,8 @@ def test_another_seed_gives_another_set(folder: Path, tmp_path: Path) -> None:
         ({"counts": {"dev": 3}}, "unknown split 'dev'; use train, val, test"),
         ({"workers": 0}, "--workers 0"),
         ({"seed": -1}, "--seed -1"),
+        ({"kinds": ("spatial", "all")}, "--questions all: known kinds are spatial, attribute, scene, several, none"),
+        ({"kinds": ()}, "--questions nothing: known kinds are"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -188,7 +195,7 @@ def test_an_old_set_is_replaced_as_a_whole(tmp_path: Path) -> None:
     out = tmp_path / "set"
     (out / "labels").mkdir(parents=True)
     (out / "labels/old").write_text("old")
-    generate(out, {"train": 3}, workers=1, overwrite=True)
+    generate(out, {"train": 3}, workers=1, overwrite=True, kinds=REASONING_TYPES)
     assert len(load_dataset(out, "train")) == 3 and not (out / "labels/old").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
