@@ -23,7 +23,13 @@ if wants_help "$@"; then exec "$python" eval.py --help; fi
 data=$(value_of data "$@") || data=${name:+$(default_data "$name")}
 case $name in
     "") defaults=() ;;
-    mini) defaults=(--model PixDLM/mini --data "$data" --split test --out runs/mini-released/eval) ;;
+    mini)
+        defaults=(--model PixDLM/mini --data "$data" --split test --out runs/mini-released/eval)
+        if value_of benchmarks "$@" >/dev/null; then
+            if [ "$data" = "$mini_data" ]; then draw_mini_data; fi
+            defaults=(--model PixDLM/mini --data "drseg=$mini_data" --out runs/mini-released/benchmarks)
+        fi
+        ;;
     *)
         [ -d "runs/$name/best" ] || value_of model "$@" >/dev/null ||
             die "$name: there is no runs/$name/best; name mini, a run that has validated, or a folder by --model"

@@ -86,7 +86,7 @@ def records_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def test_training_ends_with_the_table_and_its_controls(run: Run, trained: subprocess.CompletedProcess) -> None:
     folder = run.root / "runs/mini"
-    (title,) = (line for line in trained.stdout.splitlines() if "gIoU" in line)
+    (title,) = (line for line in trained.stdout.splitlines() if "gIoU" in line and "count" in line)
     assert title.split()[-3:] == ["shuffled", "swapped", "blank"] and title.split()[0] == "count"
     table = trained.stdout[trained.stdout.index(title) + len(title) :]
     assert table.split()[:2] == ["overall", "6"]

@@ -199,7 +199,7 @@ def test_what_is_sampled_does_not_depend_on_which_passes_are_left(
     """Four passes, of 3, 4, 5 and 1 records; the second and the last, which would fit into one, are left."""
     given = [*SAMPLED, "--pass-size", "5", "--report", "False"]
     _, alone = results(server, writer, seven_pictures, tmp_path / "alone", *given)
-    before = f"{KILL}if os.environ['RANK'] == '1': scripts['eval'].predict = kill"
+    before = f"{KILL}import utils.evaluation.evaluate as ours\nif os.environ['RANK'] == '1': ours.predict = kill"
     ended = evaluate(server, writer, seven_pictures, tmp_path / "out", *given, world=2, before=before)
     assert ended[1].status == -signal.SIGKILL
     (again,), found = results(server, writer, seven_pictures, tmp_path / "out", *given)
@@ -252,15 +252,15 @@ def test_a_full_disk_is_told_and_the_answers_before_stay(
 
 
 SECOND = """
-import os
+import importlib, os
 from utils.runtime.errors import run_main
-script = scripts["eval"]
+script, module = scripts["eval"], importlib.import_module("utils.evaluation.evaluate")
 
 def beside(function):
     def called(*given, **named):
         child = os.fork()
         if not child:
-            script.predict, script.write_scores = predict, write_scores
+            module.predict, module.write_scores = predict, write_scores
             try:
                 run_main(script.main)
             except SystemExit as ended:
@@ -269,8 +269,8 @@ def beside(function):
         return function(*given, **named)
     return called
 
-predict, write_scores = script.predict, script.write_scores
-script.predict, script.write_scores = beside(predict), beside(write_scores)
+predict, write_scores = module.predict, module.write_scores
+module.predict, module.write_scores = beside(predict), beside(write_scores)
 """
 
 

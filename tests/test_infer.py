@@ -246,7 +246,11 @@ def test_an_answer_without_a_group_is_an_empty_mask_and_a_warning(
 ) -> None:
     written(monkeypatch, lambda tokenizer: tokenizer.pieces.encode("the red car"), model)
     status, _, stderr = ask(pictures[1])
-    assert status == 0 and f"{pictures[1]}: no [SEG] group in the answer" in stderr and "'the red car'" in stderr
+    assert (
+        status == 0
+        and f"{pictures[1]}: nothing in it answers the question, says the model" in stderr
+        and "'the red car'" in stderr
+    )
     (line,) = answers(tmp_path)
     expected = {"masks": [], "box": None, "area": 0, "area_fraction": 0.0, "confidence": 0.0, "text": "the red car"}
     assert expected.items() <= line.items() and not coco.decode(line["rle"]).any()

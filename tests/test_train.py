@@ -328,7 +328,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_records(
         (["--batch-size", "13"], "12 training records fill no step of 13 records x 1 processes x 1 micro-steps"),
         (["--batch-size", "4", "--grad-accumulation", "4"], "fill no step of 4 records x 1 processes x 4 micro-steps"),
         (["--data", "no/such/folder"], "no/such/folder: no such data folder"),
-        (["--dataset", "coco"], "unknown data set 'coco'; known are drseg"),
+        (["--dataset", "roofs"], "unknown data set 'roofs'; known are drseg"),
         (["--train-parts", "roof"], "unknown part roof; known are clip, sam2"),
         (["--init-from", "no/such/model"], "no/such/model: no such model folder"),
         (["--tokenizer", "no/such/tokenizer"], "no/such/tokenizer"),

@@ -23,6 +23,10 @@ class BadRecord(UserError):
     """A record that cannot be used; the message names the file and the record."""
 
 
+class MissingPart(UserError):
+    """A file or folder that a split cannot be read without; the message tells what is expected, and what is there."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One question about one photograph.
@@ -93,6 +97,7 @@ class ScoringRules:
             stretched to 480x480; "letterbox1024", both fitted into 1024x1024; "box", by the boxes around them;
             "box_grid", by those on a grid of 100 with inclusive sides.
         empty_iou: IoU where target and prediction are both empty.
+        precision_of_all: Pr counts questions without a target too, by their IoU; else targets alone.
         covered_once: a target is what exactly one of its polygons covers, not their union.
         note: what a reader of the numbers must know about the rules, or "".
     """
@@ -103,10 +108,12 @@ class ScoringRules:
     canvas: str = "picture"
     empty_iou: float = 1.0
     covered_once: bool = False
+    precision_of_all: bool = False
     note: str = ""
 
 
 SEGMENTATION, GROUNDED = "segmentation", "grounded"  # what a data set asks for
+GENERAL_METRICS = ("giou", "ciou", "n_acc", "t_acc")  # the last two are told where questions without targets occur
 CLEAN, OFFICIAL = "clean", "official"  # rules that most data sets have; where they have one pair, both are the same
 
 

@@ -20,7 +20,16 @@ from typing import Any
 from pycocotools import mask as coco
 
 from model.masks import Polygon, polygons_rle
-from utils.datasets.base import CLEAN, OFFICIAL, BadRecord, DatasetSpec, Sample, ScoringRules
+from utils.datasets.base import (
+    CLEAN,
+    GENERAL_METRICS,
+    OFFICIAL,
+    BadRecord,
+    DatasetSpec,
+    MissingPart,
+    Sample,
+    ScoringRules,
+)
 from utils.datasets.checks import (
     MAX_COORDINATE,
     checked_frame,
@@ -42,7 +51,6 @@ ALTITUDE = "altitudes that are no number of metres"
 KIND = "reasoning types that are not known"
 
 NAME = "drseg"
-METRICS = ("giou", "ciou", "n_acc", "t_acc")  # the last two where questions without a target occur
 REASONING_TYPES = ("spatial", "attribute", "scene")
 REQUIRED: dict[str, tuple[tuple[type, ...], str]] = {
     "id": ((str, int), "a text or a number"),
@@ -82,13 +90,14 @@ def label_file(root: Path, split: str) -> Path:
     """The label file of a split.
 
     Raises:
-        UserError: the split is missing, those that are there being listed, or may not be read.
+        MissingPart: the split is missing, those that are there being listed.
+        UserError: it may not be read.
     """
     file = root / "labels" / f"DRSeg_{split}.json"
     if not is_file(file):
         there = [path for path in entries(file.parent) if path.name.startswith("DRSeg_") and path.suffix == ".json"]
         found = [path.stem.removeprefix("DRSeg_") for path in there]
-        raise UserError(f"{file}: no such split; in {root} there are: {', '.join(found) or 'none'}")
+        raise MissingPart(f"{file}: no such split; in {root} there are: {', '.join(found) or 'none'}")
     return file
 
 
@@ -285,8 +294,8 @@ SPEC = DatasetSpec(
     source="`python -m utils.download --what drseg`, or `python -m utils.mini_drseg --out DIR` for a small drawn one",
     loader=load_drseg,
     rules={
-        CLEAN: ScoringRules(METRICS),
-        "hungarian": ScoringRules(METRICS, matching="hungarian"),
+        CLEAN: ScoringRules(GENERAL_METRICS),
+        "hungarian": ScoringRules(GENERAL_METRICS, matching="hungarian"),
         OFFICIAL: ScoringRules(
             ("giou", "ciou", "correct25", "correct50"),
             note="the published reading takes the first polygon of a target alone (--polygons first); its `correct` is "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from utils.runtime.errors import UserError
+from utils.datasets.base import MissingPart
 from utils.runtime.paths import entries, is_folder
 
 SHOWN = 12  # names of what lies there instead
 
 
-def missing_part(root: Path, wanted: Path, layout: str, source: str) -> UserError:
+def missing_part(root: Path, wanted: Path, layout: str, source: str) -> MissingPart:
     """The error about a file or folder that a data set lacks: what it is, the expected tree, what lies there instead.
 
     Args:
@@ -25,7 +25,7 @@ def missing_part(root: Path, wanted: Path, layout: str, source: str) -> UserErro
         folder = folder.parent
     names = [entry.name for entry in entries(folder)]
     listed = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
-    return UserError(
+    return MissingPart(
         f"{wanted}: not there; expected is\n{tree}\nIn {folder} there is: {listed or 'nothing'}. The data come from "
         f"{source}"
     )

@@ -93,7 +93,7 @@ def _yaml_mapping(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: no such file; it would map names of data sets to folders")
     try:
         values = yaml.safe_load(file.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # a date or number that cannot be
         raise UserError(f"{file}: cannot be read as YAML: {error}") from error
     if not isinstance(values, dict) or not values or not all(isinstance(name, str) for name in values):
         raise UserError(f"{file}: expected lines NAME: FOLDER")
@@ -104,7 +104,11 @@ def _root_of(where: str, name: str, value: Any) -> tuple[str, Path]:
     """Format and folder; a folder alone is in the format that its name says."""
     if isinstance(value, str):
         value = {"dataset": name, "root": value}
-    if not isinstance(value, Mapping) or set(value) != {"dataset", "root"} or not isinstance(value["root"], str):
+    if (
+        not isinstance(value, Mapping)
+        or set(value) != {"dataset", "root"}
+        or not all(isinstance(one, str) for one in value.values())
+    ):
         raise UserError(f"{where} is {value!r}; expected a folder, or {{dataset: FORMAT, root: FOLDER}}")
     if value["dataset"] not in DATASETS:
         raise UserError(

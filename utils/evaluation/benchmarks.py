@@ -8,6 +8,7 @@ run goes on where it stopped; then one table sets all of them beside published n
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from utils.datasets.base import DatasetSpec
-from utils.datasets.registry import dataset_spec
+from utils.datasets.base import DatasetSpec, MissingPart
+from utils.datasets.registry import dataset_spec, load_dataset
 from utils.datasets.sources import read_roots
 from utils.evaluation.evaluate import Evaluator
 from utils.evaluation.report.benchmark_table import Evaluated, benchmark_page, benchmark_table
@@ -27,6 +28,7 @@ from utils.runtime.paths import is_folder
 
 log = logging.getLogger(__name__)
 
+FOLDER_NAME = re.compile(r"[\w+-][\w+.-]*")
 FILE = Path(__file__).with_name("benchmarks.yaml")
 
 
@@ -91,7 +93,11 @@ def chosen_benchmarks(text: str, data: str) -> list[Benchmark]:
     for part in text.split(","):
         name, _, split = part.strip().partition("@")
         for one in known if name == "all" else [name]:
-            wanted.setdefault(one, []).extend([split] if split else [])
+            usual = known[one].splits if one in known else ("test",)
+            wanted.setdefault(one, []).extend([split] if split else usual)
+    for name in [*wanted, *(split for splits in wanted.values() for split in splits)]:
+        if not FOLDER_NAME.fullmatch(name):  # results lie in folders of these names
+            raise UserError(f"--benchmarks {text}: {name!r} is no name of letters, digits and + - _ .")
     found = []
     for name in [*(one for one in known if one in wanted), *(one for one in wanted if one not in known)]:
         if name not in known and name not in roots:
@@ -102,7 +108,10 @@ def chosen_benchmarks(text: str, data: str) -> list[Benchmark]:
         one = known.get(name) or Benchmark(name, name, roots[name][0], roots[name][1], ("test",))
         if name in roots:
             one = replace(one, dataset=roots[name][0], root=roots[name][1])
-        found.append(replace(one, splits=tuple(dict.fromkeys(wanted[name])) or one.splits))
+        unknown = [split for split in wanted[name] if name in known and split not in one.spec.splits]
+        if unknown:
+            raise UserError(f"--benchmarks {text}: {name} has no split {unknown[0]!r}; {', '.join(one.spec.splits)}")
+        found.append(replace(one, splits=tuple(dict.fromkeys(wanted[name]))))
     return found
 
 
@@ -118,24 +127,43 @@ def evaluate_benchmarks(evaluator: Evaluator, options: Any, out: Path) -> None:
         UserError: none of them is there, or an evaluation fails; what was finished stays, and the same command goes on.
     """
     chosen = chosen_benchmarks(options.benchmarks, options.data)
-    there = [one for one in chosen if is_folder(one.root)]
-    for one in there:
-        one.spec.scoring(options.metric)  # told before the first of them has taken its hours
-    missing = [f"{one.title}: skipped, {one.root} is not there; it comes from {one.spec.source}" for one in chosen
-               if one not in there]  # fmt: skip
+    there, missing = readable_splits(chosen, options)
     for line in missing:
         log.warning("%s", line)
     if not there:
         raise UserError(f"--benchmarks {options.benchmarks}: none of them is on disk; fetch one, or name its --data")
     done: list[Evaluated] = []
-    for one in there:
-        for split in one.splits:
-            named = replace(options, dataset=one.dataset, data=str(one.root), split=split)
-            metrics = evaluator.evaluate(named, out / one.name / split)
-            if metrics is not None:
-                done.append(Evaluated(one.name, one.title, split, one.metrics, metrics, one.published))
+    for one, split in there:
+        named = replace(options, dataset=one.dataset, data=str(one.root), split=split)
+        metrics = evaluator.evaluate(named, out / one.name / split)
+        if metrics is not None:
+            done.append(Evaluated(one.name, one.title, split, one.metrics, metrics, one.published))
     if rank() == 0:
         write_summary(out, done, missing)
+
+
+def readable_splits(chosen: Sequence[Benchmark], options: Any) -> tuple[list[tuple[Benchmark, str]], list[str]]:
+    """The splits that are on disk, and what is told of each that is not. All are read once before a model is asked, so
+    that what is wrong in the last of them does not wait for the others.
+
+    Raises:
+        UserError: a data set has no rules of the wanted name, or a record cannot be used.
+    """
+    there, missing = [], []
+    for one in chosen:
+        one.spec.scoring(options.metric)
+        if not is_folder(one.root):
+            missing.append(f"{one.title}: skipped, {one.root} is not there; it comes from {one.spec.source}")
+            continue
+        for split in one.splits:
+            reading = options.polygons, options.skip_bad_records, options.orientation
+            try:
+                load_dataset(one.root, split, one.dataset, *reading)
+            except MissingPart as error:
+                missing.append(f"{one.title} {split}: skipped, {error}")
+            else:
+                there.append((one, split))
+    return there, missing
 
 
 def write_summary(out: Path, done: Sequence[Evaluated], missing: Sequence[str]) -> None:

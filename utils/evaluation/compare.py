@@ -58,11 +58,12 @@ def load(path: Path) -> Evaluation:
 def evaluation(scores: Path, metrics: dict[str, Any], pairs: list[Pair]) -> Evaluation:
     """What two files hold that have been read."""
     indices: dict[str, int] = {}
-    lines = [Line(pair.id, _mask_score(pair, indices.setdefault(pair.id, len(indices)))) for pair in pairs]
+    of_all = bool(metrics.get("protocol", {}).get("precision_of_all"))
+    lines = [Line(pair.id, _mask_score(pair, indices.setdefault(pair.id, len(indices)), of_all)) for pair in pairs]
     return Evaluation(scores, metrics, lines)
 
 
-def _mask_score(pair: Pair, index: int) -> MaskScore:
+def _mask_score(pair: Pair, index: int, precision_of_all: bool) -> MaskScore:
     return MaskScore(
         index=index,
         target=-1 if pair.target is None else pair.target,
@@ -75,7 +76,9 @@ def _mask_score(pair: Pair, index: int) -> MaskScore:
         # A pair without overlap is written with an IoU of 0 even where both are empty: one mask is then missing.
         matched=pair.iou > 0,
         predicted=pair.mask is not None,
+        for_precision=pair.target is not None or precision_of_all and not pair.targets,
         targets=pair.targets,
+        record=pair.record,
     )
 
 
@@ -119,7 +122,15 @@ def check_comparable(a: Evaluation, b: Evaluation) -> None:
 
 def compare(a: Evaluation, b: Evaluation, seed: int = 0) -> dict[str, dict[str, dict]]:
     """By breakdown and value: `count_a`, `count_b`, and `paired.difference` of each metric."""
-    groups = sorted({name for side in (a, b) for line in side.lines for name in line.score.groups})
+    groups = sorted(
+        {
+            name
+            for side in (a, b)
+            for line in side.lines
+            for name, value in line.score.groups.items()
+            if not isinstance(value, (list, tuple))  # what belongs to parts of a question is no group of questions
+        }
+    )
     metrics = [name for name in metric_names(a.metrics["overall"]) if name in b.metrics["overall"]]
     keys: dict[str, Callable[[Line], str | None]] = {
         "overall": lambda line: "all",

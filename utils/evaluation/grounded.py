@@ -225,6 +225,8 @@ def grounded_table(result: Mapping[str, Any]) -> str:
         values = ("" if row[name] is None else f"{row[name]:.4f}" for name in COLUMNS)
         label = kind if kind == ALL else f"  {kind}"
         lines.append((f"{label:<28}{row['phrases']:>7}" + "".join(f"{value:>9}" for value in values)).rstrip())
+    if result.get("official_recall") is not None:
+        lines.append(f"recall by the official rule: {result['official_recall']:.4f}")
     if "meteor" in result:
         lines.append(f"METEOR {result['meteor']:.4f}, CIDEr {result['cider']:.4f}")
     return "\n".join([*lines, *result["left_out"]])
@@ -248,5 +250,9 @@ def add_grounded(
     """
     if spec.task != GROUNDED:
         return ""
-    metrics["grounded"] = grounded_scores(samples, records[NO_CONTROL], metric == OFFICIAL)
-    return f"\n{grounded_table(metrics['grounded'])}"
+    found = grounded_scores(samples, records[NO_CONTROL], metric == OFFICIAL)
+    if metric == CLEAN:
+        official = grounded_scores(samples, records[NO_CONTROL], official=True)
+        found["official_recall"] = official[ALL]["recall"]
+    metrics["grounded"] = found
+    return f"\n{grounded_table(found)}"

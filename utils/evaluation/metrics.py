@@ -40,6 +40,8 @@ class MaskScore:
         predicted: whether there is a predicted mask, be it empty.
         targets: of the question.
         empty_iou: IoU where both masks are empty (`ScoringRules.empty_iou`).
+        record: id of the record that asks about it, several questions perhaps.
+        for_precision: whether Pr counts it: a target, or by some rules a question without one.
     """
 
     index: int
@@ -55,6 +57,8 @@ class MaskScore:
     predicted: bool = True
     targets: int = 1
     empty_iou: float = 1.0
+    record: str = ""
+    for_precision: bool = True
 
     @property
     def iou(self) -> float:
@@ -113,16 +117,17 @@ def _pixel_terms(scores: list[MaskScore]) -> Terms:
 
 
 def _picture_terms(scores: list[MaskScore]) -> Terms:
-    """IoUs of a picture over the larger of its numbers of masks and targets (PixelLM's evaluation of MUSE)."""
-    pictures: dict[str, list[MaskScore]] = {}
+    """IoUs of a record, which is a picture with its questions, over the larger of its numbers of masks and targets
+    (PixelLM's evaluation of MUSE)."""
+    records: dict[tuple[str, str], list[MaskScore]] = {}
     for score in scores:
-        pictures.setdefault(score.picture, []).append(score)
+        records.setdefault((score.picture, score.record), []).append(score)
     return [
         (
-            math.fsum(score.iou for score in of_picture),
-            max(1, sum(score.predicted for score in of_picture), sum(score.target >= 0 for score in of_picture)),
+            math.fsum(score.iou for score in of_record),
+            max(1, sum(score.predicted for score in of_record), sum(score.target >= 0 for score in of_record)),
         )
-        for of_picture in pictures.values()
+        for of_record in records.values()
     ]
 
 
@@ -149,7 +154,7 @@ def _precision_terms(percent: int, strict: bool) -> Callable[[list[MaskScore]], 
         exact, needed = 100 * score.intersection, percent * score.union
         return exact > needed if strict else exact >= needed
 
-    return lambda scores: [(reaches(score), 1) for score in scores if score.target >= 0]
+    return lambda scores: [(reaches(score), 1) for score in scores if score.for_precision]
 
 
 def _two_class_terms(percent: int) -> Callable[[list[MaskScore]], Terms]:

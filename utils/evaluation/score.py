@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.base import CLEAN, OFFICIAL, DatasetSpec, Sample
+from utils.datasets.base import CLEAN, OFFICIAL, DatasetSpec, Sample, ScoringRules
 from utils.datasets.registry import dataset_spec, load_dataset
 from utils.evaluation.controls import NO_CONTROL
 from utils.evaluation.grounded import add_grounded
@@ -78,7 +78,8 @@ def scored(
     reasoned = protocol.get("reasoning") == OWN_REASONING and protocol.get("answer_format") == "reasoning"
     metrics, lines = score_predictions(samples, records, rules, spec.group_titles, reasoned)
     if metric == CLEAN and OFFICIAL in spec.rules:
-        metrics["official"] = official_scores(samples, records[NO_CONTROL], spec)
+        unit = rules.unit if rules.unit != spec.unit else spec.scoring(OFFICIAL).unit
+        metrics["official"] = official_scores(samples, records[NO_CONTROL], replace(spec.scoring(OFFICIAL), unit=unit))
     for control, found in metrics.get("controls", {}).items():
         if missing[control]:
             found[MISSING] = missing[control]
@@ -88,9 +89,8 @@ def scored(
     return {**metrics, "data": data, **named}, lines
 
 
-def official_scores(samples: Sequence[Sample], records: dict[str, Record], spec: DatasetSpec) -> dict[str, Any]:
+def official_scores(samples: Sequence[Sample], records: dict[str, Record], rules: ScoringRules) -> dict[str, Any]:
     """The official metrics over all records, which stand beside the clean ones where the two differ."""
-    rules = spec.scoring(OFFICIAL)
     found = [score for score, _, _ in score_records(samples, records, rules)]
     return breakdowns(found, rules, ())["overall"]
 

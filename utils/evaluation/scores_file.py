@@ -21,7 +21,7 @@ CONTROL = Kind(f"one of {', '.join(CONTROLS)}", lambda value: TEXT.fits(value) a
 SHARE = Kind("a number from 0 to 1", lambda value: NUMBER.fits(value) and 0 <= value <= 1)
 FIELDS = {
     "id": TEXT,
-    "picture": TEXT,
+    **dict.fromkeys(("picture", "record"), TEXT),
     **dict.fromkeys(("target", "mask"), or_null(COUNT)),
     "iou": SHARE,
     **dict.fromkeys(("targets", "intersection", "union", "area"), COUNT),
@@ -49,7 +49,8 @@ class Pair:
         score: confidence of the mask, or None.
         status: one of `scoring.STATUSES`, of the whole answer.
         groups: values that results are broken down by.
-        targets: of the record.
+        targets: of the question.
+        record: id of the record that the question stands in.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Pair:
     status: str
     groups: Mapping[str, Any] = field(default_factory=dict)
     targets: int = 1
+    record: str = ""
 
 
 def read_pairs(path: Path) -> list[Pair]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,9 @@ def score_records(
     Raises:
         UserError: a mask has another size than its picture.
     """
-    scored = []
+    scored, names = [], picture_names(samples)
     for sample in samples:
+        name = names[sample.image_path]
         record = records.get(sample.key)
         masks = [] if record is None else record["masks"]
         for i, mask in enumerate(masks):
@@ -54,12 +56,23 @@ def score_records(
                     f"record {sample.key!r}: masks[{i}] has {width}x{height} pixels, its picture {wide}x{tall}; "
                     "predict in the picture's own size"
                 )
-        scored += [(score, record, mask) for score, mask in score_answer(sample, masks, record, rules)]
+        scored += [(score, record, mask) for score, mask in score_answer(sample, masks, record, rules, name)]
     return scored
 
 
+def picture_names(samples: Sequence[Sample]) -> dict[Path, str]:
+    """What results call each picture: folder and name, and folders above where two would have the same."""
+    paths = list(dict.fromkeys(sample.image_path for sample in samples))
+    depth = 2
+    while depth < max((len(path.parts) for path in paths), default=0):
+        if len({path.parts[-depth:] for path in paths}) == len(paths):
+            break
+        depth += 1
+    return {path: shown_name("/".join(path.parts[-depth:])) for path in paths}
+
+
 def score_answer(
-    sample: Sample, masks: list[dict], record: Record | None, rules: ScoringRules
+    sample: Sample, masks: list[dict], record: Record | None, rules: ScoringRules, picture: str
 ) -> list[tuple[MaskScore, int | None]]:
     """The scores of one answer, each with the index of its predicted mask.
 
@@ -77,7 +90,7 @@ def score_answer(
     masks, targets = (on_canvas(side, rules.canvas) for side in (masks, targets))
     # a pair of nothing with nothing where there is nothing to mark and nothing is
     pairs = match(masks, targets, rules.matching) or [(None, None)]
-    return [(_score(sample, rules, (m, masks), (t, targets), scores), m) for m, t in pairs]
+    return [(_score(sample, rules, (m, masks), (t, targets), scores, picture), m) for m, t in pairs]
 
 
 def _score(
@@ -86,6 +99,7 @@ def _score(
     predicted: tuple[int | None, list[dict]],
     target: tuple[int | None, list[dict]],
     scores: list[float] | None,
+    picture: str,
 ) -> MaskScore:
     """The score of a pair, of which either side may be missing: the number of each, and those that it is one of.
 
@@ -103,12 +117,14 @@ def _score(
         area=area,
         pixels=height * width,
         groups=sample.groups,
-        picture=shown_name("/".join(sample.image_path.parts[-2:])),
+        picture=picture,
         matched=(mask is None) == (truth is None) or not sample.targets,
         confidence=scores[m] if scores and m is not None else None,
         predicted=mask is not None,
         targets=len(sample.targets),
         empty_iou=rules.empty_iou if sample.targets else 1.0,
+        record=sample.record_id,
+        for_precision=t is not None or rules.precision_of_all and not sample.targets,
     )
 
 
@@ -203,6 +219,7 @@ def score_line(
     return {
         "id": sample.key,
         "picture": score.picture,
+        "record": score.record,
         "target": None if score.target < 0 else score.target,
         "targets": score.targets,
         "mask": mask,

@@ -320,9 +320,10 @@ class Run:
         for source, title, (scores, _) in zip(sources, titles, scored, strict=True):
             of = "" if single else f" on {title}"
             log.info("validation%s after epoch %d:\n%s", of, epoch + 1, table(scores, source.spec))
-            for name in metric_names(scores["overall"]):
+            counted = [name for name in metric_names(scores["overall"]) if scores["overall"][name] is not None]
+            for name in counted:
                 self.writer.add_scalar(f"val{'' if single else f'/{title}'}/{name}", scores["overall"][name], step)
-            firsts.append(scores["overall"][metric_names(scores["overall"])[0]])
+            firsts.append(scores["overall"][counted[0]])
         score = math.fsum(firsts) / len(firsts)
         if not single:
             log.info("mean over the validated sets after epoch %d: %.4f", epoch + 1, score)

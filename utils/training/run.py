@@ -112,6 +112,12 @@ def sources_of(args: TrainArgs) -> tuple[list[Source], list[Source]]:
     sources = read_sources("--train", args.train, args.data, "train")
     if args.validate:
         return sources, read_sources("--validate", args.validate, args.data, "val")
+    without = next((source for source in sources if "val" not in source.spec.splits), None)
+    if without:
+        raise UserError(
+            f"--train {args.train}: {without.dataset} has no split val; name what is validated on, --validate NAME or "
+            f"NAME@SPLIT ({', '.join(without.spec.splits)})"
+        )
     return sources, list(dict.fromkeys(replace(one, split="val", share=1.0) for one in sources))
 
 
@@ -165,6 +171,12 @@ def training_order(training: list[LoadedSource], args: TrainArgs) -> tuple[list[
     sources, sizes = [part.source for part in training], [len(part.samples) for part in training]
     shares = [source.share for source in sources]
     sampler = MixtureSampler(samples, sizes, shares, *share, one_source_batches=args.one_source_batches)
+    for source, drawn in zip(sources, sampler.quotas, strict=True):
+        if not drawn:
+            raise UserError(
+                f"--train {args.train}: the share of {source.name} is so small that an epoch of {len(samples)} records "
+                "has none of it; raise it, or leave it out"
+            )
     log_mixture(sources, sizes, sampler.quotas)
     return samples, sampler
 

@@ -53,3 +53,11 @@ def test_an_odd_file_of_roots_is_named(tmp_path: Path, content: str) -> None:
     file.write_text(content)
     with pytest.raises(UserError, match="roots.yaml"):
         read_roots(str(file))
+
+
+@pytest.mark.parametrize("content", ["roofs: {dataset: [coco], root: x}\n", "drseg: 2001-13-45\n", "roofs: 0x_\n"])
+def test_values_that_yaml_reads_as_something_else_are_named(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "roots.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=r"roots\.yaml"):
+        read_roots(str(file))

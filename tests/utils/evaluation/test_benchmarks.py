@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from utils.cli.eval_options import EvalArgs
 from utils.datasets.registry import DATASETS
-from utils.evaluation.benchmarks import FILE, chosen_benchmarks, known_benchmarks
+from utils.evaluation.benchmarks import FILE, chosen_benchmarks, known_benchmarks, readable_splits
 from utils.evaluation.metrics import METRICS
 from utils.evaluation.report.benchmark_table import GROUNDED_TITLES, Evaluated, benchmark_page, benchmark_table
 from utils.runtime.errors import UserError
@@ -52,11 +54,37 @@ def test_benchmarks_stand_in_the_order_of_papers_and_then_ones_own() -> None:
     assert [str(one.root) for one in chosen] == ["data/mine", "data/reason_seg", "data/roofs"]
     assert [one.name for one in chosen_benchmarks("all", "")] == list(known_benchmarks())
     assert chosen_benchmarks("reasonseg@val,reasonseg@test", "")[0].splits == ("val", "test")
+    assert chosen_benchmarks("refcoco,refcoco@testA,refcoco@test", "")[0].splits == ("val", "testA", "testB", "test")
 
 
 def test_an_unknown_one_is_named_with_those_that_are_known() -> None:
     with pytest.raises(UserError, match="--benchmarks drseg,best: 'best' is unknown; known are all, drseg, "):
         chosen_benchmarks("drseg,best", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "data", "message"),
+    [
+        ("reasonseg@best", "", "reasonseg has no split 'best'; train, val, test"),
+        ("reasonseg@../up", "", "'../up' is no name of letters"),
+        ("../up", "../up=coco:data", "'../up' is no name of letters"),
+    ],
+)
+def test_names_that_cannot_be_are_told(text: str, data: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        chosen_benchmarks(text, data)
+
+
+def test_a_split_that_is_not_on_disk_is_skipped_and_told(
+    make_drseg: Callable[..., Path], make_record: Callable[..., dict]
+) -> None:
+    root = make_drseg([make_record()])  # a test split alone
+    chosen = chosen_benchmarks("drseg@test,drseg@val", f"drseg={root}")
+    there, missing = readable_splits(chosen, EvalArgs(model="m", data=str(root)))
+    assert [(one.name, split) for one, split in there] == [("drseg", "test")]
+    assert len(missing) == 1 and missing[0].startswith(
+        f"DRSeg val: skipped, {root}/labels/DRSeg_val.json: no such split"
+    )
 
 
 def test_the_table_sets_what_was_measured_beside_what_is_published_in_percent() -> None:

@@ -19,7 +19,15 @@ from utils.runtime.errors import UserError
 
 def line(record: str, intersection: int, union: int = 100, **known) -> dict:
     counts = {"intersection": intersection, "union": union, "area": 10, "pixels": 1000, "iou": intersection / union}
-    names = {"id": record, "picture": record, "target": 0, "targets": 1, "mask": 0, "groups": {"altitude": 30}}
+    names = {
+        "id": record,
+        "picture": record,
+        "target": 0,
+        "targets": 1,
+        "record": record,
+        "mask": 0,
+        "groups": {"altitude": 30},
+    }
     return {**names, **counts, "score": 0.5, "status": "ok", **known}
 
 

@@ -17,7 +17,8 @@ from utils.evaluation.metrics import METRICS, MaskScore, breakdowns, mask_counts
 
 
 def score(intersection: int, union: int, index: int = 0, target: int = 0, **known) -> MaskScore:
-    return MaskScore(index, target, intersection, union, **{"area": 10, "pixels": 1000, **known})
+    given = {"area": 10, "pixels": 1000, "for_precision": target >= 0, **known}
+    return MaskScore(index, target, intersection, union, **given)
 
 
 def test_counts_by_hand() -> None:

@@ -5,6 +5,7 @@ Pictures are 20 pixels wide and 10 high; boxes of 5, 10 or 15 whole columns keep
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ def box(left: int, right: int, top: int = 0, bottom: int = HEIGHT) -> dict[str, 
 
 
 def sample(number: int, *targets: Any, picture: int | None = None) -> Sample:
-    path = Path(f"p{number if picture is None else picture}.png")
-    return Sample(path, "Which?", None, targets, HEIGHT, WIDTH, "x", str(number), number, key=str(number))
+    record = str(number if picture is None else picture)
+    return Sample(Path(f"p{record}.png"), "Which?", None, targets, HEIGHT, WIDTH, "x", record, number, key=str(number))
 
 
 def scored(name: str, metric: str, *answers: tuple[Sample, list[dict]]) -> dict[str, float]:
@@ -145,9 +146,20 @@ def test_drseg_s_correct_answers_are_those_above_the_mean_of_two_classes() -> No
     assert (found["correct25"], found["correct50"]) == (0.5, 0.5)
 
 
+def test_muse_s_official_mean_is_by_record_not_by_picture() -> None:
+    """One picture in two records: a mask too many in one, a target missed in the other; 2 / (2 + 2), not 2 / 3."""
+    first = sample(0, (polygon(0, 4),)), [box(0, 4), box(18, 20)]
+    second = replace(sample(1, (polygon(0, 4),), (polygon(10, 14),)), image_path=Path("p0.png")), [box(0, 4)]
+    assert scored("muse", "official", first, second)["giou_by_picture"] == 0.5
+
+
 def test_earthreason_counts_pictures_without_a_target() -> None:
     found = scored("earthreason", "official", (sample(2), []), (sample(3), [box(0, 5)]), TWO[0])
     assert (found["giou"], found["ciou"]) == (0.5, round(50 / 150, 4))
+    # SegEarth-R1 counts every sample, nothing against nothing as a hit: of three the first and no other is above 0.5
+    assert found["pr50_strict"] == round(1 / 3, 4) and "n_acc" not in found
+    found = scored("earthreason", "clean", (sample(2), []), (sample(3), [box(0, 5)]), TWO[0])
+    assert (found["n_acc"], found["t_acc"], found["pr50"]) == (0.5, 1.0, 1.0)  # Pr of the one target
 
 
 def test_a_mask_is_scored_by_its_box_on_vrsbench() -> None:

@@ -12,7 +12,7 @@ from utils.evaluation.scores_file import Pair, read_pairs
 from utils.runtime.errors import UserError
 
 LINE = {
-    "id": "r0", "picture": "p", "target": 0, "targets": 1, "mask": None, "merged": False, "iou": 0.25,
+    "id": "r0", "picture": "p", "target": 0, "targets": 1, "record": "r0", "mask": None, "merged": False, "iou": 0.25,
     "intersection": 5, "union": 20,
     "area": 10, "pixels": 100, "score": None, "status": "ok", "groups": {"altitude": 30},
 }  # fmt: skip
@@ -34,7 +34,7 @@ def changed(**fields: Any) -> dict[str, Any]:
 
 def test_pairs_under_no_control_are_read(path: Path) -> None:
     write(path, LINE, changed(control="blank-question"), changed(id="r1", control="none", iou=1, score=0.5))
-    pair = Pair("r0", "p", 0, None, 0.25, 5, 20, 10, 100, None, "ok", {"altitude": 30})
+    pair = Pair("r0", "p", 0, None, 0.25, 5, 20, 10, 100, None, "ok", {"altitude": 30}, record="r0")
     first, second = read_pairs(path)
     assert first == pair and (second.id, second.iou, second.score) == ("r1", 1, 0.5)
 

@@ -17,6 +17,7 @@ from utils.evaluation.scoring import (
     answer_status,
     count_answers,
     overlap,
+    picture_names,
     score_predictions,
     score_records,
 )
@@ -237,6 +238,7 @@ def test_scores_by_hand_with_controls_and_lines() -> None:
         **{
             "id": "r1",
             "picture": "folder/p1.jpg",
+            "record": "r",
             "target": 1,
             "targets": 2,
             "mask": 1,
@@ -288,3 +290,10 @@ def test_two_empty_masks_are_worth_what_the_rules_say_but_where_no_target_is_the
         assert score.iou == expected
         ((score, *_),) = score_records([sample()], {"r0": record()}, rules)
         assert score.iou == 1.0
+
+
+def test_pictures_of_one_name_in_one_folder_s_name_are_told_apart() -> None:
+    paths = [Path(f"/data/flight{i}/img/001.jpg") for i in (1, 2)]
+    both = [replace(sample(number=i), image_path=path) for i, path in enumerate(paths)]
+    assert list(picture_names(both).values()) == ["flight1/img/001.jpg", "flight2/img/001.jpg"]
+    assert list(picture_names(both[:1]).values()) == ["img/001.jpg"]

@@ -19,7 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.base import BadRecord, DatasetSpec, Sample, ScoringRules
+from utils.datasets.base import GENERAL_METRICS, BadRecord, DatasetSpec, Sample, ScoringRules
 from utils.datasets.checks import checked_question_text, shortened
 from utils.datasets.label_masks import read_label_mask
 from utils.datasets.layout import folder_or_inner, missing_part
@@ -148,11 +148,12 @@ SPEC = DatasetSpec(
     source=SOURCE,
     loader=load_earthreason,
     rules={
-        "clean": ScoringRules(metrics=("giou", "ciou", *PRECISIONS), unit="question"),
+        "clean": ScoringRules(metrics=(*GENERAL_METRICS, *PRECISIONS), unit="question"),
         "official": ScoringRules(
             unit="question",
             metrics=("giou", "ciou", *(f"{name}_strict" for name in PRECISIONS)),
             canvas="letterbox1024",
+            precision_of_all=True,
             note="SegEarth-R1's evaluation hands its model the annotated answer along with the question, and keeps the "
             "best scored of several masks; here the model sees the question alone, and each of its masks counts. "
             "Smoothing by 1e-5 and 1e-10 is left out",

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from model.masks import encode_mask
-from utils.datasets.base import BadRecord, DatasetSpec, Sample, Target
+from utils.datasets.base import CLEAN, GENERAL_METRICS, BadRecord, DatasetSpec, Sample, ScoringRules, Target
 from utils.datasets.checks import checked_frame, checked_question_text, shortened
 from utils.datasets.drawn_splits import ALL, SPLITS_FILE, pictures_of_split, spellings
 from utils.datasets.formats.own_coco_files import find_picture
@@ -247,5 +247,6 @@ SPEC = DatasetSpec(
     source=SOURCE,
     loader=load_labelme,
     group_titles=GROUP_TITLES,
+    rules={CLEAN: ScoringRules(GENERAL_METRICS)},
     no_target=True,
 )

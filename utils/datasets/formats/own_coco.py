@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.base import BadRecord, DatasetSpec, Sample
+from utils.datasets.base import CLEAN, GENERAL_METRICS, BadRecord, DatasetSpec, Sample, ScoringRules
 from utils.datasets.checks import checked_frame, checked_question_text, shortened
 from utils.datasets.drawn_splits import ALL, pictures_of_split
 from utils.datasets.formats.own_coco_files import LabelFile, find_picture, label_files, picture_folders
@@ -216,5 +216,6 @@ SPEC = DatasetSpec(
     source=SOURCE,
     loader=load_own_coco,
     group_titles=GROUP_TITLES,
+    rules={CLEAN: ScoringRules(GENERAL_METRICS)},
     no_target=True,
 )

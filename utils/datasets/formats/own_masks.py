@@ -25,7 +25,7 @@ from PIL import Image
 
 from model.inputs.picture_files import opened_picture
 from model.masks import encode_mask
-from utils.datasets.base import BadRecord, DatasetSpec, Sample, Target
+from utils.datasets.base import CLEAN, GENERAL_METRICS, BadRecord, DatasetSpec, Sample, ScoringRules, Target
 from utils.datasets.checks import checked_question_text, shortened, without_none
 from utils.datasets.drawn_splits import ALL, pictures_of_split, spellings
 from utils.datasets.layout import missing_part
@@ -282,5 +282,6 @@ SPEC = DatasetSpec(
     source=SOURCE,
     loader=load_own_masks,
     group_titles={"group": "group"},
+    rules={CLEAN: ScoringRules(GENERAL_METRICS)},
     no_target=True,
 )

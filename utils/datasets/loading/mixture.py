@@ -30,7 +30,8 @@ class MixtureSampler(TrainSampler):
         samples: of all sources, one source after the other; `Sample.index` is the position here.
         sizes: records of each source, none of them 0.
         shares: of each source, relative to each other.
-        one_source_batches: whether the records of a micro-step, of all processes, are of one source.
+        one_source_batches: whether the records of a micro-step, of all processes, are of one source; then the order
+            depends on how many these are.
         batch_size, accumulation, seed, rank, world_size: as of `TrainSampler`.
     """
 

@@ -66,7 +66,9 @@ class Evaluated:
         """Label, values in percent and source of each row; no source where the model was measured."""
         told = {**self.found["overall"], **self.found.get("grounded", {}).get("all", {}), **self._text_scores()}
         yield MEASURED, {name: _percent(told.get(name)) for name in self.columns}, ""
-        official = self.found.get("official", {})
+        official = dict(self.found.get("official", {}))
+        if self.found.get("grounded", {}).get("official_recall") is not None:
+            official = {**told, "recall": self.found["grounded"]["official_recall"]}
         if any(official.get(name) != told.get(name) for name in self.columns if name in official):
             yield BY_OFFICIAL_RULES, {name: _percent(official.get(name)) for name in self.columns}, ""
         for one in self.published:

@@ -99,8 +99,8 @@ def write_run(folder: Path, samples: dict[str, Sample], shift: float = 0.0, **me
         status, iou = FIRST[number] if number < len(FIRST) else ("ok", 0.5 + 0.005 * number + shift)
         masks = [] if status == "no_seg" else [encode_mask(pixels(40 + number))]
         pair = {
-            "id": key, "picture": sample.image_path.stem, "target": 0, "targets": 1, "mask": 0 if masks else None,
-            "merged": False,
+            "id": key, "picture": sample.image_path.stem, "target": 0, "targets": 1, "record": key,
+            "mask": 0 if masks else None, "merged": False,
             "iou": iou, "intersection": round(1000 * iou), "union": 1000, "area": 900, "pixels": HEIGHT * WIDTH,
             "score": 0.9 - 0.01 * number if masks else None, "status": status, "groups": dict(sample.groups),
         }  # fmt: skip
