@@ -30,6 +30,7 @@ from utils.datasets.checks import (
     shortened,
     without_none,
 )
+from utils.datasets.layout import NotThere
 from utils.datasets.reading import Reading, SplitReader
 from utils.runtime.errors import UserError
 from utils.runtime.json_files import read_json
@@ -88,7 +89,7 @@ def label_file(root: Path, split: str) -> Path:
     if not is_file(file):
         there = [path for path in entries(file.parent) if path.name.startswith("DRSeg_") and path.suffix == ".json"]
         found = [path.stem.removeprefix("DRSeg_") for path in there]
-        raise UserError(f"{file}: no such split; in {root} there are: {', '.join(found) or 'none'}")
+        raise NotThere(f"{file}: no such split; in {root} there are: {', '.join(found) or 'none'}")
     return file
 
 

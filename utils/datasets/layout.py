@@ -1,7 +1,8 @@
-"""What is told about a data set's folder that is not laid out as its loader expects."""
+"""What is told about a data set's folder that is not laid out as its loader expects, or has no such split."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.runtime.errors import UserError
@@ -10,7 +11,26 @@ from utils.runtime.paths import entries, is_folder
 SHOWN = 12  # names of what lies there instead
 
 
-def missing_part(root: Path, wanted: Path, layout: str, source: str) -> UserError:
+class NotThere(UserError):
+    """A split, or a part that it needs, is not there; what reads all splits that are there passes it by."""
+
+
+def check_split_name(name: str, split: str, splits: Sequence[str]) -> None:
+    """Check that a data set has a split of this name.
+
+    Args:
+        name: of the data set.
+        split: the name that is asked for.
+        splits: those that the data set has.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    if split not in splits:
+        raise UserError(f"{name} has no split {split!r}; it has {', '.join(splits)}")
+
+
+def missing_part(root: Path, wanted: Path, layout: str, source: str) -> NotThere:
     """The error about a file or folder that a data set lacks: what it is, the expected tree, what lies there instead.
 
     Args:
@@ -25,7 +45,7 @@ def missing_part(root: Path, wanted: Path, layout: str, source: str) -> UserErro
         folder = folder.parent
     names = [entry.name for entry in entries(folder)]
     listed = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
-    return UserError(
+    return NotThere(
         f"{wanted}: not there; expected is\n{tree}\nIn {folder} there is: {listed or 'nothing'}. The data come from "
         f"{source}"
     )

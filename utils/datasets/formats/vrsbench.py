@@ -23,7 +23,7 @@ from typing import Any
 from model.masks import Polygon
 from utils.datasets.base import CLEAN, OFFICIAL, BadRecord, DatasetSpec, Sample, ScoringRules
 from utils.datasets.checks import checked_picture_name, checked_question_text, shortened, without_none
-from utils.datasets.layout import missing_part
+from utils.datasets.layout import check_split_name, missing_part
 from utils.datasets.reading import Photograph, Reading, SplitReader
 from utils.runtime.errors import UserError
 from utils.runtime.json_files import read_json
@@ -32,6 +32,7 @@ from utils.runtime.paths import entries, is_file
 log = logging.getLogger(__name__)
 
 NAME = "vrsbench"
+SPLITS = ("train", "val")
 EVAL_FILE = "VRSBench_EVAL_referring.json"
 LAYOUT = f"{EVAL_FILE}\nImages_val/P0003_0002.png\nAnnotations_train/P0003_0001.json\nImages_train/P0003_0001.png"
 SOURCE = "https://huggingface.co/datasets/xiang709/VRSBench"
@@ -50,9 +51,10 @@ def load_vrsbench(root: Path, split: str, reading: Reading, skipped: list[str] |
         skipped: takes what is wrong with each record that is left out.
 
     Raises:
-        UserError: the split's labels are missing, or the evaluation file is no list.
+        UserError: there is no such split, its labels are missing, or the evaluation file is no list.
         BadRecord: a record that cannot be used, unless they are skipped.
     """
+    check_split_name(NAME, split, SPLITS)
     return (_load_evaluation if split == "val" else _load_annotations)(root, reading, skipped)
 
 
@@ -226,7 +228,7 @@ def _annotation(where: str, file: Path) -> dict[str, Any]:
 
 SPEC = DatasetSpec(
     name=NAME,
-    splits=("train", "val"),
+    splits=SPLITS,
     layout=LAYOUT,
     source=SOURCE,
     loader=load_vrsbench,
