@@ -7,8 +7,8 @@
 
 val and test are two COCO files each: `images` with `id` (the picture's name without its ending), `annotations` with
 `image_id` and, in the mask file, `segmentation` as run lengths, in the caption file `caption` and `labels`, the
-phrases in the order of the masks. The train files are of three kinds (`grandf_train.py`). ROOT may be `GranDf` itself, and
-folders of pictures may lie in it, where GLaMM's training looks for `GranDf_HA_images`, or beside it.
+phrases in the order of the masks. The train files are of three kinds (`grandf_train.py`). ROOT may be `GranDf` itself,
+and folders of pictures may lie in it, where GLaMM's training looks for `GranDf_HA_images`, or beside it.
 (mbzuai-oryx/groundingLMM@e74865f, eval/gcg/evaluate.py, docs/datasets.md.)
 """
 

@@ -165,6 +165,8 @@ class _Shapes:
             kind, points = shape.get("shape_type", "polygon"), checked_points(where, shape.get("points"))
             if kind == "mask":
                 return self._mask(where, points, shape.get("mask"))
+            if not isinstance(kind, str):
+                raise BadRecord(f"{where}: shape_type is {shortened(kind)}, expected a text")
             if kind not in OUTLINES:
                 known = ", ".join([*OUTLINES, "mask"])
                 raise BadRecord(f"{where}: a shape of the kind {shortened(kind)} encloses no area; known are {known}")

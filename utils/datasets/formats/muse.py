@@ -58,7 +58,8 @@ def load_muse(root: Path, split: str, reading: Reading, skipped: list[str] | Non
         skipped: takes what is wrong with each record that is left out.
 
     Raises:
-        UserError: there is no such split, its label file or a folder of pictures is missing, or the file holds no list in JSON.
+        UserError: there is no such split, its label file or a folder of pictures is missing, or the file holds no list
+            in JSON.
         BadRecord: a record that cannot be used, unless they are skipped.
     """
     check_split_name(NAME, split, SPLITS)

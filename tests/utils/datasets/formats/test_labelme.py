@@ -112,6 +112,7 @@ def test_splits_are_folders_or_drawn_and_pictures_are_found(tmp_path: Path) -> N
         (shape([[1, 1]], kind="point"), "a shape of the kind 'point' encloses no area; known are polygon, rectangle"),
         (shape([[1, 1], [5, 5]]), "has 2 points; a polygon needs 3"),
         (shape([[1, 1]], kind="circle"), "a circle has 1 points"),
+        (shape(POLYGON, kind=["polygon"]), r"shape_type is \['polygon'\], expected a text"),
         (shape([1, 2]), r"points are \[1, 2\]"),
         (shape(POLYGON, label=" "), "label is ' '"),
         (shape([[1, 1], [5, 5]], kind="mask", mask="?"), "its mask cannot be read"),
