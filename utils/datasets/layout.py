@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from utils.runtime.errors import UserError
 from utils.runtime.paths import entries, is_folder
 
+T = TypeVar("T")
 SHOWN = 12  # names of what lies there instead
 
 
@@ -28,6 +30,32 @@ def check_split_name(name: str, split: str, splits: Sequence[str]) -> None:
     """
     if split not in splits:
         raise UserError(f"{name} has no split {split!r}; it has {', '.join(splits)}")
+
+
+def those_there(
+    splits: Sequence[str], read: Callable[[str], T], option: str
+) -> tuple[dict[str, T], dict[str, NotThere]]:
+    """What `read` makes of each split that is there, and why each other one is not.
+
+    Args:
+        splits: to try.
+        read: reads one.
+        option: that names splits, for the error.
+
+    Raises:
+        UserError: none is there.
+    """
+    found: dict[str, T] = {}
+    missing: dict[str, NotThere] = {}
+    for split in splits:
+        try:
+            found[split] = read(split)
+        except NotThere as error:
+            missing[split] = error
+    if not found:
+        told = next(iter(missing.values()), "")
+        raise UserError(f"none of the splits {', '.join(splits)} is there; name others with {option}\n{told}")
+    return found, missing
 
 
 def missing_part(root: Path, wanted: Path, layout: str, source: str) -> NotThere:
