@@ -23,10 +23,6 @@ class BadRecord(UserError):
     """A record that cannot be used; the message names the file and the record."""
 
 
-class MissingPart(UserError):
-    """A file or folder that a split cannot be read without; the message tells what is expected, and what is there."""
-
-
 @dataclass(frozen=True)
 class Sample:
     """One question about one photograph.

@@ -14,6 +14,7 @@ from pycocotools import mask as coco
 
 from model.masks import polygons_rle
 from utils.datasets.base import Sample
+from utils.datasets.layout import NotThere
 from utils.datasets.registry import dataset_spec, load_dataset
 from utils.runtime.errors import UserError
 
@@ -71,12 +72,15 @@ def check_split(root: Path, split: str, name: str, orientation: str = "check") -
     """Read a split, decoding every picture, and keep what is wrong.
 
     Raises:
-        UserError: there is no such data set or split, or nothing in it can be used.
+        NotThere: there is no such split, or a part of it is missing.
+        UserError: there is no such data set, or nothing in the split can be used.
     """
     bad: list[str] = []
     with collected() as told:
         try:
             samples = load_dataset(root, split, name, skip_bad_records=True, orientation=orientation, skipped=bad)
+        except NotThere:
+            raise
         except UserError as error:
             raise UserError("\n".join([str(error), *told])) from error
     return Checked(samples, bad, [one for one in told if SKIPPED not in one])  # those are among the bad ones

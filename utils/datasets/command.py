@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from utils.datasets.check import check_split, report
+from utils.datasets.check import Checked, check_split, report
 from utils.datasets.convert import convert, log_converted
 from utils.datasets.drawn_splits import ALL
+from utils.datasets.layout import NotThere, those_there
 from utils.datasets.reading import ORIENTATIONS, POLYGON_RULES
 from utils.datasets.registry import DATASETS, dataset_spec
 from utils.datasets.sheet import choose, draw_sheet
@@ -48,12 +50,12 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="the data sets that can be read")
     check = commands.add_parser("check", help="count what is there, list what is wrong, draw samples")
-    check.add_argument("--split", help=f"default: {ALL} where there is that, else the first one")
+    check.add_argument("--split", help=f"default: {ALL} where there is that, else every split that is there")
     check.add_argument("--out", type=Path, help="folder for the sheet of samples and the report")
     check.add_argument("--samples", type=int, default=SAMPLES, help=f"on the sheet; default: {SAMPLES}")
     check.add_argument("--seed", type=int, default=0, help="of the choice of samples")
     new = commands.add_parser("convert", help="write the data set in DRSeg's layout")
-    new.add_argument("--split", nargs="+", help="default: train, val and test")
+    new.add_argument("--split", nargs="+", help="default: those of train, val and test that are there")
     new.add_argument("--out", type=Path, required=True, help="the new folder")
     new.add_argument("--polygons", choices=POLYGON_RULES, default=POLYGON_RULES[0], help="of a target")
     new.add_argument("--skip-bad-records", action="store_true", help="leave them out, counted and listed")
@@ -76,28 +78,49 @@ def run_check(args: argparse.Namespace) -> int:
     if args.samples < 1:
         raise UserError(f"--samples is {args.samples}; it must be at least 1")
     spec = dataset_spec(args.name)
-    split = args.split or (ALL if ALL in spec.splits else spec.splits[0])
+    splits = [args.split] if args.split else [ALL] if ALL in spec.splits else spec.splits
     if args.out is not None:
         make_output_folder(args.out)
-    checked = check_split(args.folder, split, args.name, args.orientation)
-    text = report(checked, args.name, args.folder, split)
+    found, missing = check_splits(args, splits)
+    text = "\n\n".join(report(one, args.name, args.folder, split) for split, one in found.items())
+    text += "".join(f"\n\nSplit {split} is not there: {str(why).splitlines()[0]}" for split, why in missing.items())
     print_result(text)
     if args.out is not None:
-        chosen = choose(checked.samples, args.samples, list(spec.group_titles), args.seed)
+        chosen = choose(
+            [sample for one in found.values() for sample in one.samples],
+            args.samples,
+            list(spec.group_titles),
+            args.seed,
+        )
         with atomic_file(args.out / "sheet.png") as beside:
             Image.fromarray(draw_sheet(chosen.samples)).save(beside, "PNG")
         with atomic_file(args.out / "report.txt") as beside:
             beside.write_text(f"{text}\n", "utf-8", "backslashreplace")
         print_result(f"\n{args.out / 'sheet.png'}: {len(chosen.samples)} of {chosen.of} questions; look at them")
-    return FAULTS_STATUS if checked.bad else 0
+    return FAULTS_STATUS if any(one.bad for one in found.values()) else 0
+
+
+def check_splits(args: argparse.Namespace, splits: Sequence[str]) -> tuple[dict[str, Checked], dict[str, NotThere]]:
+    """What the check of each split found, and why each that is not there cannot be read.
+
+    Raises:
+        UserError: there is no such data set, none of several splits or not the only one is there, or nothing in one can
+            be used.
+    """
+
+    def read(split: str) -> Checked:
+        return check_split(args.folder, split, args.name, args.orientation)
+
+    if len(splits) == 1:
+        return {splits[0]: read(splits[0])}, {}
+    return those_there(splits, read, "--split")
 
 
 def run_convert(args: argparse.Namespace) -> int:
     """`convert`: 0."""
-    splits = args.split or [one for one in dataset_spec(args.name).splits if one != ALL]
     done = convert(
         args.folder,
-        splits,
+        args.split,
         args.name,
         args.out,
         polygons=args.polygons,

@@ -15,6 +15,7 @@ from PIL import Image
 from model.inputs.picture_files import AS_STORED, decoded, opened_picture, orientation_of
 from utils.datasets.base import Sample, Target
 from utils.datasets.drseg import REASONING_TYPES
+from utils.datasets.layout import those_there
 from utils.datasets.outlines import rle_polygons
 from utils.datasets.registry import load_dataset
 from utils.runtime.errors import UserError
@@ -25,6 +26,7 @@ from utils.runtime.text import lone_surrogate, shown_name
 log = logging.getLogger(__name__)
 
 JPEG_QUALITY = 95
+DEFAULT_SPLITS = ("train", "val", "test")
 
 
 @dataclass
@@ -46,12 +48,12 @@ class Converted:
     ignored: int = 0
 
 
-def convert(root: Path, splits: Sequence[str], name: str, out: Path, **reading: Any) -> dict[str, Converted]:
+def convert(root: Path, splits: Sequence[str] | None, name: str, out: Path, **reading: Any) -> dict[str, Converted]:
     """Write splits of a data set in DRSeg's layout; `out` appears when all is written, or not at all.
 
     Args:
         root: of the data set.
-        splits: which.
+        splits: which; None for those of train, val and test that are there, the others being told.
         name: of the data set.
         out: the new folder.
         reading: as `load_dataset` takes it.
@@ -61,9 +63,21 @@ def convert(root: Path, splits: Sequence[str], name: str, out: Path, **reading: 
     """
     if has_content(out):
         raise UserError(f"--out {out}: has content already; name another folder, or move it away")
-    loaded = {split: load_dataset(root, split, name, **reading) for split in splits}
+    loaded = _loaded(root, splits, name, reading)
     with write_errors_as_user_error(out), atomic_folder(out) as beside:
         return {split: _write_split(beside, split, samples) for split, samples in loaded.items()}
+
+
+def _loaded(root: Path, splits: Sequence[str] | None, name: str, reading: dict[str, Any]) -> dict[str, list[Sample]]:
+    def read(split: str) -> list[Sample]:
+        return load_dataset(root, split, name, **reading)
+
+    if splits is not None:
+        return {split: read(split) for split in splits}
+    found, missing = those_there(DEFAULT_SPLITS, read, "--split")
+    for split, error in missing.items():
+        log.warning("the split %s is not there and is left out: %s", split, str(error).splitlines()[0])
+    return found
 
 
 def _write_split(out: Path, split: str, samples: Sequence[Sample]) -> Converted:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from utils.datasets.checks import shortened
+from utils.datasets.layout import NotThere
 from utils.runtime.errors import UserError
 from utils.runtime.json_files import read_json
 from utils.runtime.paths import is_file
@@ -49,7 +50,7 @@ def pictures_of_split(root: Path, names: Iterable[str], split: str) -> set[str]:
     if is_file(file):
         return _listed(file, names, split)
     if split not in DRAWN:
-        raise UserError(
+        raise NotThere(
             f"{root}: no split {split!r}; drawn by the pictures' names are {', '.join(DRAWN)}, and {ALL} is all. "
             f"Others are listed in {file} as {{name: [picture, …]}}"
         )
@@ -89,32 +90,43 @@ def _listed(file: Path, names: list[str], split: str) -> set[str]:
     table = _checked_table(file, read_json(file))
     found = next((one for one in spellings(split) if one in table), None)
     if found is None:
-        raise UserError(f"{file}: no split {split!r}; there are {', '.join(table)}, and {ALL} is everything")
+        raise NotThere(f"{file}: no split {split!r}; there are {', '.join(table)}, and {ALL} is everything")
     by_name: dict[str, list[str]] = {}
     for name in names:
         for key in {name, base_name(name), base_name(name).rpartition(".")[0]}:
             by_name.setdefault(key, []).append(name)
-    chosen: set[str] = set()
-    for one in table[found]:
-        meant = by_name.get(one, [])
-        if len(meant) != 1:
-            told = "no picture that has labels" if not meant else f"{len(meant)} pictures ({', '.join(meant[:3])})"
-            raise UserError(f"{file}: {shortened(one)} in {found!r} names {told}; mend it there")
-        chosen.update(meant)
+    owner: dict[str, tuple[str, str]] = {}  # of each picture: its split, and how it is written there
+    for part, listed in table.items():
+        for one in listed:
+            picture = _picture_meant(file, part, one, by_name)
+            other, written = owner.setdefault(picture, (part, one))
+            if other != part:
+                raise UserError(
+                    f"{file}: {picture!r} stands in {other!r} as {shortened(written)} and in {part!r} as "
+                    f"{shortened(one)}; leave it in one"
+                )
+    if idle := len(names) - len(owner):
+        log.warning("%s: %d of %d pictures that have labels are in no split", file, idle, len(names))
+    chosen = {picture for picture, (part, _) in owner.items() if part == found}
     if not chosen:
         raise UserError(f"{file}: split {found!r} is empty")
     return chosen
 
 
+def _picture_meant(file: Path, split: str, one: str, by_name: dict[str, list[str]]) -> str:
+    """The one picture that a path, file name or file name without its ending stands for."""
+    meant = by_name.get(one, [])
+    if len(meant) != 1:
+        told = "no picture that has labels" if not meant else f"{len(meant)} pictures ({', '.join(meant[:3])})"
+        raise UserError(f"{file}: {shortened(one)} in {split!r} names {told}; mend it there")
+    return meant[0]
+
+
 def _checked_table(file: Path, table: Any) -> dict[str, list[str]]:
     if not isinstance(table, dict) or not all(isinstance(names, list) for names in table.values()):
         raise UserError(f"{file}: expected {{split: [picture, …]}}")
-    owner: dict[str, str] = {}
     for split, names in table.items():
         for name in names:
             if not isinstance(name, str):
                 raise UserError(f"{file}: split {split!r} holds {shortened(name)}, expected names of pictures")
-            other = owner.setdefault(name, split)
-            if other != split:
-                raise UserError(f"{file}: {shortened(name)} stands in {other!r} and in {split!r}; leave it in one")
     return table

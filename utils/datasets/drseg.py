@@ -26,7 +26,6 @@ from utils.datasets.base import (
     OFFICIAL,
     BadRecord,
     DatasetSpec,
-    MissingPart,
     Sample,
     ScoringRules,
 )
@@ -39,6 +38,7 @@ from utils.datasets.checks import (
     shortened,
     without_none,
 )
+from utils.datasets.layout import NotThere
 from utils.datasets.reading import Reading, SplitReader
 from utils.runtime.errors import UserError
 from utils.runtime.json_files import read_json
@@ -90,14 +90,14 @@ def label_file(root: Path, split: str) -> Path:
     """The label file of a split.
 
     Raises:
-        MissingPart: the split is missing, those that are there being listed.
+        NotThere: the split is missing, those that are there being listed.
         UserError: it may not be read.
     """
     file = root / "labels" / f"DRSeg_{split}.json"
     if not is_file(file):
         there = [path for path in entries(file.parent) if path.name.startswith("DRSeg_") and path.suffix == ".json"]
         found = [path.stem.removeprefix("DRSeg_") for path in there]
-        raise MissingPart(f"{file}: no such split; in {root} there are: {', '.join(found) or 'none'}")
+        raise NotThere(f"{file}: no such split; in {root} there are: {', '.join(found) or 'none'}")
     return file
 
 

@@ -113,7 +113,8 @@ def samples_of(pictures: Sequence[LabelledPicture], reader: SplitReader, root: P
     known = sorted({one.category for picture in pictures for one in picture.objects})
     look = bool({"colour", "none"} & set(options.kinds))
     if look and len(pictures) > MOST_LOOKED_AT:
-        log.info("%s: no questions of colour, for which %s pictures would be decoded", root, f"{len(pictures):,}")
+        message = "%s: no questions of colour are made, for which more than %s pictures would be decoded (%s)"
+        log.warning(message, root, f"{MOST_LOOKED_AT:,}", f"{len(pictures):,}")
         look = False
     for picture in pictures:
         with reader.record():

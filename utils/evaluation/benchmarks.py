@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from utils.datasets.base import DatasetSpec, MissingPart
+from utils.datasets.base import DatasetSpec
+from utils.datasets.layout import NotThere
 from utils.datasets.registry import dataset_spec, load_dataset
 from utils.datasets.sources import read_roots
 from utils.evaluation.evaluate import Evaluator
@@ -159,7 +160,7 @@ def readable_splits(chosen: Sequence[Benchmark], options: Any) -> tuple[list[tup
             reading = options.polygons, options.skip_bad_records, options.orientation
             try:
                 load_dataset(one.root, split, one.dataset, *reading)
-            except MissingPart as error:
+            except NotThere as error:
                 missing.append(f"{one.title} {split}: skipped, {error}")
             else:
                 there.append((one, split))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -47,6 +51,37 @@ def test_check_ends_with_another_status_where_records_are_bad(tmp_path: Path, ca
     assert "1 bad records" in capsys.readouterr().out and "annotation 6 (id 99)"
     with pytest.raises(UserError, match="--samples is 0"):
         main(["check", "coco", str(root), "--samples", "0"])
+
+
+def test_check_reads_every_split_that_is_there_and_lists_the_others(
+    tmp_path: Path, make_drseg: Callable[..., Path], make_record: Callable[..., Any], capsys: pytest.CaptureFixture
+) -> None:
+    root = make_drseg([make_record("a"), make_record("b")])  # test alone
+    (root / "labels" / "DRSeg_val.json").write_text((root / "labels" / "DRSeg_test.json").read_text())
+    (root / "CODrone" / "DRval").symlink_to("DRtest")
+    (root / "labels" / "DRSeg_val.json").write_text(json.dumps([make_record("a"), make_record("b", ann_list=[])]))
+    assert main(["check", "drseg", str(root), "--out", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().out
+    assert "split test: 2 questions" in printed and "split val: 1 questions" in printed and "of 3 questions" in printed
+    assert f"Split train is not there: {root}/labels/DRSeg_train.json: no such split" in printed
+    assert main(["check", "drseg", str(root), "--split", "test"]) == 0
+    assert "val" not in capsys.readouterr().out
+    (root / "labels").rename(root / "other")
+    with pytest.raises(UserError, match="none of the splits train, val, test is there; name others with --split\n.*DR"):
+        main(["check", "drseg", str(root)])
+
+
+def test_convert_writes_the_splits_that_are_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = own(tmp_path / "own")
+    (root / "instances.json").rename(root / "valid.json")
+    with caplog.at_level(logging.WARNING):
+        assert main(["convert", "coco", str(root), "--out", str(tmp_path / "new")]) == 0
+    assert [one.name for one in (tmp_path / "new" / "labels").iterdir()] == ["DRSeg_val.json"]
+    assert "the split train is not there" in caplog.text and "the split test is not there" in caplog.text
+    (root / "valid.json").rename(root / "north.json")
+    write_coco(root / "south.json", {1: "1.jpg"}, [annotation(1, 1, [box(10, 10, 30, 20)])])
+    with pytest.raises(UserError, match="none of the splits .*--split\n.*there are north, south"):
+        main(["convert", "coco", str(root), "--out", str(tmp_path / "newer")])
 
 
 def test_convert_writes_all_three_splits(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,9 @@ def test_a_file_beside_the_labels_says_who_belongs_where(tmp_path: Path) -> None
     [
         ('{"val": ["a.jpg"]}', "no split 'train'; there are val"),
         ('{"train": ["z.jpg"]}', "'z.jpg' in 'train' names no picture"),
-        ('{"train": ["a.jpg"], "val": ["a.jpg"]}', "stands in 'train' and in 'val'"),
+        ('{"train": ["a.jpg"], "val": ["a.jpg"]}', "stands in 'train' as 'a.jpg' and in 'val' as"),
+        ('{"train": ["a.jpg"], "test": ["a"]}', "'a.jpg' stands in 'train' as 'a.jpg' and in 'test' as 'a'"),
+        ('{"train": ["a.jpg"], "test": ["z"]}', "'z' in 'test' names no picture"),
         ('{"train": []}', "split 'train' is empty"),
         ('{"train": [1]}', "holds 1, expected names"),
         ("[]", "expected {split"),
@@ -55,7 +58,17 @@ def test_a_file_beside_the_labels_says_who_belongs_where(tmp_path: Path) -> None
 def test_a_file_that_contradicts_the_labels_is_told(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "splits.json").write_text(text)
     with pytest.raises(UserError, match=message):
-        pictures_of_split(tmp_path, ["a.jpg", "n/a.jpg" if '"a"]' in text else "b.jpg"], "train")
+        pictures_of_split(tmp_path, ["a.jpg", "n/a.jpg" if text == '{"train": ["a"]}' else "b.jpg"], "train")
+
+
+def test_pictures_that_are_in_no_split_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "splits.json").write_text('{"train": ["a"], "val": ["b"]}')
+    with caplog.at_level(logging.WARNING):
+        assert pictures_of_split(tmp_path, ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], "train") == {"a.jpg"}
+    assert "2 of 4 pictures that have labels are in no split" in caplog.text
+    caplog.clear()
+    pictures_of_split(tmp_path, ["a.jpg", "b.jpg"], "train")
+    assert not caplog.text
 
 
 def test_what_cannot_be_divided_is_told(tmp_path: Path) -> None:

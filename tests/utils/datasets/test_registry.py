@@ -63,3 +63,17 @@ def test_rules_are_found_by_name_and_official_ones_are_the_clean_where_they_do_n
     assert spec.scoring("lavt").empty_iou == 0
     with pytest.raises(UserError, match="--metric is 'best'; roofs has clean, lavt, official"):
         spec.scoring("best")
+
+
+PUBLISHED = [name for name in DATASETS if name not in (drseg.NAME, "coco", "labelme", "masks")]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_split_that_a_published_set_does_not_have_is_refused_whatever_lies_there(tmp_path: Path, name: str) -> None:
+    for folder in ("explanatory", "Annotations_train", "explanatory/images", "explanatory/labels", "explanatory/QAs"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("explanatory/a.json", "Annotations_train/a.json", "muse_explanatory.json"):
+        (tmp_path / file).write_text("[]")
+    with pytest.raises(UserError) as caught:
+        load_dataset(tmp_path, "explanatory", name)
+    assert str(caught.value) == f"{name} has no split 'explanatory'; it has {', '.join(dataset_spec(name).splits)}"

@@ -22,13 +22,14 @@ from typing import Any
 from utils.datasets.base import GENERAL_METRICS, BadRecord, DatasetSpec, Sample, ScoringRules
 from utils.datasets.checks import checked_question_text, shortened
 from utils.datasets.label_masks import read_label_mask
-from utils.datasets.layout import folder_or_inner, missing_part
+from utils.datasets.layout import check_split_name, folder_or_inner, missing_part
 from utils.datasets.reading import Reading, SplitReader
 from utils.runtime.errors import UserError
 from utils.runtime.json_files import read_json
 from utils.runtime.paths import entries, is_folder
 
 NAME = "earthreason"
+SPLITS = ("train", "val", "test")
 NO_TARGET_ANSWER = "There is no target object in the image."  # as SegEarth-R1 answers where `answer` is empty
 PARTS = {"images": (".jpg", ".jpeg", ".png"), "labels": (".png",), "QAs": (".json", ".txt")}
 LAYOUT = (
@@ -48,9 +49,10 @@ def load_earthreason(root: Path, split: str, reading: Reading, skipped: list[str
         skipped: takes what is wrong with each record that is left out.
 
     Raises:
-        UserError: a folder of the split is missing.
+        UserError: there is no such split, or a folder of it is missing.
         BadRecord: a record that cannot be used, unless they are skipped.
     """
+    check_split_name(NAME, split, SPLITS)
     folder = folder_or_inner(root, "RSReasonSeg") / split
     for part in PARTS:
         if not is_folder(folder / part):
@@ -143,7 +145,7 @@ def read_questions(where: str, file: Path, every_question: bool) -> tuple[list[s
 PRECISIONS = tuple(f"pr{share}" for share in (50, 60, 70, 80, 90))
 SPEC = DatasetSpec(
     name=NAME,
-    splits=("train", "val", "test"),
+    splits=SPLITS,
     layout=LAYOUT,
     source=SOURCE,
     loader=load_earthreason,

@@ -1,7 +1,7 @@
 """GeoPixelD: descriptions of aerial photographs whose phrases are marked.
 
-    train/P0224_0_800_0_800.png, train/P0224_0_800_0_800.json, …
-    test/…
+    ROOT/train/P0224_0_800_0_800.png, ROOT/train/P0224_0_800_0_800.json, …      (ROOT/GeoPixelD/train/… too)
+    ROOT/test/…
 
 Pictures are not part of the data set: iSAID's training (train) and validation (test) pictures, which are those of
 DOTA-v1.0, cut into patches of 800x800 by iSAID_Devkit; patches without a .json are not used. A .json holds
@@ -27,13 +27,14 @@ from utils.datasets.descriptions import (
     marked_phrases,
     plain_text,
 )
-from utils.datasets.layout import missing_part
+from utils.datasets.layout import check_split_name, folder_or_inner, missing_part
 from utils.datasets.reading import Reading, SplitReader
 from utils.runtime.errors import UserError
 from utils.runtime.json_files import read_json
 from utils.runtime.paths import entries
 
 NAME = "geopixeld"
+SPLITS = ("train", "test")
 LAYOUT = "{split}/P0224_0_800_0_800.png\n{split}/P0224_0_800_0_800.json"
 SOURCE = "https://huggingface.co/datasets/MBZUAI/GeoPixelD (labels); pictures: iSAID, cut by its devkit"
 
@@ -42,16 +43,17 @@ def load_geopixeld(root: Path, split: str, reading: Reading, skipped: list[str] 
     """A sample for each patch that has a description, by name.
 
     Args:
-        root: the folder that holds `train` and `test`.
+        root: the folder that holds `train` and `test`, or the one that holds `GeoPixelD`.
         split: "train" or "test".
         reading: how records are read.
         skipped: takes what is wrong with each record that is left out.
 
     Raises:
-        UserError: the split's folder or its labels are missing.
+        UserError: there is no such split, or its folder or its labels are missing.
         BadRecord: a record that cannot be used, unless they are skipped.
     """
-    folder = root / split
+    check_split_name(NAME, split, SPLITS)
+    folder = folder_or_inner(root, "GeoPixelD") / split
     files = [path for path in entries(folder) if path.suffix == ".json"]
     if not files:
         raise missing_part(root, folder / "*.json", LAYOUT.format(split=split), SOURCE)
@@ -125,7 +127,7 @@ def _target(where: str, group: Any, size: tuple[int, int], shared: dict[float, f
 
 SPEC = DatasetSpec(
     name=NAME,
-    splits=("train", "test"),
+    splits=SPLITS,
     layout=LAYOUT,
     source=SOURCE,
     loader=load_geopixeld,

@@ -1,15 +1,15 @@
 """GranD-f: descriptions of photographs whose phrases are marked (GLaMM's grounded conversation generation).
 
-    GranDf/annotations/val_test/{val,test}_gcg_coco_{mask,caption}_gt.json
-    GranDf/annotations/train/{GranDf_HA_GCG_train,OpenPsgGCG_train,…}.json
-    GranDf_HA_images/{train,val_test}/sa_10010541.jpg
-    coco_2017/train2017/…, coco_2014/train2014/…, flikcr_30k/train/… for the other train files
+    ROOT/GranDf/annotations/val_test/{val,test}_gcg_coco_{mask,caption}_gt.json
+    ROOT/GranDf/annotations/train/{GranDf_HA_GCG_train,OpenPsgGCG_train,…}.json
+    ROOT/GranDf_HA_images/{train,val_test}/sa_10010541.jpg
+    ROOT/{coco_2017/train2017,coco_2014/train2014,flikcr_30k/train}/… for the other train files
 
 val and test are two COCO files each: `images` with `id` (the picture's name without its ending), `annotations` with
 `image_id` and, in the mask file, `segmentation` as run lengths, in the caption file `caption` and `labels`, the
-phrases in the order of the masks. The train files are of three kinds (`grandf_train.py`). `GranDf_HA_images` may lie in
-`GranDf` too, where GLaMM's training looks for it. (mbzuai-oryx/groundingLMM@e74865f, eval/gcg/evaluate.py,
-docs/datasets.md.)
+phrases in the order of the masks. The train files are of three kinds (`grandf_train.py`). ROOT may be `GranDf` itself,
+and folders of pictures may lie in it, where GLaMM's training looks for `GranDf_HA_images`, or beside it.
+(mbzuai-oryx/groundingLMM@e74865f, eval/gcg/evaluate.py, docs/datasets.md.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from utils.datasets.base import CLEAN, GROUNDED, BadRecord, DatasetSpec, Sample,
 from utils.datasets.checks import checked_picture_name, checked_polygon, shortened
 from utils.datasets.descriptions import INSTRUCTION
 from utils.datasets.formats.grandf_train import Described, flickr, groundings, is_id, joined, refs
-from utils.datasets.layout import missing_part
+from utils.datasets.layout import check_split_name, folder_or_inner, missing_part
 from utils.datasets.reading import Reading, SplitReader
 from utils.datasets.run_lengths import checked_rle
 from utils.runtime.errors import UserError
@@ -32,7 +32,7 @@ from utils.runtime.paths import is_file, is_folder
 log = logging.getLogger(__name__)
 
 NAME = "grandf"
-ANNOTATIONS = Path("GranDf/annotations")
+FOLDER = "GranDf"
 HUMAN, COCO_2017, COCO_2014 = "GranDf_HA_images/train", "coco_2017/train2017", "coco_2014/train2014"
 FLICKR = "flikcr_30k/train"  # spelled so
 TRAIN_FILES = {  # split: file, how its records are read, folder of its pictures
@@ -44,6 +44,7 @@ TRAIN_FILES = {  # split: file, how its records are read, folder of its pictures
     "flickr_train": ("flickr_mergedGT_GCG_train.json", flickr, FLICKR),
     "flickr_val": ("flickr_mergedGT_GCG_val.json", flickr, FLICKR),
 }
+SPLITS = ("train", "val", "test", *(split for split in TRAIN_FILES if split != "train"))
 LAYOUT = (
     "GranDf/annotations/val_test/{val,test}_gcg_coco_{mask,caption}_gt.json\n"
     "GranDf/annotations/train/GranDf_HA_GCG_train.json (and the other train files that are wanted)\n"
@@ -57,15 +58,16 @@ def load_grandf(root: Path, split: str, reading: Reading, skipped: list[str] | N
     """A sample for each description.
 
     Args:
-        root: the folder that holds `GranDf` and the folders of pictures.
+        root: the folder that holds `GranDf`, or that folder; those of pictures lie in either.
         split: "val", "test", or one of TRAIN_FILES; "train" is the part that was written by people.
         reading: how records are read.
         skipped: takes what is wrong with each record that is left out.
 
     Raises:
-        UserError: a label file is missing or of another kind.
+        UserError: there is no such split, or a label file is missing or of another kind.
         BadRecord: a record that cannot be used, unless they are skipped.
     """
+    check_split_name(NAME, split, SPLITS)
     if split in TRAIN_FILES:
         return _load_train(root, split, reading, skipped)
     return _load_evaluation(root, split, reading, skipped)
@@ -141,16 +143,17 @@ def _coco_lists(file: Path, value: Any) -> tuple[list[Any], list[Any]]:
 
 
 def _label_file(root: Path, folder: str, name: str) -> Path:
-    file = root / ANNOTATIONS / folder / name
+    file = folder_or_inner(root, FOLDER) / "annotations" / folder / name
     if not is_file(file):
         raise missing_part(root, file, LAYOUT, SOURCE)
     return file
 
 
 def _picture_folder(root: Path, name: str) -> Path:
-    """Of the pictures; those of GranD-f's own may lie in GranDf."""
-    inside = root / "GranDf" / name
-    return inside if not is_folder(root / name) and is_folder(inside) else root / name
+    """Of the pictures: in ROOT, in GranDf or beside it; that in ROOT where there is none."""
+    top = folder_or_inner(root, FOLDER)
+    beside = [top / ".." / name] if top == root else []
+    return next((one for one in (root / name, top / name, *beside) if is_folder(one)), root / name)
 
 
 def _add(reader: SplitReader, where: str, described: Described, path: Path, key: str) -> None:
@@ -190,7 +193,7 @@ def _target(where: str, mask: Any, frame: tuple[int, int]) -> Target:
 
 SPEC = DatasetSpec(
     name=NAME,
-    splits=("train", "val", "test", *(split for split in TRAIN_FILES if split != "train")),
+    splits=SPLITS,
     layout=LAYOUT,
     source=SOURCE,
     loader=load_grandf,

@@ -4,6 +4,8 @@
     ROOT/grefcoco/instances.json
     ROOT/images/train2014/COCO_train2014_{12 digits}.jpg
 
+ROOT may be grefcoco itself, the pictures in it or beside it.
+
 A ref's `ann_id` is a list of objects; `[-1]` means that nothing in the picture is meant. Every object is a target, and
 their union is what is scored. Crowds among the objects are left out, as the published reader does.
 """

@@ -26,7 +26,7 @@ from PIL import Image
 from model.masks import encode_mask
 from utils.datasets.base import CLEAN, GENERAL_METRICS, BadRecord, DatasetSpec, Sample, ScoringRules, Target
 from utils.datasets.checks import checked_frame, checked_question_text, shortened
-from utils.datasets.drawn_splits import ALL, SPLITS_FILE, pictures_of_split, spellings
+from utils.datasets.drawn_splits import ALL, DRAWN, SPLITS_FILE, pictures_of_split, spellings
 from utils.datasets.formats.own_coco_files import find_picture
 from utils.datasets.labelled import (
     GROUP_TITLES,
@@ -37,7 +37,7 @@ from utils.datasets.labelled import (
     as_one,
     samples_of,
 )
-from utils.datasets.layout import missing_part
+from utils.datasets.layout import NotThere, missing_part
 from utils.datasets.reading import Reading, SplitReader
 from utils.datasets.segmentations import checked_segmentation
 from utils.runtime.errors import UserError
@@ -73,10 +73,17 @@ def load_labelme(root: Path, split: str, reading: Reading, skipped: list[str] | 
 
 
 def sidecars(root: Path, split: str) -> list[Path]:
-    """The JSON files of a split: those of its folder, or drawn of all."""
+    """The JSON files of a split: those of its folder, or drawn of all.
+
+    Raises:
+        UserError: other splits have folders and this one has none.
+    """
     for name in spellings(split):
         if split != ALL and is_folder(root / name):
             return sorted((root / name).rglob("*.json"))
+    named = [name for usual in DRAWN for name in spellings(usual) if is_folder(root / name)]
+    if named and split != ALL:
+        raise NotThere(f"{root}: no split {split!r}; there are the folders {', '.join(named)}, and {ALL} is everything")
     files = [file for file in sorted(root.rglob("*.json")) if file.name not in (SPLITS_FILE, OPTIONS_FILE)]
     if not files or split == ALL:
         return files
@@ -165,6 +172,8 @@ class _Shapes:
             kind, points = shape.get("shape_type", "polygon"), checked_points(where, shape.get("points"))
             if kind == "mask":
                 return self._mask(where, points, shape.get("mask"))
+            if not isinstance(kind, str):
+                raise BadRecord(f"{where}: shape_type is {shortened(kind)}, expected a text")
             if kind not in OUTLINES:
                 known = ", ".join([*OUTLINES, "mask"])
                 raise BadRecord(f"{where}: a shape of the kind {shortened(kind)} encloses no area; known are {known}")

@@ -26,12 +26,13 @@ from pycocotools import mask as coco
 from utils.datasets.base import BadRecord, DatasetSpec, Sample, ScoringRules, Target
 from utils.datasets.checks import checked_frame, checked_polygon, checked_question_text, shortened
 from utils.datasets.drseg import question_keys, read_records
-from utils.datasets.layout import missing_part
+from utils.datasets.layout import check_split_name, missing_part
 from utils.datasets.reading import Reading, SplitReader
 from utils.datasets.run_lengths import checked_rle
 from utils.runtime.paths import is_file, is_folder
 
 NAME = "muse"
+SPLITS = ("train", "val", "test_less", "test_many")
 NUMBERS = {int, float}
 SEG_MARK = re.compile(r"\s*\{seg\}")
 OF_FILE_NAMES = "train2014"
@@ -57,9 +58,11 @@ def load_muse(root: Path, split: str, reading: Reading, skipped: list[str] | Non
         skipped: takes what is wrong with each record that is left out.
 
     Raises:
-        UserError: the split's label file or a folder of pictures is missing, or the file holds no list in JSON.
+        UserError: there is no such split, its label file or a folder of pictures is missing, or the file holds no list
+            in JSON.
         BadRecord: a record that cannot be used, unless they are skipped.
     """
+    check_split_name(NAME, split, SPLITS)
     file = root / f"muse_{split}.json"
     if not is_file(file):
         raise missing_part(root, file, LAYOUT, SOURCE)
@@ -247,7 +250,7 @@ def is_plain_polygon(values: Any, frame: tuple[int, int]) -> bool:
 
 SPEC = DatasetSpec(
     name=NAME,
-    splits=("train", "val", "test_less", "test_many"),
+    splits=SPLITS,
     layout=LAYOUT,
     source=SOURCE,
     loader=load_muse,

@@ -196,17 +196,19 @@ def _asked(where: str, key: str, value: Any, by_id: dict[Any, int]) -> AskedQues
     text = checked_question_text(f"{where}: question", value.get("question"))
     ids, none = value.get("annotation_ids", []), value.get("no_target", False)
     listed = ids if isinstance(ids, list) else [ids]
-    unknown = [one for one in listed if not isinstance(one, (int, str)) or one not in by_id]
+    unknown = [one for one in listed if type(one) not in (int, str) or one not in by_id]
     fault = None
     if unknown:
         fault = BadRecord(f"{where}: annotation_ids has {shortened(unknown[0])}, which no annotation of the picture is")
-    elif none is not (not ids):
+    elif len(set(listed)) != len(listed):
+        fault = BadRecord(f"{where}: annotation_ids is {shortened(ids)}, which names an annotation twice")
+    elif none is not (not listed):
         told = f"annotation_ids is {shortened(ids)} and no_target {shortened(none)}"
         fault = BadRecord(f"{where}: {told}; a question has either annotations or no_target as true")
     answer = value.get("answer")
     if answer is not None and not isinstance(answer, str):
         fault = BadRecord(f"{where}: answer is {shortened(answer)}, expected a text or null")
-    return AskedQuestion(key, text, () if fault else tuple(by_id[one] for one in ids), answer, fault)
+    return AskedQuestion(key, text, () if fault else tuple(by_id[one] for one in listed), answer, fault)
 
 
 SPEC = DatasetSpec(

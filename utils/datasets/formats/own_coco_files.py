@@ -11,7 +11,7 @@ from utils.datasets.base import BadRecord
 from utils.datasets.checks import shortened
 from utils.datasets.drawn_splits import ALL, DRAWN, SPLITS_FILE, base_name, spellings
 from utils.datasets.labelled import OPTIONS_FILE
-from utils.datasets.layout import missing_part
+from utils.datasets.layout import NotThere, missing_part
 from utils.runtime.errors import UserError
 from utils.runtime.paths import entries, is_file, is_folder
 
@@ -49,7 +49,7 @@ def label_files(root: Path, split: str, layout: str, source: str) -> list[LabelF
         return [LabelFile(next(iter(found.values())), None)]
     if not found:
         raise missing_part(root, root / f"{split}.json", layout, source)
-    raise UserError(
+    raise NotThere(
         f"{root}: no split {split!r}; there are {', '.join(found)}, and {ALL} is all of them. Where one file is to be "
         f"divided into {', '.join(DRAWN)}, let it be the only one and call it instances.json"
     )
@@ -61,18 +61,30 @@ def published_splits(found: dict[str, Path]) -> bool:
 
 
 def files_by_split(root: Path) -> dict[str, Path]:
-    """The label files below a folder by the name of their split; of two of one name the first of these places."""
-    found: dict[str, Path] = {}
+    """The label files below a folder by the name of their split.
+
+    Raises:
+        UserError: two are of one split, whichever way they write it.
+    """
+    paths: list[tuple[str, Path]] = []
     for folder in (root, root / "annotations"):
         for path in entries(folder):
             if path.suffix.lower() == ".json" and path.name not in (*NOT_LABELS, ROBOFLOW_FILE) and is_file(path):
-                found.setdefault(path.stem.removeprefix(PREFIX), path)
+                paths.append((path.stem.removeprefix(PREFIX), path))
     for folder in entries(root):
         if is_folder(folder) and is_file(folder / ROBOFLOW_FILE):
-            found.setdefault(folder.name, folder / ROBOFLOW_FILE)
+            paths.append((folder.name, folder / ROBOFLOW_FILE))
     if is_file(root / ROBOFLOW_FILE):
-        found.setdefault(root.name, root / ROBOFLOW_FILE)
-    return found
+        paths.append((root.name, root / ROBOFLOW_FILE))
+    first: dict[str, Path] = {}
+    for name, path in paths:
+        split = next((one for one in DRAWN if name in spellings(one)), name)
+        other = first.setdefault(split, path)
+        if other is not path:
+            raise UserError(
+                f"{root}: {other} and {path} are both of the split {split!r}; leave one, move the other away"
+            )
+    return dict(paths)
 
 
 def picture_folders(root: Path, file: Path) -> list[Path]:

@@ -28,7 +28,7 @@ from model.masks import encode_mask
 from utils.datasets.base import CLEAN, GENERAL_METRICS, BadRecord, DatasetSpec, Sample, ScoringRules, Target
 from utils.datasets.checks import checked_question_text, shortened, without_none
 from utils.datasets.drawn_splits import ALL, pictures_of_split, spellings
-from utils.datasets.layout import missing_part
+from utils.datasets.layout import NotThere, missing_part
 from utils.datasets.reading import Reading, SplitReader
 from utils.runtime.errors import UserError, permission_denied
 from utils.runtime.paths import entries, is_file
@@ -81,7 +81,7 @@ def question_files(root: Path, split: str) -> list[tuple[Path, bool]]:
         return [(single, True)]
     if parts:
         there = ", ".join(path.stem.removeprefix("questions_") for path in parts)
-        raise UserError(f"{root / f'questions_{split}.jsonl'}: no such split; there are {there}, and {ALL} is all")
+        raise NotThere(f"{root / f'questions_{split}.jsonl'}: no such split; there are {there}, and {ALL} is all")
     raise missing_part(root, single, LAYOUT, SOURCE)
 
 
@@ -121,7 +121,7 @@ class _LinesReader:
             if line.strip():
                 try:
                     lines.append((number, json.loads(line)))
-                except (json.JSONDecodeError, RecursionError) as error:
+                except (ValueError, RecursionError) as error:  # numbers of over 4,300 digits too
                     lines.append((number, BadRecord(f"{self.file}: line {number} is no JSON ({error})")))
         return lines
 

@@ -32,7 +32,7 @@ import numpy as np
 from model.masks import encode_mask
 from utils.datasets.base import BadRecord, DatasetSpec, Sample, ScoringRules
 from utils.datasets.checks import MAX_COORDINATE, checked_question_text, shortened
-from utils.datasets.layout import folder_or_inner, missing_part
+from utils.datasets.layout import check_split_name, folder_or_inner, missing_part
 from utils.datasets.reading import Photograph, Reading, SplitReader
 from utils.runtime.errors import UserError
 from utils.runtime.json_files import parse_json, read_json
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 NAME, ALL_TEXTS_NAME = "reasonseg", "reasonseg-all-texts"
 TRAIN = "train"
+SPLITS = (TRAIN, "val", "test")
 PHRASE_QUESTION = "What is {text} in this image?"
 LONG, SHORT = {"query": "long"}, {"query": "short"}  # one object each for all samples
 TARGET, IGNORED = 1, 255  # as they are painted
@@ -66,9 +67,10 @@ def load_reasonseg(
         all_texts: ask every instruction of val and test too, not the first alone.
 
     Raises:
-        UserError: the split's folder is missing, or holds no pair of picture and labels.
+        UserError: there is no such split, its folder is missing, or holds no pair of picture and labels.
         BadRecord: a record that cannot be used, unless they are skipped.
     """
+    check_split_name(ALL_TEXTS_NAME if all_texts else NAME, split, SPLITS)
     top = folder_or_inner(root, "ReasonSeg")
     folder = top / split
     if not is_folder(folder):
@@ -266,7 +268,7 @@ def _explanations(reader: SplitReader, file: Path) -> Explanations:
 
 SPEC = DatasetSpec(
     name=NAME,
-    splits=("train", "val", "test"),
+    splits=SPLITS,
     layout=LAYOUT,
     source=SOURCE,
     loader=load_reasonseg,

@@ -11,6 +11,7 @@ is meant. "test" of refcoco, refcoco+ and refclef is all of testA, testB (and te
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from utils.datasets.base import CLEAN, OFFICIAL, DatasetSpec, ScoringRules
@@ -45,6 +46,14 @@ RULES = {
     ),
 }
 
+UNITED = (
+    "RefCLEF's objects are lists of run lengths, whose overlaps cannot be told once they are united: they count as "
+    "the object's pixels"
+)
+CLEF_RULES = {
+    name: replace(one, note=f"{one.note}. {UNITED}") if one.covered_once else one for name, one in RULES.items()
+}
+
 
 def refer_spec(
     name: str, folder: str, maker: str, splits: tuple[str, ...], sentences: dict | None = None
@@ -65,7 +74,9 @@ def refer_spec(
     where = "COCO's train2014 from https://cocodataset.org" if coco else "the pictures saiapr_tc-12 named there"
     source = f"https://github.com/lichengunc/refer ({folder}.zip), and {where}"
     data = ReferSet(name, files[:1], files[1], pictures, splits, layout, source, sentences or {})
-    return DatasetSpec(name, splits, layout, source, partial(load_refer, data, one_object), RULES)
+    return DatasetSpec(
+        name, splits, layout, source, partial(load_refer, data, one_object), RULES if coco else CLEF_RULES
+    )
 
 
 SPECS = (

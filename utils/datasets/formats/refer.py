@@ -33,12 +33,13 @@ from utils.datasets.formats.refer_labels import (
     collector_paused,
     label_files,
     parsed,
+    picture_folder,
     sentence_keys,
     sentences_of,
 )
+from utils.datasets.layout import NotThere, check_split_name
 from utils.datasets.reading import Photograph, Reading, SplitReader
 from utils.datasets.run_lengths import checked_rle, united
-from utils.runtime.errors import UserError
 from utils.runtime.text import lone_surrogate
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def load_refer(
     Args:
         data: which data set.
         resolve: finds the targets of a ref.
-        root: the folder that `data.layout` stands in.
+        root: the folder that `data.layout` stands in, or the one of the labels in it.
         split: one of `data.splits`.
         reading: how records are read.
         skipped: takes what is wrong with each record that is left out.
@@ -76,16 +77,15 @@ def load_refer(
         UserError: an unknown split, a file or the folder of pictures is missing, or labels hold something else.
         BadRecord: a ref or sentence that cannot be used, unless they are skipped.
     """
-    if split not in data.splits:
-        raise UserError(f"{data.name} has no split {split!r}; it has {', '.join(data.splits)}")
+    check_split_name(data.name, split, data.splits)
     file, instances = label_files(data, root)
     labels = parsed(file, instances)
     chosen = [(i, ref) for i, ref in enumerate(labels.refs) if belongs(ref, split, data.lettered)]
     if not chosen:
         there = Counter(ref["split"] for ref in labels.refs if isinstance(ref, dict))
         listed = ", ".join(f"{name} ({count:,})" for name, count in there.items())
-        raise UserError(f"{file}: no ref of the split {split}; there are: {listed or 'none'}")
-    reader = ReferReader(data, root / data.pictures, file, labels, reading, skipped)
+        raise NotThere(f"{file}: no ref of the split {split}; there are: {listed or 'none'}")
+    reader = ReferReader(data, picture_folder(data, root), file, labels, reading, skipped)
     with collector_paused():
         for (position, ref), keys in zip(chosen, sentence_keys([ref for _, ref in chosen]), strict=True):
             reader.add(position, ref, keys, resolve)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.layout import missing_part
+from utils.datasets.layout import folder_or_inner, missing_part
 from utils.runtime.errors import UserError
 from utils.runtime.json_files import read_json
 from utils.runtime.paths import is_file, is_folder
@@ -54,6 +54,11 @@ class ReferSet:
     sentences: Mapping[str, int] = field(default_factory=dict)
     lettered: bool = True
 
+    @property
+    def folder(self) -> str:
+        """Of the labels, relative to the root."""
+        return self.instances.partition("/")[0]
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -68,14 +73,27 @@ class Labels:
 def label_files(data: ReferSet, root: Path) -> tuple[Path, Path]:
     """The refs file and instances.json.
 
+    Args:
+        data: which data set.
+        root: the folder that `data.layout` stands in, or the one of the labels in it.
+
     Raises:
         UserError: one is missing, or the folder of pictures is.
     """
-    file = next((root / name for name in data.refs if is_file(root / name)), root / data.refs[0])
-    for path, there in ((file, is_file), (root / data.instances, is_file), (root / data.pictures, is_folder)):
+    labels = folder_or_inner(root, data.folder)
+    refs = [labels / name.removeprefix(f"{data.folder}/") for name in data.refs]
+    file = next(filter(is_file, refs), refs[0])
+    instances = labels / data.instances.removeprefix(f"{data.folder}/")
+    for path, there in ((file, is_file), (instances, is_file), (picture_folder(data, root), is_folder)):
         if not there(path):
             raise missing_part(root, path, data.layout, data.source)
-    return file, root / data.instances
+    return file, instances
+
+
+def picture_folder(data: ReferSet, root: Path) -> Path:
+    """Of the pictures: in `root`, or beside it where that is the folder of the labels; that in `root` without any."""
+    beside = [root / ".." / data.pictures] if folder_or_inner(root, data.folder) == root else []
+    return next(filter(is_folder, (root / data.pictures, *beside)), root / data.pictures)
 
 
 # -- parsing ---------------------------------------------------------------------------------------

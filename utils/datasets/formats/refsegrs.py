@@ -18,7 +18,7 @@ from utils.datasets.base import BadRecord, DatasetSpec, Sample, ScoringRules
 from utils.datasets.checks import checked_question_text, shortened
 from utils.datasets.drseg import question_keys
 from utils.datasets.label_masks import LabelMask, read_label_mask
-from utils.datasets.layout import folder_or_inner, missing_part
+from utils.datasets.layout import check_split_name, folder_or_inner, missing_part
 from utils.datasets.reading import Reading, SplitReader
 from utils.runtime.errors import UserError
 from utils.runtime.paths import is_file, is_folder
@@ -26,6 +26,7 @@ from utils.runtime.paths import is_file, is_folder
 log = logging.getLogger(__name__)
 
 NAME = "refsegrs"
+SPLITS = ("train", "val", "test")
 LINE = re.compile(r"(\d+)\s+(\S.*)", re.ASCII)
 FOREGROUND = (1, 255)
 LAYOUT = "output_phrase_{split}.txt\nimages/ID.tif\nmasks/ID.tif"
@@ -42,9 +43,10 @@ def load_refsegrs(root: Path, split: str, reading: Reading, skipped: list[str] |
         skipped: takes what is wrong with each record that is left out.
 
     Raises:
-        UserError: the split's list or a folder is missing, or the list is no text in UTF-8.
+        UserError: there is no such split, its list or a folder is missing, or the list is no text in UTF-8.
         BadRecord: a line that cannot be used, unless they are skipped.
     """
+    check_split_name(NAME, split, SPLITS)
     top = folder_or_inner(root, "RefSegRS")
     file = top / f"output_phrase_{split}.txt"
     if not is_file(file):
@@ -124,7 +126,7 @@ class _Reader:
 PRECISIONS = tuple(f"pr{share}" for share in (50, 60, 70, 80, 90))
 SPEC = DatasetSpec(
     name=NAME,
-    splits=("train", "val", "test"),
+    splits=SPLITS,
     layout=LAYOUT,
     source=SOURCE,
     loader=load_refsegrs,

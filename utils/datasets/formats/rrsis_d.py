@@ -4,6 +4,8 @@
     ROOT/rrsisd/instances.json
     ROOT/images/rrsisd/JPEGImages/{id}.jpg
 
+ROOT may be rrsisd itself, the pictures in it or beside it.
+
 An object is a list of RLEs; the pictures, 800x800 pixels, and the 20 categories are DIOR's.
 """
 

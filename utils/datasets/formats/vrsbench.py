@@ -5,9 +5,12 @@
 
 The evaluation file is a list of `{image_id, question, ground_truth, question_id, unique, obj_corner, size_group, …}`
 with `ground_truth` as `{<x1><y1><x2><y2>}`, whole numbers from 0 to 100, and `obj_corner` as the corners of a turned
-box, x1 y1 x2 y2 x3 y3 x4 y4 from 0 to 1, from which that was cut down; the finer upright box around the corners is
-taken where it is that of `ground_truth`. An annotation holds `{image, objects: [{referring_sentence, obj_corner or
-obj_coord, is_unique, obj_size, …}], …}`. (lx709/VRSBench@d38cee1, prepare_eval_all.ipynb.)
+box, x1 y1 x2 y2 x3 y3 x4 y4 from 0 to 1, from which that was cut down, not rounded. The truth is `ground_truth`: each
+side of the target is the whole pixel that rounds to the published number of hundredths and is nearest to that of the
+upright box around the corners, so that the official rules compare with the published numbers and the others keep half
+of what was cut off. (In pictures of under 100 pixels some numbers have no such pixel; theirs are 512.) An annotation
+holds `{image, objects: [{referring_sentence, obj_corner or obj_coord, is_unique, obj_size, …}], …}`.
+(lx709/VRSBench@d38cee1, prepare_eval_all.ipynb.)
 
 There are no masks: a target is its box, and masks are compared by the boxes around them.
 """
@@ -23,7 +26,7 @@ from typing import Any
 from model.masks import Polygon
 from utils.datasets.base import CLEAN, OFFICIAL, BadRecord, DatasetSpec, Sample, ScoringRules
 from utils.datasets.checks import checked_picture_name, checked_question_text, shortened, without_none
-from utils.datasets.layout import missing_part
+from utils.datasets.layout import check_split_name, missing_part
 from utils.datasets.reading import Photograph, Reading, SplitReader
 from utils.runtime.errors import UserError
 from utils.runtime.json_files import read_json
@@ -32,6 +35,7 @@ from utils.runtime.paths import entries, is_file
 log = logging.getLogger(__name__)
 
 NAME = "vrsbench"
+SPLITS = ("train", "val")
 EVAL_FILE = "VRSBench_EVAL_referring.json"
 LAYOUT = f"{EVAL_FILE}\nImages_val/P0003_0002.png\nAnnotations_train/P0003_0001.json\nImages_train/P0003_0001.png"
 SOURCE = "https://huggingface.co/datasets/xiang709/VRSBench"
@@ -50,9 +54,10 @@ def load_vrsbench(root: Path, split: str, reading: Reading, skipped: list[str] |
         skipped: takes what is wrong with each record that is left out.
 
     Raises:
-        UserError: the split's labels are missing, or the evaluation file is no list.
+        UserError: there is no such split, its labels are missing, or the evaluation file is no list.
         BadRecord: a record that cannot be used, unless they are skipped.
     """
+    check_split_name(NAME, split, SPLITS)
     return (_load_evaluation if split == "val" else _load_annotations)(root, reading, skipped)
 
 
@@ -72,10 +77,10 @@ def _load_evaluation(root: Path, reading: Reading, skipped: list[str] | None) ->
             photograph = boxes.reader.photograph(
                 where, root / "Images_val" / checked_picture_name(where, "image_id", item.get("image_id")), None
             )
-            box = _evaluation_box(where, item, boxes)
+            box, published = _evaluation_box(where, item, boxes)
             groups = _groups(item.get("unique"), item.get("size_group"))
             key = str(item["question_id"])
-            boxes.add(where, photograph, box, (item.get("question"), key, key), groups)
+            boxes.add(where, photograph, box, (item.get("question"), key, key), groups, published)
     return boxes.finish("item")
 
 
@@ -118,11 +123,15 @@ class _Boxes:
         box: Box,
         texts: tuple[Any, str, str],
         groups: dict[str, str],
+        published: tuple[int, ...] | None = None,
     ) -> None:
-        """A sample of a box; `texts` are its sentence, record id and key."""
+        """A sample of a box; `texts` are its sentence, record id and key, `published` its sides in hundredths."""
         height, width = self.reader.size(photograph)
-        left, right, widened = _at_least_a_pixel(box[0] * width, box[2] * width, width)
-        top, bottom, heightened = _at_least_a_pixel(box[1] * height, box[3] * height, height)
+        sides = [share * side for share, side in zip(box, (width, height) * 2, strict=True)]
+        if published:
+            sides = [_published_side(*one) for one in zip(sides, published, (width, height) * 2, strict=True)]
+        left, right, widened = _at_least_a_pixel(sides[0], sides[2], width)
+        top, bottom, heightened = _at_least_a_pixel(sides[1], sides[3], height)
         polygon: Polygon = (left, top, right, top, right, bottom, left, bottom)
         self.widened += widened or heightened
         self.reader.samples.append(
@@ -156,15 +165,33 @@ class _Boxes:
         return self.reader.finish(what)
 
 
+def _published_side(fine: float, hundredths: int, side: int) -> float:
+    """The whole pixel, 0 to `side`, nearest to `fine` of those that `utils.evaluation.canvas` rounds to `hundredths`.
+
+    Where it rounds none to that, the nearest of those around.
+    """
+    middle, reach = hundredths * side // GRID, side // GRID + 1
+    near = range(max(0, middle - reach), min(side, middle + reach) + 1)
+    same = [pixel for pixel in near if _hundredths(pixel, side) == hundredths]
+    return float(min(same or near, key=lambda pixel: abs(pixel - fine)))
+
+
+def _hundredths(pixel: int, side: int) -> int:
+    return round(GRID * pixel / side)
+
+
 def _at_least_a_pixel(start: float, end: float, side: int) -> tuple[float, float, bool]:
     """Two coordinates in pixels, moved apart within 0 to `side` where no whole pixel lies between them."""
     if end - start >= 1:
         return start, end, False
     first = min(max(math.floor((start + end) / 2), 0), side - 1)
+    before, same, after = (_hundredths(pixel, side) for pixel in (first - 1, first, first + 1))
+    first -= start == end and first > 0 and before == same != after  # as published
     return float(first), float(first + 1), True
 
 
-def _evaluation_box(where: str, item: dict[str, Any], boxes: _Boxes) -> Box:
+def _evaluation_box(where: str, item: dict[str, Any], boxes: _Boxes) -> tuple[Box, tuple[int, ...]]:
+    """The box around the corners, or that of ground_truth where they are of another, and ground_truth in hundredths."""
     found = GROUND_TRUTH.fullmatch(str(item.get("ground_truth")).replace(" ", ""))
     coarse = tuple(int(number) for number in found.groups()) if found else ()
     if not found or max(coarse) > GRID or coarse[0] > coarse[2] or coarse[1] > coarse[3]:
@@ -173,9 +200,9 @@ def _evaluation_box(where: str, item: dict[str, Any], boxes: _Boxes) -> Box:
     if "obj_corner" in item:
         fine = _corner_box(where, item["obj_corner"])
         if tuple(int(side * GRID) for side in fine) == coarse:  # as the data set's notebook rounds
-            return fine
+            return fine, coarse
     boxes.coarse += 1
-    return tuple(side / GRID for side in coarse)
+    return tuple(side / GRID for side in coarse), coarse
 
 
 def _annotated_box(where: str, one: dict[str, Any]) -> Box:
@@ -226,7 +253,7 @@ def _annotation(where: str, file: Path) -> dict[str, Any]:
 
 SPEC = DatasetSpec(
     name=NAME,
-    splits=("train", "val"),
+    splits=SPLITS,
     layout=LAYOUT,
     source=SOURCE,
     loader=load_vrsbench,

@@ -44,6 +44,12 @@ def test_a_description_becomes_a_sample(root: Path) -> None:
     assert dataset_spec("geopixeld").task == "grounded"
 
 
+def test_the_folder_around_it_may_be_named(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outer = tmp_path_factory.mktemp("outer")
+    root.rename(outer / "GeoPixelD")
+    assert len(load_dataset(outer, "test", "geopixeld")) == 2
+
+
 def test_equal_coordinates_are_one_object(root: Path) -> None:
     first, second = load_dataset(root, "test", "geopixeld")
     assert first.targets[0][0][2] is second.targets[0][0][2]

@@ -56,6 +56,18 @@ def test_numbers_name_pictures_and_their_folder_may_lie_in_grandf(tmp_path: Path
     assert one.key == "7" and one.image_path == root / "GranDf/GranDf_HA_images/val_test/7.jpg"
 
 
+def test_grandf_itself_may_be_named_with_pictures_beside_or_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_eval(tmp_path, [SECOND[0]], [SECOND[1]], ("sa_2",)) / "GranDf"
+    (beside,) = load_dataset(root, "val", "grandf")
+    monkeypatch.chdir(root)
+    assert beside.image_path.samefile(load_dataset(".", "val", "grandf")[0].image_path)
+    (tmp_path / "GranDf_HA_images").rename(root / "GranDf_HA_images")
+    (inside,) = load_dataset(root, "val", "grandf")
+    assert inside.image_path == root / "GranDf_HA_images/val_test/sa_2.jpg"
+
+
 @pytest.mark.parametrize(
     ("captions", "masks", "message"),
     [

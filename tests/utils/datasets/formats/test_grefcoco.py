@@ -62,6 +62,15 @@ def test_the_pickle_is_read_before_the_json(tmp_path: Path) -> None:
         load_dataset(root, "val", "grefcoco")
 
 
+def test_the_folder_of_the_labels_may_be_named_with_pictures_beside_or_in_it(tmp_path: Path) -> None:
+    root = write(tmp_path, ref(1, "val", ann=[1])) / "grefcoco"
+    (beside,) = load_dataset(root, "val", "grefcoco")
+    assert beside.image_path.is_file()
+    (tmp_path / "images").rename(root / "images")
+    (inside,) = load_dataset(root, "val", "grefcoco")
+    assert inside.image_path.parent == root / "images" / "train2014"
+
+
 def test_splits_are_those_of_their_names_alone(tmp_path: Path) -> None:
     root = write(tmp_path, ref(1, "testA", ann=[1]), ref(2, "testAB", ann=[1]))
     assert [one.record_id for one in load_dataset(root, "testA", "grefcoco")] == ["1"]

@@ -95,6 +95,8 @@ def test_splits_are_folders_or_drawn_and_pictures_are_found(tmp_path: Path) -> N
     write(tmp_path / "valid" / "json" / "b.json", shape(POLYGON), picture="..\\pictures\\b.jpg")
     assert [len(load(tmp_path, split)) for split in ("train", "val", "all")] == [1, 1, 2]
     assert load(tmp_path, "val")[0].image_path == tmp_path / "valid" / "pictures" / "b.jpg"
+    with pytest.raises(UserError, match="no split 'test'; there are the folders train, valid"):
+        load(tmp_path, "test")  # not drawn of what is trained on
     (tmp_path / "train" / "a.jpg").rename(tmp_path / "train" / "c.jpg")
     with pytest.raises(BadRecord, match=r"a\.json: its picture .*a\.jpg is missing"):
         load(tmp_path, "train")
@@ -112,6 +114,7 @@ def test_splits_are_folders_or_drawn_and_pictures_are_found(tmp_path: Path) -> N
         (shape([[1, 1]], kind="point"), "a shape of the kind 'point' encloses no area; known are polygon, rectangle"),
         (shape([[1, 1], [5, 5]]), "has 2 points; a polygon needs 3"),
         (shape([[1, 1]], kind="circle"), "a circle has 1 points"),
+        (shape(POLYGON, kind=["polygon"]), r"shape_type is \['polygon'\], expected a text"),
         (shape([1, 2]), r"points are \[1, 2\]"),
         (shape(POLYGON, label=" "), "label is ' '"),
         (shape([[1, 1], [5, 5]], kind="mask", mask="?"), "its mask cannot be read"),

@@ -13,6 +13,7 @@ from pycocotools import mask as coco
 
 from model.masks import encode_mask
 from tests.utils.datasets.formats.drawn_own import SIZE, annotation, box, draw_picture, write_coco
+from utils.datasets import labelled
 from utils.datasets.base import BadRecord, Sample, target_masks
 from utils.datasets.registry import load_dataset
 from utils.runtime.errors import UserError
@@ -80,6 +81,23 @@ def test_all_joins_the_files_with_keys_of_their_own(tmp_path: Path) -> None:
     both = load(tmp_path)
     assert [(one.index, one.key) for one in both] == [(0, "train/1:only:roof"), (1, "val/1:only:roof")]
     assert [one.image_path.parent.name for one in both] == ["train", "val"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("train.json", "annotations/instances_train.json"),
+        ("val.json", "valid/_annotations.coco.json"),
+        ("annotations/roofs.json", "annotations/instances_roofs.json"),
+    ],
+)
+def test_two_files_of_one_split_are_refused_and_named(tmp_path: Path, one: str, other: str) -> None:
+    for file in (one, other):
+        write_coco(tmp_path / file, {1: "a.jpg"}, [annotation(1, 1, [FIRST])])
+    with pytest.raises(UserError) as caught:
+        load(tmp_path)
+    assert all(str(tmp_path / file) in str(caught.value) for file in (one, other))
+    assert "are both of the split" in str(caught.value)
 
 
 def test_a_folder_without_labels_and_a_file_of_another_kind_are_told(tmp_path: Path) -> None:
@@ -171,9 +189,11 @@ def test_questions_of_a_picture_name_their_annotations(tmp_path: Path) -> None:
         {"question": "Which is larger?", "annotation_ids": [5], "answer": "This."},
         {"question": "Where is a pond?", "no_target": True},
         "all that is built",
+        {"question": "Which is smaller?", "annotation_ids": 4},
     ]
     root = one_picture(tmp_path, annotation(4, 1, [SECOND]), annotation(5, 1, [FIRST]), questions=asked)
-    larger, pond, built = load(root)
+    larger, pond, built, smaller = load(root)
+    assert target_masks(smaller, *SIZE).sum() == 100
     assert (target_masks(larger, *SIZE).sum(), larger.answer) == (200, "This.")
     assert (pond.targets, pond.key) == ((), "1:questions1")
     assert len(built.targets) == 2
@@ -183,13 +203,17 @@ def test_questions_of_a_picture_name_their_annotations(tmp_path: Path) -> None:
     ("asked", "message"),
     [
         ({"question": "Which?", "annotation_ids": [6]}, "annotation_ids has 6, which no annotation"),
+        ({"question": "Which?", "annotation_ids": [4, 4]}, r"annotation_ids is \[4, 4\], which names .* twice"),
+        ({"question": "Which?", "annotation_ids": 6}, "annotation_ids has 6, which no annotation"),
+        ({"question": "Which?", "annotation_ids": [True]}, "annotation_ids has True, which no annotation"),
         ({"question": "Which?"}, "either annotations or no_target"),
         ({"question": " "}, "expected a text"),
         (7, "expected a text"),
     ],
 )
 def test_a_bad_question_is_named(tmp_path: Path, asked: Any, message: str) -> None:
-    root = one_picture(tmp_path, annotation(4, 1, [FIRST], question="Which?"), questions=[asked])
+    rows = annotation(4, 1, [FIRST], question="Which?"), annotation(1, 1, [SECOND])
+    root = one_picture(tmp_path, *rows, questions=[asked])
     with pytest.raises(BadRecord, match=message):
         load(root)
 
@@ -211,6 +235,17 @@ def test_colours_are_asked_where_the_pixels_tell(tmp_path: Path) -> None:
     draw_picture(root / "images" / "a.jpg", {(10, 10, 30, 20): (30, 60, 200), (50, 30, 60, 40): (150, 150, 150)})
     (blue,) = [one for one in load(root) if one.groups["question"] == "colour"]
     assert "blue" in blue.question and target_masks(blue, *SIZE).sum() == 200
+
+
+def test_that_colours_are_not_asked_in_a_large_set_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = one_picture(tmp_path, annotation(1, 1, [FIRST]), annotation(2, 1, [SECOND]))
+    draw_picture(root / "images" / "a.jpg", {(10, 10, 30, 20): (30, 60, 200), (50, 30, 60, 40): (150, 150, 150)})
+    monkeypatch.setattr(labelled, "MOST_LOOKED_AT", 0)
+    with caplog.at_level(logging.WARNING):
+        assert not [one for one in load(root) if one.groups["question"] == "colour"]
+    assert "no questions of colour are made, for which more than 0 pictures" in caplog.text
 
 
 def test_a_crowd_is_neither_counted_nor_compared(tmp_path: Path) -> None:

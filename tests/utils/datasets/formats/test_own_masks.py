@@ -117,6 +117,7 @@ def test_splits_have_files_or_are_drawn_by_picture(tmp_path: Path) -> None:
     [
         ("{", "is no JSON"),
         ("[]", "expected an object"),
+        ('{"value": ' + "9" * 4301 + "}", "is no JSON"),
         (row(masks="a.png"), "has the field 'masks'; known are image"),
         (row(question=""), "question is '', expected a text"),
         (row(mask="gone.png"), r"its mask .*gone\.png is missing"),

@@ -118,3 +118,10 @@ def test_rules_are_those_of_lisa_and_of_lavt() -> None:
         assert {rules.unit for rules in (clean, official, lavt)} == {"question"}
         assert "'raw'" in lavt.note and not spec.no_target
     assert "test" not in dataset_spec("refcocog-google").splits and "testC" in dataset_spec("refclef").splits
+
+
+def test_what_refclefs_run_lengths_do_not_tell_is_noted() -> None:
+    for metric in ("official", "lavt"):
+        assert "cannot be told once they are united" in dataset_spec("refclef-berkeley").scoring(metric).note
+        assert "united" not in dataset_spec("refcoco").scoring(metric).note
+    assert dataset_spec("refclef").scoring() == dataset_spec("refcoco").scoring()

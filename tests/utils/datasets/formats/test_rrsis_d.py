@@ -34,6 +34,11 @@ def test_run_lengths_are_targets_and_categories_groups(root: Path) -> None:
     assert other.groups == {}  # a category without a name
 
 
+def test_the_folder_of_the_labels_may_be_named(root: Path) -> None:
+    (one,) = load_dataset(root / "rrsisd", "test", "rrsis-d")
+    assert one.image_path.samefile(root / "images/rrsisd/JPEGImages/COCO_train2014_000000000002.jpg")
+
+
 def test_a_set_without_its_pictures_is_told(root: Path) -> None:
     (root / "images").rename(root / "pictures")
     with pytest.raises(

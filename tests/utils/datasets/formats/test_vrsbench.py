@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pycocotools import mask as coco
 
+from model.masks import encode_mask
 from tests.utils.datasets.formats.drawn_files import draw_picture, write_labels
 from utils.datasets.base import BadRecord, target_masks
 from utils.datasets.registry import dataset_spec, load_dataset
+from utils.evaluation.canvas import on_canvas
 from utils.runtime.errors import UserError
 
 NAME = "vrsbench"
@@ -43,7 +46,32 @@ def test_the_box_is_that_of_the_corners_and_is_drawn_in_whole(tmp_path: Path) ->
 def test_corners_are_cut_off_at_the_rim_and_down_to_hundredths(tmp_path: Path) -> None:
     corners = [-0.1, 0.1, 0.629, 0.1, 0.629, 1.2, -0.1, 1.2]  # 62 hundredths, not 63
     (one,) = load_dataset(root_of(tmp_path, item(ground_truth="{<0><10><62><100>}", obj_corner=corners)), "val", NAME)
-    assert one.targets[0][0][:6] == pytest.approx((0, 3, 0.629 * 40, 3, 0.629 * 40, 30))
+    assert one.targets[0][0][:6] == (0, 3, 25, 3, 25, 30)  # 25.2 in whole pixels
+
+
+@pytest.mark.parametrize("side", [512, 800])
+def test_the_official_grid_has_the_published_hundredths_which_are_cut_down_not_rounded(
+    tmp_path: Path, side: int
+) -> None:
+    shares = [(i + j) / 100 for i in range(0, 100, 7) for j in (0, 0.3, 0.5, 0.51, 0.99)]
+    boxes = [(x, y, min(x + wide, 1), 1.0) for x, y in zip(shares, shares[::-1], strict=True) for wide in (0.004, 0.3)]
+    items, published = [], []
+    for number, (left, top, right, bottom) in enumerate(boxes):
+        published.append([int(100 * share) for share in (left, top, right, bottom)])
+        truth = "{" + "".join(f"<{one}>" for one in published[-1]) + "}"
+        corners = [left, top, right, top, right, bottom, left, bottom]
+        items.append(item(number, ground_truth=truth, obj_corner=corners))
+    root = root_of(tmp_path, *items)
+    draw_picture(root / "Images_val" / "P0003_0002.png", side, side)
+    samples = load_dataset(root, "val", NAME)
+    drawn = on_canvas([encode_mask(target_masks(one, side, side)[0]) for one in samples], "box_grid")
+    found = [coco.toBbox(one).astype(int).tolist() for one in drawn]
+    assert [[x, y, x + w - 1, y + h - 1] for x, y, w, h in found] == published
+    fine = [[share * side for share in one] for one in boxes]
+    told = [(one.targets[0][0][0], one.targets[0][0][1]) for one in samples]
+    assert max(abs(a - b) for one, two in zip(told, fine, strict=True) for a, b in zip(one, two[:2], strict=True)) < (
+        side / 200 + 2
+    )  # half a hundredth, and a pixel each for rounding and for a box without any
 
 
 def test_where_corners_are_of_another_box_ground_truth_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
