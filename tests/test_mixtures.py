@@ -68,6 +68,7 @@ def test_another_share_is_another_run(server: Server, roots: str, whole: Ended, 
     [
         (("--train", "near,gone"), "no folder for 'gone'; --data names near, far"),
         (("--train", "near", "--validate", "far@best"), "labels/DRSeg_best.json: no such split"),
+        (("--train", "near:1000,far:1"), "the share of far is so small that an epoch of 18 records has none of it"),
         (("--validate", "near"), "go with --train"),
     ],
 )

@@ -327,3 +327,13 @@ def test_rules_are_chosen_by_name_and_told(run_score: Score, capsys: pytest.Capt
     assert "\nmetric official: the published reading takes the first polygon" in capsys.readouterr().out
     with pytest.raises(UserError, match="--metric is 'best'; drseg has clean, hungarian, official"):
         run_score(ANSWERS, "--metric", "best")
+
+
+def test_official_values_stand_beside_the_clean_ones_and_are_of_the_same_unit(run_score: Score) -> None:
+    each, as_one = run_score(ANSWERS), run_score(ANSWERS, "--unit", "question")
+    assert list(each["official"]) == ["count", "giou", "ciou", "correct25", "correct50"]
+    for found in (each, as_one):
+        assert found["official"]["count"] == found["overall"]["count"]
+        assert found["official"]["giou"] == found["overall"]["giou"]
+    assert each["official"]["count"] > as_one["official"]["count"]
+    assert "official" not in run_score(ANSWERS, "--metric", "hungarian")

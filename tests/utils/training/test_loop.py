@@ -357,3 +357,9 @@ def test_a_forward_pass_of_validation_is_a_sign_of_life(make_run: Any) -> None:
     run = make_run()
     run.engine = lambda batch: ("answer", batch)
     assert run.predict("batch") == ("answer", "batch") and run.watchdog.doing == "validation"
+
+
+def test_a_metric_that_counts_nothing_in_a_split_is_left_out(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of questions that nothing answers there is no T-acc."""
+    shown, saved = save_scored(make_run(), monkeypatch, [DRSEG], [{"giou": 0.5, "n_acc": 1.0, "t_acc": None}])
+    assert shown == ["val/giou", "val/n_acc"] and saved == ["last", "best"]
