@@ -105,6 +105,9 @@ def test_scores_of_descriptions_have_columns() -> None:
     grounded = {"all": {"ap50": 0.3, "miou": 0.5, "recall": None}, "cider": 0.25}
     one = Evaluated("grandf", "GranD-f", "val", ("ap50", "recall", "cider"), {**FOUND, "grounded": grounded}, [])
     assert benchmark_table([one]).splitlines()[2].split() == ["this", "model", "30.0", "–", "25.0"]
+    grounded |= {"all": {"ap50": 0.3, "miou": 0.5, "recall": 0.6}, "official_recall": 0.4}
+    rows = benchmark_table([one]).splitlines()
+    assert rows[2].split()[2:] == ["30.0", "60.0", "25.0"] and rows[3].split()[-3:] == ["30.0", "40.0", "25.0"]
 
 
 def test_the_page_leads_to_each_report_names_sources_and_escapes_names() -> None:

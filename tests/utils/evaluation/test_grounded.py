@@ -170,6 +170,10 @@ def test_only_data_sets_of_this_task_are_scored_so() -> None:
     assert add_grounded(metrics, [sample()], {"none": {"b": record()}}, spec) == "" and metrics == {}
     told = add_grounded(metrics, [sample()], {"none": {"b": record()}}, replace(spec, task="grounded"), "official")
     assert told.startswith("\ngrounded conversation, official rules") and metrics["grounded"]["all"]["recall"] == 0
+    assert "official_recall" not in metrics["grounded"]
+    told = add_grounded(metrics, [sample()], {"none": {"b": record()}}, replace(spec, task="grounded"))
+    assert metrics["grounded"]["all"]["recall"] == 0.5 and metrics["grounded"]["official_recall"] == 0
+    assert "recall by the official rule: 0.0000" in told
 
 
 def test_the_command_prints_and_writes_it(
