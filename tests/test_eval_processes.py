@@ -46,13 +46,14 @@ def killed_after(count, torn=False):
             kill()
     Partial.write = written
 """
+OURS = "import utils.evaluation.evaluate as ours\nours"
 MOMENTS = {  # in the order in which they come
     "before the model is loaded": "scripts['eval'].load_model = kill",
     "after an answer": "killed_after(1)",
     "within a line": "killed_after(2, torn=True)",
     "after more answers": "killed_after(3)",
-    "before the results": "scripts['eval'].write_results = kill",
-    "after the results": "scripts['eval'].draw_overlays = kill",
+    "before the results": f"{OURS}.write_results = kill",
+    "after the results": f"{OURS}.draw_overlays = kill",
 }
 
 
