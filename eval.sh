@@ -26,7 +26,6 @@ case $name in
     mini)
         defaults=(--model PixDLM/mini --data "$data" --split test --out runs/mini-released/eval)
         if value_of benchmarks "$@" >/dev/null; then
-            if [ "$data" = "$mini_data" ]; then draw_mini_data; fi
             defaults=(--model PixDLM/mini --data "drseg=$mini_data" --out runs/mini-released/benchmarks)
         fi
         ;;

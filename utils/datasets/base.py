@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +154,13 @@ class DatasetSpec:
     def unit(self) -> str:
         return self.rules[CLEAN].unit
 
-    def scoring(self, metric: str = CLEAN) -> ScoringRules:
+    def scoring(self, metric: str = CLEAN, unit: str | None = None) -> ScoringRules:
         """The rules that `--metric` names; "official" are the clean ones where the two do not differ.
+
+        Args:
+            metric: their name.
+            unit: what predictions are scored by where that is another than the data set's, such as "question" for a
+                model that gives one mask a question.
 
         Raises:
             UserError: there are none of this name; the known ones are listed.
@@ -163,7 +168,7 @@ class DatasetSpec:
         known = {OFFICIAL: self.rules[CLEAN], **self.rules}
         if metric not in known:
             raise UserError(f"--metric is {metric!r}; {self.name} has {', '.join(sorted(known))}")
-        return known[metric]
+        return known[metric] if unit in (None, self.unit) else replace(known[metric], unit=unit)
 
 
 def target_count(sample: Sample, single: bool) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.evaluation.intervals import sums_by_picture
+from utils.evaluation.intervals import by_picture, sums_by_picture
 from utils.evaluation.metrics import METRICS, SIZE_CLASSES, MaskScore, metric_names
 from utils.evaluation.metrics_file import CURE, METRICS_FILE, read_metrics
 from utils.evaluation.paired import difference
@@ -157,7 +157,7 @@ def _text(value: Any) -> str | None:
 
 def _compared(a: list[MaskScore], b: list[MaskScore], metrics: list[str], seed: int) -> dict[str, Any]:
     """Counts, and the difference of each metric that counts anything here."""
-    pictures, sides = sorted({score.picture for score in a + b}), [_by_picture(scores) for scores in (a, b)]
+    pictures, sides = sorted({score.picture for score in a + b}), [by_picture(scores) for scores in (a, b)]
     counted = [metric for metric in metrics if METRICS[metric].terms(a) and METRICS[metric].terms(b)]
     return {
         "count_a": len(a),
@@ -167,13 +167,6 @@ def _compared(a: list[MaskScore], b: list[MaskScore], metrics: list[str], seed: 
             for metric in counted
         },
     }
-
-
-def _by_picture(scores: list[MaskScore]) -> dict[str, list[MaskScore]]:
-    found: dict[str, list[MaskScore]] = {}
-    for score in scores:
-        found.setdefault(score.picture, []).append(score)
-    return found
 
 
 def table(result: dict[str, dict[str, dict]]) -> str:

@@ -23,15 +23,13 @@ from utils.datasets.base import DatasetSpec, Sample
 from utils.datasets.registry import dataset_spec
 from utils.evaluation.controls import NO_CONTROL
 from utils.evaluation.finish import check_finite
-from utils.evaluation.grounded import add_grounded
 from utils.evaluation.predict import Loading, predict
 from utils.evaluation.predictions import FILE, PartialPredictions, Record, claimed, read_predictions
 from utils.evaluation.protocols import Protocol
 from utils.evaluation.report.overlays import check_own_overlays, draw_overlays
 from utils.evaluation.report.page import write_report
-from utils.evaluation.report.tables import heading, table
 from utils.evaluation.results import RunFacts, run_header, write_results
-from utils.evaluation.score import scored
+from utils.evaluation.score import score_and_print
 from utils.evaluation.split import askable_controls, read_split
 from utils.runtime.distributed import barrier, rank, world_size
 from utils.runtime.errors import print_result
@@ -126,10 +124,8 @@ def write_scores(
 ) -> dict[str, Any]:
     """Everything that is made of predictions.jsonl: table, metrics.json, scores.jsonl, report and overlays."""
     header, records = read_predictions(out / FILE)
-    metrics, lines = scored(header, records, samples, data, spec, metric=options.metric)
-    grounded = add_grounded(metrics, samples, records, spec, options.metric)
-    # before the files: a full disk does not cost it
-    print_result(f"{heading(metrics)}\n{table(metrics, spec)}{grounded}")
+    # printed before the files are written: a full disk does not cost the table
+    metrics, lines = score_and_print(header, records, samples, data, spec, metric=options.metric)
     if header["protocol"]["neutral_fusion"]:
         print_result("neutral fusion: CLIP alone reaches the language model, so this is not the published model")
     write_results(out, metrics, lines)

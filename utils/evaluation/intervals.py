@@ -22,15 +22,21 @@ def intervals(
     Args:
         metrics: names of METRICS.
     """
-    pictures: dict[str, list[MaskScore]] = {}
-    for score in scores:
-        pictures.setdefault(score.picture, []).append(score)
+    pictures = by_picture(scores)
     if len(pictures) < 2:
         return dict.fromkeys(metrics)
     names = list(metrics)
     table = np.concatenate([sums_by_picture(pictures, sorted(pictures), name) for name in names])
     drawn = resampled_sums(table, resamples, seed)
     return {name: percentile_interval(ratio(drawn[2 * i : 2 * i + 2], name)) for i, name in enumerate(names)}
+
+
+def by_picture(scores: Iterable[MaskScore]) -> dict[str, list[MaskScore]]:
+    """The scores of each picture."""
+    found: dict[str, list[MaskScore]] = {}
+    for score in scores:
+        found.setdefault(score.picture, []).append(score)
+    return found
 
 
 def sums_by_picture(pictures: Mapping[str, list[MaskScore]], order: Sequence[str], metric: str) -> np.ndarray:

@@ -168,6 +168,10 @@ def _two_class_terms(percent: int) -> Callable[[list[MaskScore]], Terms]:
     return lambda scores: [(correct(score), 1) for score in scores if score.target >= 0]
 
 
+def _sums(terms: Terms) -> tuple[float, float]:
+    return math.fsum(above for above, _ in terms), math.fsum(below for _, below in terms)
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric over a list of scores.
@@ -184,14 +188,14 @@ class Metric:
 
     def sums(self, scores: list[MaskScore]) -> tuple[float, float]:
         """The sum of numerators and that of denominators; exact, so that they do not depend on the order."""
-        terms = self.terms(scores)
-        return math.fsum(above for above, _ in terms), math.fsum(below for _, below in terms)
+        return _sums(self.terms(scores))
 
     def compute(self, scores: list[MaskScore]) -> float | None:
         """Its value; None where it counts none of the scores."""
-        if not self.terms(scores):
+        terms = self.terms(scores)
+        if not terms:
             return None
-        above, below = self.sums(scores)
+        above, below = _sums(terms)
         return above / below if below else self.empty
 
 

@@ -10,7 +10,7 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +72,12 @@ def scored(
             f"them by {spec.matching!r}; leave protocol.matching out of it"
         )
     missing = {name: check_complete(one, samples, name, allow_missing) for name, one in records.items()}
-    rules = spec.scoring(metric)
-    if protocol.get("unit") not in (None, spec.unit):  # a model that gives one mask a question
-        rules = replace(rules, unit=protocol["unit"])
+    rules = spec.scoring(metric, protocol.get("unit"))
     reasoned = protocol.get("reasoning") == OWN_REASONING and protocol.get("answer_format") == "reasoning"
     metrics, lines = score_predictions(samples, records, rules, spec.group_titles, reasoned)
     if metric == CLEAN and OFFICIAL in spec.rules:
-        unit = rules.unit if rules.unit != spec.unit else spec.scoring(OFFICIAL).unit
-        metrics["official"] = official_scores(samples, records[NO_CONTROL], replace(spec.scoring(OFFICIAL), unit=unit))
+        official = spec.scoring(OFFICIAL, protocol.get("unit"))
+        metrics["official"] = official_scores(samples, records[NO_CONTROL], official)
     for control, found in metrics.get("controls", {}).items():
         if missing[control]:
             found[MISSING] = missing[control]
@@ -87,6 +85,22 @@ def scored(
     named["protocol"] = {**protocol, "metric": metric, **asdict(rules)}
     del named["protocol"]["metrics"]  # they are those of `overall`
     return {**metrics, "data": data, **named}, lines
+
+
+def score_and_print(
+    header: dict[str, Any] | None,
+    records: Records,
+    samples: Sequence[Sample],
+    data: dict[str, Any],
+    spec: DatasetSpec,
+    allow_missing: bool = False,
+    metric: str = CLEAN,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """`scored`, with what is told of descriptions; heading and tables are printed."""
+    metrics, lines = scored(header, records, samples, data, spec, allow_missing, metric)
+    grounded = add_grounded(metrics, samples, records, spec, metric)
+    print_result(f"{heading(metrics)}\n{table(metrics, spec)}{grounded}")
+    return metrics, lines
 
 
 def official_scores(samples: Sequence[Sample], records: dict[str, Record], rules: ScoringRules) -> dict[str, Any]:
@@ -233,9 +247,7 @@ def main() -> None:
     header, records = read_predictions(args.predictions)
     header = with_options(header, args)
     samples, data, spec = read_samples(args, header)
-    metrics, lines = scored(header, records, samples, data, spec, args.allow_missing, args.metric)
-    grounded = add_grounded(metrics, samples, records, spec, args.metric)
-    print_result(f"{heading(metrics)}\n{table(metrics, spec)}{grounded}")
+    metrics, lines = score_and_print(header, records, samples, data, spec, args.allow_missing, args.metric)
     write_results(out, metrics, lines)
     log.info("written to %s", out)
 

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -303,9 +303,7 @@ class Run:
         """
         check_finite(f"{self.run_dir}, step {self.progress.step}", records)
         spec = part.source.spec
-        rules = spec.scoring()
-        if self.engine.module.config.single_target:
-            rules = replace(rules, unit=QUESTION)
+        rules = spec.scoring(unit=QUESTION if self.engine.module.config.single_target else None)
         scored = score_records(part.samples, {one["id"]: one for one in records}, rules)
         return breakdowns([score for score, _, _ in scored], rules, spec.group_titles)
 

@@ -164,10 +164,10 @@ def train_on(
 
 def training_order(training: list[LoadedSource], args: TrainArgs) -> tuple[list[Sample], TrainSampler]:
     """The training samples, and the sampler that draws this process's batches of them."""
-    samples = joined([part.samples for part in training])
     share = args.batch_size, args.grad_accumulation, args.seed, rank(), world_size()
     if len(training) == 1:
-        return samples, TrainSampler(samples, *share)
+        return training[0].samples, TrainSampler(training[0].samples, *share)
+    samples = joined([part.samples for part in training])
     sources, sizes = [part.source for part in training], [len(part.samples) for part in training]
     shares = [source.share for source in sources]
     sampler = MixtureSampler(samples, sizes, shares, *share, one_source_batches=args.one_source_batches)
