@@ -160,13 +160,13 @@ def test_benchmarks_need_no_data(checkout: Path, run: Run) -> None:
     assert run("eval.sh", "--model", "m", "--benchmarks", "all").returncode == 0
     (checkout / "runs/own/best").mkdir(parents=True)
     assert run("eval.sh", "own", "--benchmarks", "all").returncode == 0
-    assert run("eval.sh", "mini", "--benchmarks", "drseg").returncode == 0
+    assert run("eval.sh", "mini", "--benchmarks", "mini").returncode == 0
     assert [arguments for _, arguments in calls(checkout)] == [
         ["--model", "m", "--benchmarks", "all"],
         ["--model", "runs/own/best", "--out", "runs/own/benchmarks", "--benchmarks", "all"],
         [
-            *("--model", "PixDLM/mini", "--data", "drseg=data/DRSeg-mini", "--out", "runs/mini-released/benchmarks"),
-            *("--benchmarks", "drseg"),
+            *("--model", "PixDLM/mini", "--data", "mini=drseg:data/DRSeg-mini"),
+            *("--out", "runs/mini-released/benchmarks", "--benchmarks", "mini"),
         ],
     ]
 
