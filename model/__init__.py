@@ -8,7 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 from model.config import PixDLMConfig
 from model.pixdlm import PixDLMForCausalLM
 from model.processor import PixDLMProcessor
-from model.segmenter import PixDLM, Segmentation
+from model.segmentation import Segmentation
+from model.segmenter import PixDLM
 
 __all__ = ["PixDLM", "PixDLMConfig", "PixDLMForCausalLM", "PixDLMProcessor", "Segmentation"]
 

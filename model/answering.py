@@ -37,10 +37,16 @@ class Answer:
 
 
 def write_answers(
-    model: PixDLMForCausalLM, tokenizer: PixTokenizer, batch: Batch, features: ImageFeatures, decoding: Decoding
+    model: PixDLMForCausalLM,
+    tokenizer: PixTokenizer,
+    batch: Batch,
+    features: ImageFeatures,
+    decoding: Decoding,
+    heard: Callable[[list[int]], None] | None = None,
 ) -> list[list[int]]:
-    """What the model writes to each question, as token ids; arguments as for `written_answers`."""
-    return model.generate_answers(batch.to(model.device), decoding, features, tokenizer.reasoning_ids)
+    """What the model writes to each question, as token ids; `heard` as in `generate_answers`, other arguments as for
+    `written_answers`."""
+    return model.generate_answers(batch.to(model.device), decoding, features, tokenizer.reasoning_ids, heard)
 
 
 def forced_answers(

@@ -12,6 +12,8 @@ from torch import Tensor
 GROUPS = 7  # of five bits in a run at most, which a difference of 32-bit numbers needs with its sign
 IGNORE_LABEL = 255  # a pixel of the ground truth that is not counted
 PREDICTED, ANNOTATED = (255, 32, 208), (0, 216, 255)  # magenta, cyan: not the colour of roofs, cars or trees
+# of several masks in a picture, told apart also by who sees no red or green
+MASK_COLOURS = (PREDICTED, (255, 196, 0), (0, 216, 255), (140, 255, 40), (255, 110, 30), (150, 110, 255))
 Polygon = tuple[float, ...]  # x0 y0 x1 y1 …, in pixels of the labels' frame
 
 
@@ -35,6 +37,19 @@ def paint_mask(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     thickness = max(1, round(max(mask.shape) / 300))
     return cv2.drawContours(np.ascontiguousarray(painted), outlines, -1, colour, thickness)
+
+
+def paint_masks(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """A copy of uint8[H, W, 3] with every mask of bool[K, H, W] in its colour of MASK_COLOURS, which come again."""
+    painted = image.copy()
+    for number, mask in enumerate(masks):
+        painted = paint_mask(painted, mask, MASK_COLOURS[number % len(MASK_COLOURS)])
+    return painted
+
+
+def mask_area(rle: dict) -> int:
+    """Pixels of a mask."""
+    return int(coco.area(rle))
 
 
 def mask_box(rle: dict) -> list[float] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +37,7 @@ from model.language.conditioning import (
     last_hidden_states,
     question_features,
 )
-from model.language.decoding import Decoding
+from model.language.decoding import Decoding, TokenStream
 from model.language.tokens import EOS_ID, PAD_ID, SCALES, TOKENS_PER_SCALE, PixTokenizer
 from model.lora import add_lora
 from model.losses import LossWeights, grounding_loss, mask_losses, mean_overlap_loss
@@ -75,11 +75,13 @@ class ImageFeatures:
         pyramid: SAM2's levels, coarsest first: float[I, S, P/16, P/16], … /8, … /4.
         tokens: float[I, N, D], the fused image tokens in the language model's width.
         geometries: of the pictures.
+        images: the pictures as they were given, where that is known.
     """
 
     pyramid: list[Tensor]
     tokens: Tensor
     geometries: list[Geometry]
+    images: list[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -275,6 +277,7 @@ class PixDLMForCausalLM(PreTrainedModel):
         decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
         features: ImageFeatures | None = None,
         reasoning_ids: Sequence[int] = (),
+        heard: Callable[[list[int]], None] | None = None,
     ) -> list[list[int]]:
         """Generate what follows the prompts, with a KV cache.
 
@@ -283,12 +286,13 @@ class PixDLMForCausalLM(PreTrainedModel):
             decoding: greedy by default.
             features: of these pictures, where `encode_images` was called already.
             reasoning_ids: of `<think>` and `</think>`, which are not written where `decoding` excludes reasoning.
+            heard: called with the ids so far after every token; of one question, and without beams.
 
         Returns:
             new token ids of every question, without padding and without `</s>`
 
         Raises:
-            ValueError: the prompts fill the language model's context.
+            ValueError: the prompts fill the language model's context, or several questions are to be heard.
         """
         features = features or self.encode_images(batch)
         embeddings, _ = self.embed_prompts(batch, features.tokens)
@@ -307,6 +311,7 @@ class PixDLMForCausalLM(PreTrainedModel):
             attention_mask=(columns >= padding[:, None]).long(),
             max_new_tokens=min(decoding.max_new_tokens, max(rooms)),
             **decoding.options(list(reasoning_ids)),
+            streamer=None if heard is None else TokenStream(heard),
             pad_token_id=PAD_ID,
             eos_token_id=EOS_ID,
         )

@@ -63,7 +63,7 @@ class PixDLMProcessor(PushToHubMixin):
         """A batch of questions, the i-th about the i-th picture, or all about the only one.
 
         Args:
-            images: a file, PIL image, uint8[H, W, 3] or uint8[H, W], or a list of them; duplicates are
+            images: a file or its bytes, PIL image, uint8[H, W, 3] or uint8[H, W], or a list of them; duplicates are
                 encoded once. Orientation tags of files and PIL images are applied.
             questions: in plain words; one, or a list: as many as there are pictures, or any number about one.
             targets: masks in the teacher-forced answer; None ends the prompt where the answer begins.

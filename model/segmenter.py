@@ -1,62 +1,28 @@
-"""Pictures and questions in, masks out: `PixDLM.from_pretrained(...).segment(image, question)`.
-
-Shape legend: K masks of one question, H and W of a picture, I pictures.
-"""
+"""Pictures and questions in, masks out: `PixDLM.from_pretrained(...).segment(image, question)`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from typing_extensions import Self
 
-from model.answering import NO_SEG, OK, Answer, write_answers, written_answers
+from model.answering import Answer, write_answers, written_answers
 from model.checkpoints.backbones import Backbones
 from model.checkpoints.layouts import local_folder
-from model.inputs.images import Geometry, ImageInput, Picture, frame_logits, frame_of
+from model.inputs.images import Frame, ImageInput, Picture, frame_of
 from model.language.decoding import Decoding
-from model.masks import confidence, encode_mask, mask_box
 from model.pixdlm import ImageFeatures, PixDLMForCausalLM, load_model
 from model.processor import PixDLMProcessor, as_list, distinct_images
+from model.segmentation import Segmentation, segmentation
 from utils.runtime.distributed import pick_device
 from utils.runtime.errors import UserError
-from utils.runtime.precision import inference_dtype
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """The answer to one question about one picture; K is 0 where the model wrote no whole [SEG] group.
-
-    Args:
-        masks: bool[K, H, W], in the picture's own pixels.
-        scores: float32[K], the mean probability of a mask's foreground, 0 where it is empty.
-        boxes: float32[K, 4], x, y, width and height in pixels; zeros where a mask is empty.
-        text: the generated answer.
-        union_score: the score of the union of all masks.
-        status: "ok"; "no_seg", the model wrote no [SEG] token, which is how it says that nothing answers the question;
-            "broken", a [SEG] group is incomplete.
-    """
-
-    masks: np.ndarray
-    scores: np.ndarray
-    boxes: np.ndarray
-    text: str
-    union_score: float
-    status: str = OK
-
-    @property
-    def no_target(self) -> bool:
-        """Whether the model says that nothing in the picture answers the question."""
-        return self.status == NO_SEG
-
-    @property
-    def union(self) -> np.ndarray:
-        """bool[H, W], all masks together."""
-        return self.masks.any(axis=0)
+from utils.runtime.precision import full_precision, inference_dtype
 
 
 class PixDLM:
@@ -99,28 +65,33 @@ class PixDLM:
             raise TypeError(f"from_pretrained: unknown options {', '.join(hub)}")
         return cls(model, PixDLMProcessor(model.config, tokenizer))
 
-    @torch.inference_mode()
     def encode(self, images: ImageInput | list[ImageInput]) -> ImageFeatures:
         """Encode pictures once, for any number of questions about them.
 
         Args:
-            images: a file, PIL image, uint8[H, W, 3] or uint8[H, W], or a list of them. Orientation tags of files
-                and PIL images are applied: masks lie in the picture as viewers show it.
+            images: a file or its bytes, PIL image, uint8[H, W, 3] or uint8[H, W], or a list of them. Orientation tags
+                of files and PIL images are applied: masks lie in the picture as viewers show it.
 
         Raises:
             UserError: a picture cannot be decoded.
             TypeError: an image of another kind.
         """
-        frames = (frame_of(image, self.model.config) for image in as_list(images, ImageInput, "image"))
-        batch = self.processor.images(frames)
-        return self.model.encode_images(batch.to(self.model.device, self.model.dtype))
+        given = as_list(images, ImageInput, "image")
+        return replace(self.encode_frames(frame_of(image, self.model.config) for image in given), images=given)
 
     @torch.inference_mode()
+    def encode_frames(self, frames: Iterable[Frame]) -> ImageFeatures:
+        """Encode decoded pictures, in one batch."""
+        pixels = self.processor.images(frames).to(self.model.device, self.model.dtype)
+        with full_precision():
+            return self.model.encode_images(pixels)
+
     def segment(
         self,
         image: ImageInput | list[ImageInput] | ImageFeatures,
         question: str | list[str],
         max_new_tokens: int = Decoding.max_new_tokens,
+        on_text: Callable[[str], None] | None = None,
     ) -> Segmentation | list[Segmentation]:
         """Let the model write its answer, and read a mask off every whole [SEG] group in it.
 
@@ -129,6 +100,7 @@ class PixDLM:
             question: one, or a list: as many as there are pictures, or any number about one. All are answered
                 in one batch.
             max_new_tokens: longer answers are truncated.
+            on_text: called with the text so far for every token that is written; with one question only.
 
         Returns:
             one answer, or a list where pictures or questions came in a list
@@ -142,14 +114,74 @@ class PixDLM:
         features, index = self._features(image, len(questions))
         if len(questions) == 1:
             questions = questions * len(index)
-        batch = self.processor.text(questions, index, features.geometries, targets=None)
-        asked = self.model, self.processor.tokenizer, batch, features
-        found = written_answers(*asked, write_answers(*asked, Decoding(max_new_tokens=max_new_tokens)))
-        check_finite([one.logits for one in found], image_names(image), index)
-        answers = [
-            self._segmentation(one, features.geometries[picture]) for one, picture in zip(found, index, strict=True)
-        ]
+        found = self.answers(features, index, questions, Decoding(max_new_tokens=max_new_tokens), on_text)
+        images = features.images or [None] * len(features)
+        answers = []
+        for answer, asked, picture in zip(found, questions, index, strict=True):
+            check_finite(answer, name_of(images[picture], picture))
+            about = answer, features.geometries[picture], self.model.config
+            answers.append(segmentation(*about, asked, images[picture]))
         return answers if isinstance(question, (list, tuple)) or isinstance(image, (list, tuple)) else answers[0]
+
+    def stream(
+        self, image: ImageInput | ImageFeatures, question: str, max_new_tokens: int = Decoding.max_new_tokens
+    ) -> Iterator[str | Segmentation]:
+        """As `segment`, for one question: the text so far after every token, and the answer in the end.
+
+        The model works in a thread of its own, which stops at its next token where the iterator is closed.
+        """
+        said: queue.Queue[str | Segmentation | BaseException] = queue.Queue()
+        closed = threading.Event()
+
+        def heard(text: str) -> None:
+            if closed.is_set():
+                raise InterruptedError("nobody reads the answer")
+            said.put(text)
+
+        def work() -> None:
+            try:
+                said.put(self.segment(image, question, max_new_tokens, heard))
+            except BaseException as error:  # noqa: BLE001 (raised below)
+                said.put(error)
+
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        try:
+            while isinstance(piece := said.get(), str):
+                yield piece
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+        finally:
+            closed.set()
+
+    @torch.inference_mode()
+    def answers(
+        self,
+        features: ImageFeatures,
+        index: list[int],
+        questions: list[str],
+        decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Answer]:
+        """What the model writes to questions, with mask logits in the network's geometry, in one batch.
+
+        Args:
+            features: of the pictures.
+            index: of each question's picture.
+            questions: in plain words.
+            decoding: greedy by default.
+            on_text: as for `segment`.
+
+        Raises:
+            UserError: a question cannot be asked.
+        """
+        tokenizer = self.processor.tokenizer
+        batch = self.processor.text(questions, index, features.geometries, targets=None)
+        heard = None if on_text is None else lambda ids: on_text(tokenizer.decode(ids))
+        with full_precision():
+            written = write_answers(self.model, tokenizer, batch, features, decoding, heard)
+            return written_answers(self.model, tokenizer, batch, features, written)
 
     def _features(
         self, image: ImageInput | list[ImageInput] | ImageFeatures, questions: int
@@ -166,40 +198,18 @@ class PixDLM:
             raise ValueError(f"{len(index)} images and {questions} questions; give one image, or one a question")
         return features, index
 
-    def _segmentation(self, answer: Answer, geometry: Geometry) -> Segmentation:
-        """An answer in the picture's own pixels."""
-        if not len(answer.logits):
-            empty, boxes = np.zeros((0, geometry.height, geometry.width), bool), np.zeros((0, 4), np.float32)
-            return Segmentation(empty, np.zeros(0, np.float32), boxes, answer.text, 0.0, answer.status)
-        framed = frame_logits(answer.logits.float(), geometry, self.model.config)
-        masks = (framed > 0).cpu().numpy()
-        return Segmentation(
-            masks=masks,
-            scores=np.array([confidence(one) for one in framed], np.float32),
-            boxes=np.array([mask_box(encode_mask(mask)) or (0, 0, 0, 0) for mask in masks], np.float32),
-            text=answer.text,
-            union_score=confidence(framed.amax(dim=0)),
-            status=answer.status,
-        )
+
+def name_of(image: ImageInput | None, number: int) -> str:
+    """What an error calls a picture: its file, else "image" and its number."""
+    source = image.path if isinstance(image, Picture) else image
+    return str(source) if isinstance(source, (str, Path)) else f"image {number}"
 
 
-def image_names(images: ImageInput | list[ImageInput] | ImageFeatures) -> list[str]:
-    """Names of the distinct pictures for error messages: the file, else "image" and its index."""
-    if isinstance(images, ImageFeatures):
-        return [f"image {i}" for i in range(len(images))]
-    distinct, _ = distinct_images(as_list(images, ImageInput, "image"))
-    return [
-        str(one.path if isinstance(one, Picture) else one) if isinstance(one, (str, Path, Picture)) else f"image {i}"
-        for i, one in enumerate(distinct)
-    ]
-
-
-def check_finite(logits: list[Tensor], names: list[str], index: list[int]) -> None:
+def check_finite(answer: Answer, name: str) -> None:
     """Refuse non-finite mask logits, which would pass for empty masks.
 
     Raises:
-        UserError: naming the first such picture.
+        UserError: `name` is in it.
     """
-    for one, picture in zip(logits, index, strict=True):
-        if not torch.isfinite(one).all():
-            raise UserError(f"{names[picture]}: the mask's logits are not finite; use fp32 (--precision fp32)")
+    if not torch.isfinite(answer.logits).all():
+        raise UserError(f"{name}: the mask's logits are not finite; use fp32 (--precision fp32)")

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from model.config import PixDLMConfig
-from model.inputs.picture_files import PixelsNotUsed, decoded, header_of, opened_picture
+from model.inputs.picture_files import PictureFile, PixelsNotUsed, decoded, header_of, opened_picture
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_write
 
@@ -55,11 +55,11 @@ class Picture:
     """A picture file, decoded lazily: in full (once), or at the size that the networks need.
 
     Args:
-        path: of the file.
+        path: of the file; or its content.
         upright: as for `read_image`.
     """
 
-    def __init__(self, path: Path | str, upright: bool = True) -> None:
+    def __init__(self, path: PictureFile, upright: bool = True) -> None:
         self.path, self.upright = path, upright
 
     @cached_property
@@ -102,11 +102,11 @@ class Frame:
     geometry: Geometry
 
 
-ImageInput = str | Path | Image.Image | np.ndarray | Picture
+ImageInput = str | Path | bytes | Image.Image | np.ndarray | Picture
 
 
 def frame_of(image: ImageInput, config: PixDLMConfig, upright: bool = True) -> Frame:
-    """A picture from a file, from PIL, or uint8[H, W, 3] (RGB) or uint8[H, W] (grey), as the networks read it.
+    """A picture from a file or its bytes, from PIL, or uint8[H, W, 3] (RGB) or uint8[H, W] (grey), as networks read it.
 
     A file's orientation tag is applied, and likewise that of a PIL image that carries one
     (`PIL.ImageOps.exif_transpose` takes it off); masks lie in the picture as it is then.
@@ -120,10 +120,25 @@ def frame_of(image: ImageInput, config: PixDLMConfig, upright: bool = True) -> F
         UserError: as `read_image`.
         TypeError: none of these.
     """
-    if isinstance(image, (str, Path)):
+    if isinstance(image, (str, Path, bytes)):
         image = Picture(image, upright)
     if isinstance(image, Picture):
         return image.frame(config)
+    pixels = whole_pixels(image)
+    return Frame(pixels, geometry_of(pixels, config))
+
+
+def whole_pixels(image: ImageInput) -> np.ndarray:
+    """uint8[H, W, 3], RGB, the whole of a picture, upright where its file or PIL tell how.
+
+    Raises:
+        UserError: as `read_image`.
+        TypeError: no picture.
+    """
+    if isinstance(image, (str, Path, bytes)):
+        image = Picture(image)
+    if isinstance(image, Picture):
+        return image.pixels
     if isinstance(image, Image.Image):
         try:
             image = decoded(image)
@@ -131,9 +146,8 @@ def frame_of(image: ImageInput, config: PixDLMConfig, upright: bool = True) -> F
             raise UserError(f"a PIL image: {error}") from error
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)):
         found = f"{image.dtype}{list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise TypeError(f"an image is a path, a PIL image, uint8[H, W, 3] or uint8[H, W]; got {found}")
-    pixels = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
-    return Frame(pixels, geometry_of(pixels, config))
+        raise TypeError(f"an image is a path, bytes, a PIL image, uint8[H, W, 3] or uint8[H, W]; got {found}")
+    return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

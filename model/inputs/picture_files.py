@@ -70,18 +70,28 @@ def read_header(path: Path | str, decode: bool = False) -> PictureHeader:
         return header
 
 
+PictureFile = Path | str | bytes  # a path, or the content of a file
+
+
+def name_of_file(file: PictureFile) -> str:
+    """What an error calls a picture file."""
+    return f"a picture of {len(file)} bytes" if isinstance(file, bytes) else str(file)
+
+
 @contextmanager
-def opened_picture(path: Path | str) -> Iterator[Image.Image]:
+def opened_picture(source: PictureFile) -> Iterator[Image.Image]:
     """The picture, of which only the header has been read; what goes wrong in the block names the file.
 
     Raises:
         UserError: it is missing, may not be read, is cut off, no picture, too large to decode at once, or of
             another kind of pixels.
     """
+    path = name_of_file(source)
     try:
         # Not by its name: Pillow would map an uncompressed TIFF into memory, and mixes the pixels of those that
         # are tagged to be turned by a quarter.
-        with open(path, "rb") as file, Image.open(file) as picture:
+        opened = BytesIO(source) if isinstance(source, bytes) else open(source, "rb")  # noqa: SIM115 (closed below)
+        with opened as file, Image.open(file) as picture:
             yield picture
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such picture") from error
@@ -94,7 +104,7 @@ def opened_picture(path: Path | str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: too large to decode at once ({error}); cut it into tiles") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{path}: {_unknown_kind(path)}") from error
+        raise UserError(f"{path}: {_unknown_kind(source)}") from error
     except (OSError, SyntaxError, ValueError) as error:
         if "MAX_TEXT" in str(error):
             raise UserError(f"{path}: its text metadata are too large to read ({error}); remove them") from error
@@ -265,9 +275,14 @@ def _metadata_follow_pixels(picture: Image.Image) -> bool:
     return found
 
 
-def _unknown_kind(path: Path | str) -> str:
-    with open(path, "rb") as file:
-        head = file.read(12)
+def _unknown_kind(source: PictureFile) -> str:
+    if isinstance(source, bytes):
+        head = source[:12]
+    else:
+        with open(source, "rb") as file:
+            head = file.read(12)
+    if not head:
+        return "damaged or no picture (the file is empty); replace the file"
     if head[:4] in TIFF_MAGIC:
         return "a TIFF of a kind that is not read, or damaged; convert it to RGB of 8 bits a channel"
     if head[4:8] == b"ftyp":

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
 
 
 @dataclass(frozen=True)
@@ -46,3 +50,23 @@ class Decoding:
         if not self.reasoning:
             options["suppress_tokens"] = suppressed
         return options
+
+
+class TokenStream(BaseStreamer):
+    """Tells of every token as `generate` writes it; only for one prompt, given as embeddings.
+
+    Args:
+        heard: called with the ids so far.
+    """
+
+    def __init__(self, heard: Callable[[list[int]], None]) -> None:
+        self.heard, self.ids = heard, []
+
+    def put(self, value: Tensor) -> None:
+        """Take the next token; transformers gives the prompt first, which has no ids here."""
+        self.ids += value.flatten().tolist()
+        if self.ids:
+            self.heard(list(self.ids))
+
+    def end(self) -> None:
+        """Nothing is left to tell."""

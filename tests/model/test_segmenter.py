@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from model.language.tokens import PixTokenizer
 from model.masks import confidence
 from model.pixdlm import PixDLMForCausalLM
 from model.processor import PixDLMProcessor
-from model.segmenter import Segmentation
+from model.segmentation import Segmentation
 from utils.runtime.errors import UserError
 
 QUESTIONS = ["Which car is red?", "Where is the bus, and which way does it go?"]
@@ -156,3 +158,44 @@ def test_dtype_and_device_are_as_asked(folder: Path) -> None:
     assert PixDLM.from_pretrained(folder, torch.device("cpu"), torch.bfloat16).model.dtype == torch.bfloat16
     with pytest.raises(UserError, match="known are"):
         PixDLM.from_pretrained(folder, dtype="int3")
+
+
+def test_the_text_is_streamed_and_the_answer_is_that_of_segment(folder: Path, pictures: list[Path]) -> None:
+    """Of a model that really writes: whatever it says, four tokens of it."""
+    loaded = PixDLM.from_pretrained(folder, device="cpu")
+    expected = loaded.segment(pictures[0], QUESTIONS[0], max_new_tokens=4)
+    *texts, answer = loaded.stream(pictures[0], QUESTIONS[0], max_new_tokens=4)
+    assert np.array_equal(answer.masks, expected.masks) and texts[-1] == answer.text == expected.text
+    assert len(texts) == 4 and all(text.startswith(before) for before, text in zip(texts, texts[1:], strict=False))
+
+
+def test_a_stream_passes_errors_on_and_ends_when_it_is_closed(folder: Path, pictures: list[Path]) -> None:
+    loaded = PixDLM.from_pretrained(folder, device="cpu")
+    with pytest.raises(UserError, match="no such picture"):
+        list(loaded.stream(pictures[0].with_name("none.png"), QUESTIONS[0]))
+    before = threading.active_count()
+    stream = loaded.stream(pictures[0], QUESTIONS[0], max_new_tokens=60)
+    next(stream)
+    stream.close()
+    deadline = time.monotonic() + 30
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+def test_bytes_of_a_file_are_read_as_the_file(pixdlm: PixDLM, pictures: list[Path]) -> None:
+    expected = pixdlm.segment(pictures[0], QUESTIONS[1])
+    content = pictures[0].read_bytes()
+    assert np.array_equal(pixdlm.segment(content, QUESTIONS[1]).masks, expected.masks)
+    with pytest.raises(UserError, match="a picture of 10 bytes: damaged or no picture"):
+        pixdlm.segment(b"no picture", QUESTIONS[1])
+    with pytest.raises(UserError, match="a picture of 0 bytes: damaged or no picture .the file is empty"):
+        pixdlm.segment(b"", QUESTIONS[1])
+
+
+def test_an_answer_knows_its_picture_and_question(pixdlm: PixDLM, pictures: list[Path]) -> None:
+    for answer, picture in zip(pixdlm.segment(pictures, QUESTIONS), pictures, strict=True):
+        assert answer.image == picture and answer.to_pil().size == Image.open(picture).size
+    features = pixdlm.encode(pictures)
+    assert [one.question for one in pixdlm.segment(features, QUESTIONS)] == QUESTIONS
+    assert pixdlm.segment(features, QUESTIONS)[1].image == pictures[1]

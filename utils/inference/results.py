@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 
 from model.inputs.images import Picture, write_image
 from model.masks import PREDICTED, encode_mask, mask_box, paint_mask
-from model.segmenter import Segmentation
+from model.segmentation import Segmentation
 from utils.runtime.errors import UserError
 from utils.runtime.files import append_line, exclusive_lock, write_errors_as_user_error
 from utils.runtime.json_files import parse_json
