@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco
 
 from model.inputs.images import Picture, write_image
-from model.masks import PREDICTED, encode_mask, mask_box, paint_mask
+from model.masks import PREDICTED, encode_mask, mask_area, mask_box, paint_mask
 from model.segmentation import Segmentation
 from utils.runtime.errors import UserError
 from utils.runtime.files import append_line, exclusive_lock, write_errors_as_user_error
@@ -29,10 +28,6 @@ def answer_record(picture: Path, question: str, answer: Segmentation) -> dict[st
 
     Bytes of the picture's name that are no UTF-8 stand as \xNN in it.
     """
-    masks = []
-    for mask, score in zip(answer.masks, answer.scores, strict=True):
-        rle = encode_mask(mask)
-        masks.append({"box": mask_box(rle), "area": int(coco.area(rle)), "confidence": float(score), "rle": rle})
     union = answer.union
     rle = encode_mask(union)
     return {
@@ -45,8 +40,16 @@ def answer_record(picture: Path, question: str, answer: Segmentation) -> dict[st
         "area_fraction": float(union.mean()),
         "confidence": answer.union_score,
         "rle": rle,
-        "masks": masks,
+        "masks": mask_records(answer),
     }
+
+
+def mask_records(answer: Segmentation) -> list[dict[str, Any]]:
+    """Box, area, confidence and run lengths of every mask of an answer, as JSON takes them."""
+    return [
+        {"box": mask_box(rle), "area": mask_area(rle), "confidence": float(score), "rle": rle}
+        for rle, score in zip(answer.rles, answer.scores, strict=True)
+    ]
 
 
 def named_masks(answers: Path) -> set[str]:

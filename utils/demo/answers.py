@@ -1,0 +1,57 @@
+"""An answer as JSON for programs, and in words for people."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from model.answering import BROKEN
+from model.language.tokens import SEG_TOKENS
+from model.segmentation import Segmentation
+from utils.inference.results import mask_records
+
+SEG_RUN = re.compile(r"(?:\[SEG\d\]\s*)+")
+
+
+def answer_json(answer: Segmentation, tolerance: float | None = None) -> dict[str, Any]:
+    """One answer as the API gives it.
+
+    Args:
+        answer: to one question.
+        tolerance: of its polygons, in pixels; None leaves polygons out.
+    """
+    masks = mask_records(answer)
+    if tolerance is not None:
+        for record, polygons in zip(masks, answer.polygons(tolerance), strict=True):
+            record["polygons"] = [polygon.ravel().tolist() for polygon in polygons]
+    return {
+        "question": answer.question,
+        "text": answer.text,
+        "status": answer.status,
+        "no_target": answer.no_target,
+        "masks": masks,
+    }
+
+
+def readable(text: str) -> str:
+    """What the model wrote, with a mark in place of each [SEG] group, of whose tokens a reader has nothing."""
+
+    def marks(run: re.Match[str]) -> str:
+        groups = -(-run[0].count("[") // len(SEG_TOKENS))
+        return " ".join(["▣"] * groups) + " "
+
+    return SEG_RUN.sub(marks, text).strip()
+
+
+def verdict(answer: Segmentation) -> str:
+    """What became of a question, in a sentence."""
+    count = len(answer.masks)
+    if answer.no_target:
+        return "Nothing in the picture answers this, says the model."
+    if not count:
+        return "The model began a mask and did not finish it. Ask in other words."
+    if not answer.union.any():
+        return "The model marked no pixel."
+    marked = f"{answer.union.mean():.1%} of the picture"
+    found = f"One mask, {marked}." if count == 1 else f"{count} masks, {marked} together."
+    return f"{found} Another one was not finished." if answer.status == BROKEN else found
