@@ -106,6 +106,25 @@ class Browser:
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
+    def wait_for(self, expression: str, seconds: float = 20.0) -> Any:
+        """The value of an expression as soon as it is true."""
+        ends = time.perf_counter() + seconds
+        while not (value := self.run(expression)):
+            assert time.perf_counter() < ends, f"never true: {expression}; errors: {self.errors}"
+            time.sleep(0.1)
+        return value
+
+    def upload(self, selector: str, *files: Path) -> None:
+        """Choose files in the file field that `selector` finds."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        field = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        assert field, f"no {selector}"
+        self.call("DOM.setFileInputFiles", files=[str(file) for file in files], nodeId=field)
+
+    def save_downloads(self, folder: Path) -> None:
+        """Have downloads written to a folder."""
+        self.call("Browser.setDownloadBehavior", session=None, behavior="allow", downloadPath=str(folder))
+
     def press(self, key: str) -> None:
         """Press a key that has a name, such as Escape."""
         code = {"Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, "Tab": 9}[key]

@@ -1,0 +1,200 @@
+"""The page, with Gradio: what is where, and what happens when something is clicked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+
+from utils.demo import board
+from utils.demo.answers import readable
+from utils.demo.examples import Example, find_examples
+from utils.demo.service import Service
+from utils.demo.visit import Visits
+from utils.runtime.errors import UserError
+
+HERE = Path(__file__).parent
+CLEANED = (300, 900)  # every 5 minutes uploads are removed that nobody asked about for 15
+THREADS = 40
+Parts = dict[Any, Any]
+
+
+class Page:
+    """The page's parts and what they do.
+
+    Args:
+        visits: of all who have the page open.
+        examples: to choose from.
+    """
+
+    def __init__(self, visits: Visits, examples: list[Example]) -> None:
+        self.visits, self.chosen = visits, examples
+        with gr.Blocks(title="PixDLM", analytics_enabled=False, delete_cache=CLEANED) as self.blocks:
+            self._lay_out()
+            self._connect()
+            self.blocks.unload(self.leave)
+        self.blocks.queue(max_size=4 * (visits.service.worker.capacity + 1), api_open=False)
+
+    def _lay_out(self) -> None:
+        most = self.visits.service.limits.upload_bytes / 2**20
+        gr.HTML(board.HEADER)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=320):
+                self.file = gr.File(
+                    label=f"Picture, at most {most:g} MB", file_types=["image"], height=130, elem_id="picture"
+                )
+                self.examples = gr.HTML(board.examples(self.chosen), js_on_load=script("examples.js"))
+                self.question = gr.Textbox(
+                    label="Question", placeholder="Which vehicle blocks the crossing?", lines=2, elem_id="question"
+                )
+                with gr.Row(elem_id="buttons"):
+                    self.button = gr.Button("Ask", variant="primary", elem_id="ask", min_width=120, scale=2)
+                    self.stop = gr.Button("Stop", elem_id="stop", min_width=80)
+                    self.clear = gr.Button("Remove all", elem_id="clear", min_width=100)
+                self.notice = gr.HTML(elem_id="notice")
+                self.said = gr.Textbox(label="Answer", interactive=False, lines=2, elem_id="said")
+            with gr.Column(scale=3, min_width=320):
+                self.board = gr.HTML(board.EMPTY, js_on_load=script("board.js"), elem_id="board")
+                with gr.Accordion("History", open=False):
+                    self.history = gr.HTML('<p class="pix-hint">Nothing has been asked yet.</p>', elem_id="history")
+
+    def _connect(self) -> None:
+        outputs = [self.file, self.question, self.notice, self.said, self.board, self.history]
+        shared: dict[str, Any] = {"outputs": outputs, "show_progress": "hidden", "api_visibility": "private"}
+        waiting = {**shared, "concurrency_limit": None}
+        self.file.upload(self.open, self.file, **waiting)
+        self.examples.click(self.open_example, **waiting)
+        asked = [
+            event(self.ask, self.question, **waiting, concurrency_id="ask")
+            for event in (self.button.click, self.question.submit)
+        ]
+        self.stop.click(self.stopped, cancels=asked, **shared)
+        self.board.click(self.remove, **shared)
+        self.clear.click(self.remove_all, **shared)
+
+    async def open(self, path: str | None, request: gr.Request) -> AsyncIterator[Parts]:
+        """An upload, which is read into memory and removed."""
+        try:
+            if path is None:
+                return
+            data = take_upload(Path(path))
+            async for parts in self._opened(data, Path(path).name, request):
+                yield parts
+        except UserError as error:
+            yield {self.file: None, self.notice: board.notice(str(error))}
+
+    async def open_example(self, event: gr.EventData, request: gr.Request) -> AsyncIterator[Parts]:
+        """One of the examples, with its question."""
+        try:
+            example = self.chosen[event.example]
+            async for parts in self._opened(example.path.read_bytes(), example.path.name, request):
+                yield parts
+            yield {self.question: example.question}
+        except UserError as error:
+            yield {self.notice: board.notice(str(error))}
+
+    async def _opened(self, data: bytes, name: str, request: gr.Request) -> AsyncIterator[Parts]:
+        yield {self.notice: board.notice("Looking at the picture …", alarm=False)}
+        session = request.session_hash or ""
+        async for waiting in self.visits.open(session, data, name):
+            yield {self.notice: board.notice(waiting or "Looking at the picture …", alarm=False)}
+        picture = self.visits.visitor(session).picture
+        yield {self.file: None, self.notice: "", self.said: "", self.board: board.board(picture)}
+
+    async def ask(self, question: str, request: gr.Request) -> AsyncIterator[Parts]:
+        """A question, whose answer is shown as it is written."""
+        session = request.session_hash or ""
+        try:
+            yield {self.notice: "", self.said: "…"}
+            async for piece in self.visits.ask(session, question or ""):
+                if isinstance(piece, str):
+                    if piece:
+                        yield {self.said: piece}
+                    continue
+                visitor = self.visits.visitor(session)
+                said = f"{readable(piece.record['text'])}\n{piece.verdict}".strip()
+                yield {self.said: said, self.board: board.board(visitor.picture), self.history: board.history(visitor)}
+        except UserError as error:
+            yield {self.notice: board.notice(str(error)), self.said: ""}
+
+    def stopped(self) -> Parts:
+        """The question was given up."""
+        return {self.said: "", self.notice: board.notice("Stopped.", alarm=False)}
+
+    def remove(self, event: gr.EventData, request: gr.Request) -> Parts:
+        """One answer less."""
+        return self._removed(request, event.remove)
+
+    def remove_all(self, request: gr.Request) -> Parts:
+        """No answers any more; the picture stays."""
+        return {**self._removed(request, None), self.said: "", self.notice: ""}
+
+    def _removed(self, request: gr.Request, number: int | None) -> Parts:
+        session = request.session_hash or ""
+        self.visits.remove(session, number)
+        return {self.board: board.board(self.visits.visitor(session).picture)}
+
+    def leave(self, request: gr.Request) -> None:
+        """The page was closed."""
+        self.visits.leave(request.session_hash or "")
+
+
+def script(name: str) -> str:
+    """A file of JavaScript beside this one."""
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def take_upload(path: Path) -> bytes:
+    """What was uploaded, which does not stay on the disk.
+
+    Raises:
+        UserError: it is not there any longer.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError("the upload was lost; drop the picture again") from error
+    finally:
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder has something else in it, or is gone
+            path.parent.rmdir()
+        for empty in path.parent.parent.glob("tmp*"):  # Gradio makes one for each upload, and leaves it
+            empty.unlink(missing_ok=True)
+
+
+def add_page(app: FastAPI, service: Service, folder: Path, auth: tuple[str, str] | None) -> Visits:
+    """Put the page at / beside the API.
+
+    Args:
+        app: of `build_api`.
+        service: the model.
+        folder: where uploads lie for the moment in which they are read; the caller removes it.
+        auth: (user, password) that it asks for.
+    """
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    visits = Visits(service)
+    page = Page(visits, find_examples(folder))
+    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # none that is fetched from elsewhere
+    gr.mount_gradio_app(
+        app,
+        page.blocks,
+        path="/",
+        auth=auth,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=service.limits.upload_bytes,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        theme=gr.themes.Soft(font=fonts, font_mono=["ui-monospace", "monospace"]),
+        css=(HERE / "page.css").read_text(encoding="utf-8"),
+    )
+    return visits
