@@ -10,6 +10,7 @@ from model.language.tokens import SEG_TOKENS
 from model.segmentation import Segmentation
 from utils.inference.results import mask_records
 
+MARK = "▣"  # stands for a [SEG] group
 SEG_RUN = re.compile(r"(?:\[SEG\d\]\s*)+")
 
 
@@ -38,9 +39,14 @@ def readable(text: str) -> str:
 
     def marks(run: re.Match[str]) -> str:
         groups = -(-run[0].count("[") // len(SEG_TOKENS))
-        return " ".join(["▣"] * groups) + " "
+        return " ".join([MARK] * groups) + " "
 
     return SEG_RUN.sub(marks, text).strip()
+
+
+def is_marks(text: str) -> bool:
+    """Whether `readable` text has no words."""
+    return not text.replace(MARK, "").strip()
 
 
 def verdict(answer: Segmentation) -> str:

@@ -1,4 +1,4 @@
-// Of the board: what fades, hides and shows masks without asking the server. `element`, `trigger` and `watch` are Gradio's.
+// Of the board: fades, hides and shows masks without asking the server; `element`, `trigger`, `watch` are Gradio's.
 const shown = { opacity: 50, hidden: new Set(), answers: 0 };
 
 function apply() {
@@ -17,7 +17,7 @@ function arrived() {
   apply();
   const answers = element.querySelectorAll(".pix-legend > li").length;
   // on a phone the picture lies below the question
-  if (answers > shown.answers) element.scrollIntoView({ behavior: "smooth", block: "nearest" });
+  if (answers > shown.answers && window.innerWidth < 700) element.scrollIntoView({ behavior: "smooth", block: "start" });
   shown.answers = answers;
 }
 
@@ -35,7 +35,7 @@ element.addEventListener("click", (event) => {
     apply();
   }
   const remove = event.target.closest("[data-remove]");
-  if (remove) trigger("click", { remove: Number(remove.dataset.remove) });
+  if (remove) trigger("click", { remove: remove.dataset.remove });
 });
 
 watch("value", arrived);

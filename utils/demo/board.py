@@ -57,7 +57,10 @@ def _tools(picture: OpenPicture) -> str:
     everything = ""
     if picture.answers:
         url = json_url(picture_json(picture))
-        everything = f'<a download="answers.json" href="{url}">All answers (JSON)</a>'
+        everything = (
+            f'<a download="answers.json" href="{url}">All answers (JSON)</a>'
+            '<button type="button" data-remove="all">Remove all</button>'
+        )
     return (
         '<div class="pix-tools"><label class="pix-opacity">Opacity '
         f'<input type="range" min="0" max="100" value="50" aria-label="Opacity of the masks"></label>{everything}'

@@ -45,7 +45,7 @@ def layers(mask: np.ndarray, colour: tuple[int, int, int], longer: int = SHOWN) 
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)) if scale < 1 else mask
     outlines, _ = cv2.findContours(small.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    line = cv2.drawContours(np.zeros(small.shape, np.uint8), outlines, -1, 1, max(1, round(max(small.shape) / 320)))
+    line = cv2.drawContours(np.zeros(small.shape, np.uint8), outlines, -1, 1, max(1, round(max(small.shape) / 400)))
     return _in_colour(small, colour), _in_colour(line.astype(bool), colour)
 
 

@@ -12,15 +12,15 @@ import gradio as gr
 from fastapi import FastAPI
 
 from utils.demo import board
-from utils.demo.answers import readable
+from utils.demo.answers import is_marks, readable
 from utils.demo.examples import Example, find_examples
 from utils.demo.service import Service
+from utils.demo.sessions import Visitor
 from utils.demo.visit import Visits
 from utils.runtime.errors import UserError
 
 HERE = Path(__file__).parent
 CLEANED = (300, 900)  # every 5 minutes uploads are removed that nobody asked about for 15
-THREADS = 40
 Parts = dict[Any, Any]
 
 
@@ -34,7 +34,7 @@ class Page:
 
     def __init__(self, visits: Visits, examples: list[Example]) -> None:
         self.visits, self.chosen = visits, examples
-        with gr.Blocks(title="PixDLM", analytics_enabled=False, delete_cache=CLEANED) as self.blocks:
+        with gr.Blocks(title="PixDLM", analytics_enabled=False, fill_width=True, delete_cache=CLEANED) as self.blocks:
             self._lay_out()
             self._connect()
             self.blocks.unload(self.leave)
@@ -42,26 +42,25 @@ class Page:
 
     def _lay_out(self) -> None:
         most = self.visits.service.limits.upload_bytes / 2**20
-        gr.HTML(board.HEADER)
+        html(board.HEADER)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
                 self.file = gr.File(
-                    label=f"Picture, at most {most:g} MB", file_types=["image"], height=130, elem_id="picture"
+                    label=f"Picture, at most {most:g} MB", file_types=["image"], height=120, elem_id="picture"
                 )
-                self.examples = gr.HTML(board.examples(self.chosen), js_on_load=script("examples.js"))
+                self.examples = html(board.examples(self.chosen), js_on_load=script("examples.js"))
                 self.question = gr.Textbox(
-                    label="Question", placeholder="Which vehicle blocks the crossing?", lines=2, elem_id="question"
+                    label="Question", placeholder="Which vehicle blocks the crossing?", max_lines=3, elem_id="question"
                 )
-                with gr.Row(elem_id="buttons"):
-                    self.button = gr.Button("Ask", variant="primary", elem_id="ask", min_width=120, scale=2)
+                with gr.Row():
+                    self.button = gr.Button("Ask", variant="primary", elem_id="ask", min_width=120, scale=3)
                     self.stop = gr.Button("Stop", elem_id="stop", min_width=80)
-                    self.clear = gr.Button("Remove all", elem_id="clear", min_width=100)
-                self.notice = gr.HTML(elem_id="notice")
+                self.notice = html(elem_id="notice")
                 self.said = gr.Textbox(label="Answer", interactive=False, lines=2, elem_id="said")
             with gr.Column(scale=3, min_width=320):
-                self.board = gr.HTML(board.EMPTY, js_on_load=script("board.js"), elem_id="board")
+                self.board = html(board.EMPTY, js_on_load=script("board.js"), elem_id="board")
                 with gr.Accordion("History", open=False):
-                    self.history = gr.HTML('<p class="pix-hint">Nothing has been asked yet.</p>', elem_id="history")
+                    self.history = html(board.history(Visitor()), elem_id="history")
 
     def _connect(self) -> None:
         outputs = [self.file, self.question, self.notice, self.said, self.board, self.history]
@@ -75,7 +74,6 @@ class Page:
         ]
         self.stop.click(self.stopped, cancels=asked, **shared)
         self.board.click(self.remove, **shared)
-        self.clear.click(self.remove_all, **shared)
 
     async def open(self, path: str | None, request: gr.Request) -> AsyncIterator[Parts]:
         """An upload, which is read into memory and removed."""
@@ -117,7 +115,8 @@ class Page:
                         yield {self.said: piece}
                     continue
                 visitor = self.visits.visitor(session)
-                said = f"{readable(piece.record['text'])}\n{piece.verdict}".strip()
+                words = readable(piece.record["text"])
+                said = piece.verdict if is_marks(words) else f"{words}\n{piece.verdict}"
                 yield {self.said: said, self.board: board.board(visitor.picture), self.history: board.history(visitor)}
         except UserError as error:
             yield {self.notice: board.notice(str(error)), self.said: ""}
@@ -127,21 +126,19 @@ class Page:
         return {self.said: "", self.notice: board.notice("Stopped.", alarm=False)}
 
     def remove(self, event: gr.EventData, request: gr.Request) -> Parts:
-        """One answer less."""
-        return self._removed(request, event.remove)
-
-    def remove_all(self, request: gr.Request) -> Parts:
-        """No answers any more; the picture stays."""
-        return {**self._removed(request, None), self.said: "", self.notice: ""}
-
-    def _removed(self, request: gr.Request, number: int | None) -> Parts:
+        """One answer less, or none any more."""
         session = request.session_hash or ""
-        self.visits.remove(session, number)
+        self.visits.remove(session, None if event.remove == "all" else int(event.remove))
         return {self.board: board.board(self.visits.visitor(session).picture)}
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed."""
         self.visits.leave(request.session_hash or "")
+
+
+def html(value: str = "", **settings: Any) -> gr.HTML:
+    """A part of the page that looks as page.css says."""
+    return gr.HTML(value, apply_default_css=False, **settings)
 
 
 def script(name: str) -> str:
