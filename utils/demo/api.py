@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from utils.demo.api_requests import DRAINED, Asked, Incoming, Refused, read_request
+from utils.demo.api_requests import DRAINED, TOO_SLOW, Asked, Incoming, Refused, read_request
 from utils.demo.pictures import CURE
 from utils.demo.service import Service, UnreadablePicture
 from utils.demo.worker import Busy, Gone, Job
@@ -53,7 +53,8 @@ class Api:
             asked = await self._read(request)
             answers = await self._answer(request, self._submit(asked))
         except Refused as refused:
-            await incoming.drain(DRAINED * self.service.limits.upload_bytes)
+            if refused.status != TOO_SLOW:
+                await incoming.drain(DRAINED * self.service.limits.upload_bytes)
             return error_response(refused)
         return JSONResponse({**answers, "seconds": round(time.monotonic() - started, 3)})
 

@@ -25,6 +25,7 @@ FIELDS_BYTES = 1 << 20  # of a request beside its picture
 DRAINED, DRAIN_SECONDS = 8, 10.0  # times the limit, and how long what is refused is read on
 BASE64 = 4 / 3
 MULTIPART, JSON = "multipart/form-data", "application/json"
+TOO_SLOW = 408
 FORMS = f"Send {MULTIPART} with a file `image` and a field `question`, or {JSON} with `image` (base64) and `question`."
 NAMES = ("image", "question", "polygons", "tolerance")
 
@@ -141,7 +142,7 @@ async def _body(request: Request, most: int, limits: Limits) -> bytes:
     except (TimeoutError, asyncio.TimeoutError) as error:
         cure = "Send a smaller picture, or use a faster connection."
         raise Refused(
-            408, f"the request did not arrive in {limits.seconds:g} s", cure, {"Connection": "close"}
+            TOO_SLOW, f"the request did not arrive in {limits.seconds:g} s", cure, {"Connection": "close"}
         ) from error
     except ClientDisconnect as error:
         raise Refused(400, "the request was cut off", "Send it whole.") from error

@@ -164,7 +164,7 @@ def take_upload(path: Path) -> bytes:
             empty.unlink(missing_ok=True)
 
 
-def add_page(app: FastAPI, service: Service, folder: Path, auth: tuple[str, str] | None) -> Visits:
+def add_page(app: FastAPI, service: Service, folder: Path, auth: tuple[str, str] | None = None) -> Visits:
     """Put the page at / beside the API.
 
     Args:
