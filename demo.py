@@ -7,26 +7,26 @@ and the API: utils/demo/README.md.
 from __future__ import annotations
 
 import logging
-import tempfile
 from contextlib import ExitStack
 from importlib.util import find_spec
-from pathlib import Path
 
 from model.segmenter import PixDLM
 from utils.cli.demo_options import parse_demo
 from utils.demo.pictures import Limits
 from utils.demo.service import Service
+from utils.demo.uploads import upload_folder
 from utils.runtime.errors import UserError, run_main
 from utils.runtime.logs import start_logging
 
 log = logging.getLogger("demo")
 
-API_NEEDS, PAGE_NEEDS = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}, "gradio"
+API_NEEDS = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
+LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def check_installed(api_alone: bool) -> None:
     """Raises UserError that says what to install, where something is missing."""
-    if not api_alone and find_spec(PAGE_NEEDS) is None:
+    if not api_alone and find_spec("gradio") is None:
         raise UserError("the page needs Gradio; install it (pip install gradio), or serve the API alone with --api")
     if missing := [package for module, package in API_NEEDS.items() if find_spec(module) is None]:
         raise UserError(f"the API needs {', '.join(missing)}; install: pip install {' '.join(missing)}")
@@ -34,8 +34,8 @@ def check_installed(api_alone: bool) -> None:
 
 def main() -> None:
     args = parse_demo()
-    start_logging()
     check_installed(args.api)
+    start_logging()
     # Optional packages stand behind these, so that they are imported once those are known to be there.
     from utils.demo.api import build_api
     from utils.demo.server import address_of, listen, serve
@@ -48,10 +48,14 @@ def main() -> None:
         cleaning.callback(service.close)
         app = build_api(service, args.user)
         if not args.api:
-            from utils.demo.page import add_page
+            folder = cleaning.enter_context(upload_folder())
+            from utils.demo.page import add_page, open_tunnel
 
-            folder = Path(cleaning.enter_context(tempfile.TemporaryDirectory(prefix="pixdlm-demo-")))
             add_page(app, service, folder, args.user)
+            if args.share:
+                log.info("shared as %s", open_tunnel(*listening.getsockname()[:2]))
+        if args.user is None and (args.share or args.host not in LOCAL):
+            log.warning("everybody who reaches this address may ask; set --auth USER:PASSWORD")
         log.info("%s%s", address_of(listening), "/api/segment" if args.api else "")
         serve(app, listening)
 

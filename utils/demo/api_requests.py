@@ -90,7 +90,7 @@ async def read_request(request: Request, service: Service) -> Asked:
 
 
 def _too_large(limits: Limits) -> Refused:
-    cure = f"Send a picture file of at most {limits.upload_bytes / 2**20:g} MB; a JPEG of less quality is smaller."
+    cure = f"Send a picture file of at most {limits.upload_bytes / 2**20:.3g} MB; a JPEG of less quality is smaller."
     return Refused(413, "the request is too large", cure, {"Connection": "close"})
 
 

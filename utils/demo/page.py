@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.networking import setup_tunnel
 
 from utils.demo import board
 from utils.demo.answers import is_marks, readable
 from utils.demo.examples import Example, find_examples
 from utils.demo.service import Service
 from utils.demo.sessions import Visitor
+from utils.demo.uploads import take_upload
 from utils.demo.visit import Visits
 from utils.runtime.errors import UserError
 
@@ -46,7 +47,7 @@ class Page:
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
                 self.file = gr.File(
-                    label=f"Picture, at most {most:g} MB", file_types=["image"], height=120, elem_id="picture"
+                    label=f"Picture, at most {most:.3g} MB", file_types=["image"], height=110, elem_id="picture"
                 )
                 self.examples = html(board.examples(self.chosen), js_on_load=script("examples.js"))
                 self.question = gr.Textbox(
@@ -146,35 +147,15 @@ def script(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def take_upload(path: Path) -> bytes:
-    """What was uploaded, which does not stay on the disk.
-
-    Raises:
-        UserError: it is not there any longer.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError("the upload was lost; drop the picture again") from error
-    finally:
-        path.unlink(missing_ok=True)
-        with suppress(OSError):  # its folder has something else in it, or is gone
-            path.parent.rmdir()
-        for empty in path.parent.parent.glob("tmp*"):  # Gradio makes one for each upload, and leaves it
-            empty.unlink(missing_ok=True)
-
-
 def add_page(app: FastAPI, service: Service, folder: Path, auth: tuple[str, str] | None = None) -> Visits:
     """Put the page at / beside the API.
 
     Args:
         app: of `build_api`.
         service: the model.
-        folder: where uploads lie for the moment in which they are read; the caller removes it.
+        folder: of `upload_folder`.
         auth: (user, password) that it asks for.
     """
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     visits = Visits(service)
     page = Page(visits, find_examples(folder))
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # none that is fetched from elsewhere
@@ -195,3 +176,16 @@ def add_page(app: FastAPI, service: Service, folder: Path, auth: tuple[str, str]
         css=(HERE / "page.css").read_text(encoding="utf-8"),
     )
     return visits
+
+
+def open_tunnel(host: str, port: int) -> str:
+    """An address of Gradio's service that leads to this machine until the process ends.
+
+    Raises:
+        UserError: the service cannot be reached, or its program not be fetched.
+    """
+    try:
+        return setup_tunnel(host, port, secrets.token_urlsafe(32), None, None)
+    except Exception as error:  # requests', json's, its own
+        cause = f"{type(error).__name__} {error}".strip()[:300]
+        raise UserError(f"--share: no tunnel ({cause}); see whether this machine reaches the internet") from error

@@ -192,7 +192,7 @@ def test_too_large_is_told_whether_or_not_the_size_was(address: str, size: int, 
     body, headers = form([("image", bytes(size)), ("question", QUESTION)])
     pieces = body if declared else (body[start : start + 65536] for start in range(0, len(body), 65536))
     reply = send(address, pieces, headers)
-    assert reply.status == 413 and "0.190735 MB" in reply.error["cure"]
+    assert reply.status == 413 and "0.191 MB" in reply.error["cure"]
     reply = ask_json(address, {"image": base64.b64encode(bytes(size)).decode(), "question": QUESTION})
     assert reply.status == 413
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -59,18 +58,17 @@ def served(
     pixdlm: PixDLM, picture: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Visits, Path]]:
     """Address of a page with one example, its visits, and the folder of its uploads."""
-    before = {name: os.environ.get(name) for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED")}
     folder = tmp_path_factory.mktemp("uploads")
     service = Service(pixdlm, LIMITS, 8, 64)
     app = build_api(service)
     with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("GRADIO_TEMP_DIR", str(folder))
+        patched.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         patched.setattr(page_module, "find_examples", lambda folder: [Example(picture, "What is the road?")])
         visits = add_page(app, service, folder)
-    with running(app) as address:
-        yield address, visits, folder
+        with running(app) as address:
+            yield address, visits, folder
     service.close()
-    for name, value in before.items():
-        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 class Shown:
@@ -341,8 +339,8 @@ def test_nothing_sticks_out(
 
 
 def test_a_page_with_a_password(pixdlm: PixDLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
-        monkeypatch.setenv(name, "")  # put back afterwards
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     monkeypatch.setattr(page_module, "find_examples", lambda folder: [])
     service = Service(pixdlm, LIMITS, 2, 64)
     app = build_api(service, ("anna", "secret"))
