@@ -94,7 +94,7 @@ def hostile_requests(limits: Limits) -> list[Hostile]:
     ]
 
 
-def load(address: str, pixdlm: PixDLM, limits: Limits, requests: int, clients: int) -> Report:
+def load(address: str, pixdlm: PixDLM, limits: Limits, requests: int, clients: int, pictures: int = PICTURES) -> Report:
     """Send requests, every fifth of them hostile, from several clients at once.
 
     Args:
@@ -103,10 +103,11 @@ def load(address: str, pixdlm: PixDLM, limits: Limits, requests: int, clients: i
         limits: of the server.
         requests: in all.
         clients: that send one after the other.
+        pictures: that are asked about.
     """
-    pictures = [drawn_picture(number) for number in range(PICTURES)]
+    files = [drawn_picture(number) for number in range(pictures)]
     expected = {}
-    for number, picture in enumerate(pictures):
+    for number, picture in enumerate(files):
         for answer in pixdlm.segment(picture, list(QUESTIONS)):
             expected[number, answer.question] = answer.masks.shape[1:], answer.rles
     distinct = {str(rles) for _, rles in expected.values()}
@@ -122,8 +123,8 @@ def load(address: str, pixdlm: PixDLM, limits: Limits, requests: int, clients: i
                 if reply.status != status or not reply.error:
                     report.unexpected.append((status, reply.status))
             else:
-                which, question = number % PICTURES, QUESTIONS[number // PICTURES % len(QUESTIONS)]
-                reply = patiently(lambda: ask(address, pictures[which], question), report)
+                which, question = number % pictures, QUESTIONS[number // pictures % len(QUESTIONS)]
+                reply = patiently(lambda: ask(address, files[which], question), report)
                 report.crossed += not belongs(reply, question, *expected[which, question])
                 report.latencies.append(time.perf_counter() - started)
             report.statuses[reply.status] += 1

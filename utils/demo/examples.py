@@ -13,7 +13,7 @@ from utils.runtime.errors import UserError
 log = logging.getLogger(__name__)
 
 DRAWN = Path("data/DRSeg-mini")
-SPLIT, RECORDS = "test", 9
+SPLIT, RECORDS = "test", 12
 MOST = 6
 
 

@@ -47,7 +47,7 @@ class Page:
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
                 self.file = gr.File(
-                    label=f"Picture, at most {most:.3g} MB", file_types=["image"], height=110, elem_id="picture"
+                    label=f"Picture, at most {most:.3g} MB", file_types=["image"], height=136, elem_id="picture"
                 )
                 self.examples = html(board.examples(self.chosen), js_on_load=script("examples.js"))
                 self.question = gr.Textbox(

@@ -137,27 +137,31 @@ class Visitors:
 
 
 class FeatureCache:
-    """Features of the pictures that were asked about last; for the worker's thread alone."""
+    """Features of the pictures that were asked about last."""
 
     def __init__(self) -> None:
         self._held: OrderedDict[int, tuple[OpenPicture, ImageFeatures]] = OrderedDict()
+        self._lock = threading.Lock()  # the worker's thread fills it, the page's empties it
 
     def get(self, picture: OpenPicture) -> ImageFeatures | None:
         """The features of a picture, where they are held."""
-        if (found := self._held.get(id(picture))) is None:
-            return None
-        self._held.move_to_end(id(picture))
-        return found[1]
+        with self._lock:
+            if (found := self._held.get(id(picture))) is None:
+                return None
+            self._held.move_to_end(id(picture))
+            return found[1]
 
     def put(self, picture: OpenPicture, features: ImageFeatures) -> None:
         """Hold features; those that were used least recently make room."""
-        self._held[id(picture)] = picture, features
-        while len(self._held) > ENCODED:
-            self._held.popitem(last=False)
+        with self._lock:
+            self._held[id(picture)] = picture, features
+            while len(self._held) > ENCODED:
+                self._held.popitem(last=False)
 
     def drop(self, picture: OpenPicture | None) -> None:
         """Hold the features of a picture no longer."""
-        self._held.pop(id(picture), None)
+        with self._lock:
+            self._held.pop(id(picture), None)
 
 
 def picture_of(visitor: Visitor) -> OpenPicture:
