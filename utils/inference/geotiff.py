@@ -22,7 +22,6 @@ import numpy as np
 
 from model.inputs.picture_files import PictureHeader, header_of, opened_picture
 from utils.runtime.errors import UserError, first_line
-from utils.runtime.files import atomic_write, write_errors_as_user_error
 
 # GeoKeyDirectory; ModelPixelScale, ModelTiepoint and ModelTransformation; RPCCoefficient
 GEOREFERENCE_TAGS = (34735, 33550, 33922, 34264, 50844)
@@ -127,15 +126,10 @@ def geojson_features(
     return {"type": "FeatureCollection", "features": features}
 
 
-def write_geojson(path: Path, collection: dict[str, Any]) -> None:
-    """Write GeoJSON atomically.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+def geojson_bytes(collection: dict[str, Any]) -> bytes:
+    """GeoJSON as a file's content."""
     text = json.dumps(collection, ensure_ascii=False, allow_nan=False)
-    with write_errors_as_user_error(path):
-        atomic_write(path, f"{text}\n".encode("utf-8", "backslashreplace"))
+    return f"{text}\n".encode("utf-8", "backslashreplace")
 
 
 def _rasterio() -> ModuleType:
