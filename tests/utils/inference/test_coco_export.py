@@ -27,7 +27,7 @@ def line(picture: Path | str, question: str, masks: list[np.ndarray], status: st
     stacked = np.stack(masks) if masks else np.zeros((0, HEIGHT, WIDTH), bool)
     scores = np.linspace(0.9, 0.5, len(masks), dtype=np.float32)
     answer = Segmentation(stacked, scores, np.zeros((len(masks), 4), np.float32), "[SEG]", 0.5, status, question)
-    return json.loads(json_line(answer_record(Path(picture), question, answer)))
+    return json.loads(json_line({"picture": str(picture), **answer_record(answer)}))
 
 
 def box_mask(top: int, left: int, bottom: int, right: int) -> np.ndarray:
