@@ -56,6 +56,7 @@ def turned_by_a_quarter(data: bytes) -> bytes:
         (0.5, [0, 5, 10, 15, 20, 25]),
         (1, [0, 10, 20]),
         (0.75, [0, 8, 15, 23]),  # 0.75 s and 2.25 s lie between two frames
+        (1.0004, [0, 10, 20]),  # timestamps are right to a millisecond
         (99, [0]),
     ],
 )
