@@ -180,7 +180,9 @@ def in_words(entry: dict[str, Any]) -> str:
 
 def progress(sources: Iterable[Source], every: float) -> tqdm:
     """A bar with the time that is left; the frames of videos are estimated."""
-    total = sum((frame_count(one.path, every) if one.is_video else 1) * len(one.questions) for one in sources)
+    pictures = [frame_count(one.path, every) if one.is_video else 1 for one in sources]
+    known = None not in pictures
+    total = sum(count * len(one.questions) for count, one in zip(pictures, sources, strict=True)) if known else None
     return tqdm(total=total, desc="asking", unit="question", leave=False)
 
 
