@@ -132,7 +132,7 @@ def pictures_in(folder: Path) -> list[Path]:
         held = f" ({_named(others)})" if others else ""
         raise UserError(f"{shown_name(folder)}: no pictures in this folder{held}; name files, or another folder")
     if others:
-        log.info("%s: %d files are no pictures by their names (%s)", folder, len(others), _named(others))
+        log.info("%s: left out as no pictures by their names: %s", folder, _named(others))
     return found
 
 

@@ -45,7 +45,7 @@ def test_a_folder_gives_its_pictures_and_those_in_its_folders(folder: Path, capl
     assert names(sources, folder) == ["a.png", "b.JPG", "c.heic", "deep/er/d.tif", "film.MP4"] and not failures
     assert all(one.questions == (Question("Which?"), Question("Where?")) for one in sources)
     assert [one.is_video for one in sources] == [False] * 4 + [True]
-    assert "2 files are no pictures by their names (list.jsonl, notes.txt)" in caplog.text
+    assert "left out as no pictures by their names: list.jsonl, notes.txt" in caplog.text
 
 
 def test_results_in_a_folder_are_not_asked_about_again(folder: Path) -> None:
