@@ -27,10 +27,13 @@ from model.language.tokens import EOS_ID, SEG_TOKENS, PixTokenizer
 from model.masks import PREDICTED, paint_mask
 from model.pixdlm import PixDLMForCausalLM, load_model
 from model.presets import mini_config
+from model.segmenter import PixDLM
 from tests.permissions import refused
 from tests.training import CHECKOUT, Server
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
+from utils.datasets.registry import load_dataset
+from utils.evaluation.predict import fixed_passes
 from utils.runtime.errors import run_main
 
 QUESTION = "Which car is red?"
@@ -513,3 +516,34 @@ def test_without_files_nothing_is_left_on_the_disk(
     (ended,) = server.processes("infer", asked, before=f"import os\nos.chdir({str(tmp_path)!r})")
     assert ended.status == 0 and json.loads(ended.stdout)["area"] > 0
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_segment_gives_what_eval_gives_to_the_last_bit_at_equal_batch(
+    server: Server, model: Path, data: Path, tmp_path: Path
+) -> None:
+    """A pass of eval.py is one list of pictures and questions."""
+    options = [
+        "--model",
+        model,
+        "--data",
+        data,
+        "--protocol",
+        "generate",
+        "--out",
+        tmp_path / "eval",
+        "--device",
+        "cpu",
+    ]
+    status, said = server.run("eval", [*given, "--device", "cpu"])
+    assert status == 0, said[-2000:]
+    records = list(map(json.loads, (tmp_path / "eval/predictions.jsonl").read_text().splitlines()))[1:]
+    samples = load_dataset(data, "test")
+    (one_pass,) = fixed_passes(samples, 8)
+    asked = [samples[i] for i in one_pass]
+    pixdlm = PixDLM.from_pretrained(model, "cpu")
+    answers = pixdlm.segment([one.image_path for one in asked], [one.question for one in asked])
+    expected = {record["id"]: record for record in records}
+    for sample, answer in zip(asked, answers, strict=True):
+        record = expected[sample.key]
+        assert answer.rles == record["masks"] and [float(score) for score in answer.scores] == record["scores"]
+        assert answer.text == record["text"]
