@@ -522,18 +522,7 @@ def test_segment_gives_what_eval_gives_to_the_last_bit_at_equal_batch(
     server: Server, model: Path, data: Path, tmp_path: Path
 ) -> None:
     """A pass of eval.py is one list of pictures and questions."""
-    options = [
-        "--model",
-        model,
-        "--data",
-        data,
-        "--protocol",
-        "generate",
-        "--out",
-        tmp_path / "eval",
-        "--device",
-        "cpu",
-    ]
+    given = ["--model", model, "--data", data, "--protocol", "generate", "--out", tmp_path / "eval"]
     status, said = server.run("eval", [*given, "--device", "cpu"])
     assert status == 0, said[-2000:]
     records = list(map(json.loads, (tmp_path / "eval/predictions.jsonl").read_text().splitlines()))[1:]
