@@ -1,51 +1,53 @@
-"""Ask about photographs: `python infer.py --model DIR PICTURE… --ask "…" --out DIR`.
+"""Ask about photographs: `python infer.py --model DIR PATH… --ask "…" --out DIR`.
 
-For each picture: `NAME.mask.png` at the picture's size, `NAME.overlay.jpg`, and a line in
-`answers.jsonl` with the generated text, box, area, run lengths and confidence, which is printed too.
-NAME is the picture's, numbered where the folder has such results already: nothing is overwritten. All of them lie
-in the picture as viewers show it, that is with its orientation tag applied.
+A PATH is a picture, a folder, a pattern, a video, or a `.jsonl` file of pictures and questions. For each answer there
+are `NAME.mask.png` at the picture's size, `NAME.overlay.jpg`, and a line in `answers.jsonl` with the generated text
+and for each mask box, area, confidence, run lengths and polygons; see utils/inference/README.md. Nothing is
+overwritten. All lie in the picture as viewers show it, that is with its orientation tag applied. What cannot be
+answered is told at the end and in `failed.jsonl`, and everything else is done: exit status 1 where some failed, 2
+where all did.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
-
-from tqdm import tqdm
-
-from model.inputs.images import Picture
+from model.language.decoding import Decoding
 from model.segmenter import PixDLM
 from utils.cli.infer_options import parse_infer
-from utils.inference.results import ANSWERS, answer_record, json_line, named_masks, write_answer
+from utils.inference.engine import outcomes
+from utils.inference.finish import Finisher, Wanted
+from utils.inference.output import Output, progress, without_done
+from utils.inference.reading import ReadAhead
+from utils.inference.sources import askable, find_sources
 from utils.runtime.errors import run_main
 from utils.runtime.files import make_output_folder
 from utils.runtime.logs import start_logging
 
-log = logging.getLogger("infer")
 
-
-def main() -> None:
-    args, paths = parse_infer()
+def main() -> int:
+    args = parse_infer()
     start_logging()
-    out = make_output_folder(args.out)
-    taken = named_masks(out / ANSWERS)
+    out = None if args.folder is None else make_output_folder(args.folder)
+    sources, failures = find_sources(args.pictures, args.ask)
     pixdlm = PixDLM.from_pretrained(args.model, args.device, args.precision, args.backbones)
-    pixdlm.processor.text([args.ask], [0], [], None, ["--ask"])  # what cannot be asked is told before pictures are read
-    for path in tqdm(paths, desc="asking", unit="picture", leave=False):
-        picture = Picture(path)
-        answer = pixdlm.segment(picture, args.ask, args.max_new_tokens)
-        union = answer.union
-        if answer.no_target:
-            log.warning("%s: nothing in it answers the question, says the model, in the words %r", path, answer.text)
-        elif not len(answer.masks):
-            log.warning("%s: no whole [SEG] group, so nothing is marked; it answered %r", path, answer.text)
-        elif not union.any():
-            log.warning("%s: the mask is empty", path)
-        entry = answer_record(path, args.ask, answer)
-        if pixdlm.model.config.neutral_fusion:
-            entry["neutral_fusion"] = True  # not the published model
-        print(json_line(write_answer(out, picture, entry, union, taken), sys.stdout.encoding))
-    log.info("written to %s", out)
+    sources, unasked = askable(sources, args.ask, pixdlm.processor)
+    # What is not the published model says so in every line.
+    facts = {"neutral_fusion": True} if pixdlm.model.config.neutral_fusion else {}
+    output = Output(out, args.json, args.model, facts)
+    done = output.done(args.files) if args.resume else set()
+    sources = without_done(sources, done)
+    for failure in (*failures, *unasked):
+        output.add(failure)
+    with (
+        Finisher(pixdlm.model.config, args.workers) as finisher,
+        ReadAhead(sources, pixdlm.processor, 2, 2 * args.batch_size, args.every, done) as pictures,
+        progress(sources, args.every) as bar,
+    ):
+        wanted = Wanted(args.files, args.tolerance)
+        decoding = Decoding(max_new_tokens=args.max_new_tokens)
+        for outcome in outcomes(pixdlm, pictures, finisher, wanted, args.batch_size, decoding):
+            output.add(outcome)
+            bar.update()
+    return output.close(args.coco, args.tolerance)
 
 
 if __name__ == "__main__":

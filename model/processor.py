@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers.utils import PushToHubMixin
 from typing_extensions import Self
 
@@ -21,6 +22,21 @@ from model.language.tokens import IGNORE_INDEX, PAD_ID, TOKENIZER_FILE, PixToken
 from utils.runtime.errors import UserError
 
 PROCESSOR_FILE = "processor_config.json"  # names the class alone; sizes and geometry are in config.json
+
+
+@dataclass(frozen=True)
+class PicturePixels:
+    """A picture as the networks read it.
+
+    Args:
+        clip: float32[3, S, S], CLIP's input.
+        sam: float32[3, P, P], SAM2's; None where the pixel path enlarges CLIP's.
+        geometry: of the picture.
+    """
+
+    clip: Tensor
+    sam: Tensor | None
+    geometry: Geometry
 
 
 class PixDLMProcessor(PushToHubMixin):
@@ -108,22 +124,26 @@ class PixDLMProcessor(PushToHubMixin):
 
     def images(self, frames: Iterable[Frame]) -> Batch:
         """A batch without questions: preprocessed pictures alone."""
-        clip, sam, geometries = [], [], []
-        for frame in frames:
-            clip.append(clip_pixels(frame.pixels, self.config))
-            sam.append(sam_pixels(frame.pixels, self.config))
-            geometries.append(frame.geometry)
+        return self.preprocessed([self.preprocess(frame) for frame in frames])
+
+    def preprocess(self, frame: Frame) -> PicturePixels:
+        """A decoded picture as the networks read it."""
+        pixels = frame.pixels
+        return PicturePixels(clip_pixels(pixels, self.config), sam_pixels(pixels, self.config), frame.geometry)
+
+    def preprocessed(self, pictures: Sequence[PicturePixels]) -> Batch:
+        """A batch without questions, of pictures that are preprocessed already."""
         nothing = torch.zeros(0, 0, dtype=torch.long)
         return Batch(
-            clip_pixels=torch.stack(clip),
-            sam_pixels=None if sam[0] is None else torch.stack(sam),
+            clip_pixels=torch.stack([one.clip for one in pictures]),
+            sam_pixels=None if pictures[0].sam is None else torch.stack([one.sam for one in pictures]),
             image_index=torch.zeros(0, dtype=torch.long),
             input_ids=nothing,
             attention_mask=nothing.bool(),
             labels=nothing,
             question_ids=nothing,
             question_mask=nothing.bool(),
-            geometries=geometries,
+            geometries=[one.geometry for one in pictures],
         )
 
     def text(

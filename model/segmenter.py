@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing_extensions import Self
 from model.answering import Answer, write_answers, written_answers
 from model.checkpoints.backbones import Backbones
 from model.checkpoints.layouts import local_folder
-from model.inputs.images import Frame, ImageInput, Picture, frame_of
+from model.inputs.batch import Batch
+from model.inputs.images import ImageInput, Picture, frame_of
 from model.language.decoding import Decoding
 from model.pixdlm import ImageFeatures, PixDLMForCausalLM, load_model
 from model.processor import PixDLMProcessor, as_list, distinct_images
@@ -77,14 +78,14 @@ class PixDLM:
             TypeError: an image of another kind.
         """
         given = as_list(images, ImageInput, "image")
-        return replace(self.encode_frames(frame_of(image, self.model.config) for image in given), images=given)
+        frames = (frame_of(image, self.model.config) for image in given)
+        return replace(self.encode_batch(self.processor.images(frames)), images=given)
 
     @torch.inference_mode()
-    def encode_frames(self, frames: Iterable[Frame]) -> ImageFeatures:
-        """Encode decoded pictures, in one batch."""
-        pixels = self.processor.images(frames).to(self.model.device, self.model.dtype)
+    def encode_batch(self, pictures: Batch) -> ImageFeatures:
+        """Encode pictures that are preprocessed already."""
         with full_precision():
-            return self.model.encode_images(pixels)
+            return self.model.encode_images(pictures.to(self.model.device, self.model.dtype))
 
     def segment(
         self,

@@ -27,10 +27,13 @@ from model.language.tokens import EOS_ID, SEG_TOKENS, PixTokenizer
 from model.masks import PREDICTED, paint_mask
 from model.pixdlm import PixDLMForCausalLM, load_model
 from model.presets import mini_config
+from model.segmenter import PixDLM
 from tests.permissions import refused
-from tests.training import CHECKOUT
+from tests.training import CHECKOUT, Server
 from utils.datasets.base import Sample
 from utils.datasets.loading.collate import Collator
+from utils.datasets.registry import load_dataset
+from utils.evaluation.predict import fixed_passes
 from utils.runtime.errors import run_main
 
 QUESTION = "Which car is red?"
@@ -103,10 +106,12 @@ def left_as_found() -> Iterator[None]:
 def ask(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """Runs infer.py in this process on the CPU; gives status, stdout and stderr."""
+    """Runs infer.py in this process on the CPU, with JSON to stdout; gives status, stdout and stderr."""
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
-        given = ["--model", model, "--out", tmp_path / "out", "--device", "cpu", "--ask", QUESTION]
+        given = ["--model", model, "--out", tmp_path / "out", "--device", "cpu", "--json", "-"]
+        if "--ask" not in arguments:
+            given += ["--ask", QUESTION]
         monkeypatch.setattr(sys, "argv", ["infer.py", *map(str, given), *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             run_main(script.main)
@@ -127,14 +132,17 @@ def written(monkeypatch: pytest.MonkeyPatch, make: Callable[[PixTokenizer], list
 
 def test_each_picture_gets_a_mask_an_overlay_and_a_line(model: Path, pictures: list[Path], tmp_path: Path) -> None:
     # as in the README: pictures before and after options, in a process of its own
-    command = [sys.executable, "infer.py", "--model", model, pictures[0], "--ask", QUESTION, "--out", tmp_path / "out"]
+    out = tmp_path / "out"
+    command = [sys.executable, "infer.py", "--model", model, pictures[0], "--ask", QUESTION, "--out", out]
     environ = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run(
         [*map(str, command), str(pictures[1])], cwd=CHECKOUT, env=environ, capture_output=True, text=True, timeout=240
     )
     assert ended.returncode == 0, ended.stderr
     lines = answers(tmp_path)
-    assert [json.loads(line) for line in ended.stdout.splitlines()] == lines
+    share = f"{100 * lines[0]['area_fraction']:.2f} % of it, confidence {lines[0]['confidence']:.2f}"
+    assert ended.stdout.splitlines()[0] == f"{pictures[0]}: 1 mask, {share}  ->  x.mask.png"
+    assert "2 answered, 0 failed, written to" in ended.stderr
     assert [line["picture"] for line in lines] == [str(path) for path in pictures]
     assert [line["mask"] for line in lines] == ["x.mask.png", "x-2.mask.png"]
     found = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -156,14 +164,17 @@ def test_each_picture_gets_a_mask_an_overlay_and_a_line(model: Path, pictures: l
         assert line["question"] == QUESTION and line["text"] == GROUP
         assert 0.5 < line["confidence"] < 1
         (only,) = line["masks"]
+        polygons = only.pop("polygons")
+        assert (coco.decode(coco.merge(coco.frPyObjects(polygons, *mask.shape))) * 255 == mask).all()
         assert only == {key: line[key] for key in ("box", "area", "confidence", "rle")}
+        assert (line["height"], line["width"]) == mask.shape and line["model"] == str(model) and line["seconds"] > 0
 
 
 def test_a_picture_is_encoded_once(ask: Callable, pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Though its answer is generated first and then stands in a prompt."""
     encode, encoded = PixDLMForCausalLM.encode_images, []
     monkeypatch.setattr(
-        PixDLMForCausalLM, "encode_images", lambda self, batch: encoded.append(1) or encode(self, batch)
+        PixDLMForCausalLM, "encode_images", lambda self, batch: encoded.extend(batch.clip_pixels) or encode(self, batch)
     )
     assert ask(*pictures)[0] == 0
     assert len(encoded) == len(pictures)
@@ -181,13 +192,13 @@ def test_a_picture_is_decoded_once(ask: Callable, pictures: list[Path], monkeypa
 def test_a_full_disk_is_told_and_earlier_lines_stay(
     ask: Callable, pictures: list[Path], tmp_path: Path, earlier: int, name: str
 ) -> None:
-    """A limit on the size of files stands in for it: beyond it is the overlay, or lines that others precede."""
+    """A limit on the size of files stands in for it: beyond it is the overlay, not the mask, or lines behind others."""
     assert ask(pictures[0])[0] == 0
     answers = tmp_path / "out/answers.jsonl"
     before = answers.read_text() + " " * earlier
     answers.write_text(before)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10 if earlier else 2000, limits[1]))
     try:
         status, _, stderr = ask(pictures[1])
     finally:
@@ -245,12 +256,7 @@ def test_an_answer_without_a_group_is_an_empty_mask_and_a_warning(
     ask: Callable, model: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(monkeypatch, lambda tokenizer: tokenizer.pieces.encode("the red car"), model)
-    status, _, stderr = ask(pictures[1])
-    assert (
-        status == 0
-        and f"{pictures[1]}: nothing in it answers the question, says the model" in stderr
-        and "'the red car'" in stderr
-    )
+    assert ask(pictures[1], "--json", "-")[0] == 0
     (line,) = answers(tmp_path)
     expected = {"masks": [], "box": None, "area": 0, "area_fraction": 0.0, "confidence": 0.0, "text": "the red car"}
     assert expected.items() <= line.items() and not coco.decode(line["rle"]).any()
@@ -280,28 +286,23 @@ def test_lines_are_appended_to_those_of_earlier_runs_and_name_masks_of_their_own
     assert (tmp_path / "out/x-3.overlay.jpg").read_text() == "mine"
 
 
-def test_processes_that_answer_into_one_folder_do_not_mix(pictures: list[Path], tmp_path: Path) -> None:
+def test_processes_that_answer_into_one_folder_do_not_mix(server: Server, tmp_path: Path) -> None:
     """Each writes twenty answers about a picture, in another size that tells whose a mask is."""
     code = """
-import sys
+import os, sys
 from pathlib import Path
 import numpy as np
-from PIL import Image
-from model.inputs.images import Picture
-from utils.inference.results import free_name, write_answer
-out, picture, side = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-Image.new("RGB", (side, side)).save(picture)
+from model.inputs.images import encoded_image
+from utils.inference.results import write_answer
+side = 3 + int(os.environ["RANK"])
+files = {"mask": encoded_image(".png", np.zeros((side, side), np.uint8))}
+files["overlay"] = encoded_image(".jpg", np.zeros((side, side, 3), np.uint8))
 taken = set()
 for _ in range(20):
-    write_answer(out, Picture(picture), {"side": side}, np.zeros((side, side), bool), taken)
+    write_answer(Path(sys.argv[1]), "x", {"side": side}, files, taken)
 """
     (tmp_path / "out").mkdir()
-    both = []
-    for side in (3, 4):
-        (tmp_path / str(side)).mkdir()
-        given = [tmp_path / "out", tmp_path / str(side) / "x.png", str(side)]
-        both.append(subprocess.Popen([sys.executable, "-c", code, *map(str, given)], cwd=CHECKOUT))
-    assert [one.wait(timeout=240) for one in both] == [0, 0]
+    server.run_code(code, tmp_path / "out", world=2)
     lines = answers(tmp_path)
     assert len(lines) == 40 and len({line["mask"] for line in lines}) == 40
     for line in lines:
@@ -328,20 +329,25 @@ def test_a_picture_that_may_not_be_read_is_told_as_that(ask: Callable, pictures:
     for file in (pictures[0], pictures[0].parent):
         with refused(file):
             status, _, stderr = ask(pictures[0])
-        assert status == 2 and f"error: {pictures[0]}: permission denied" in stderr and "damaged" not in stderr
+        assert status == 2 and f"{pictures[0]}: permission denied" in stderr and "damaged" not in stderr
 
 
 @pytest.mark.parametrize("fault", ["missing", "truncated", "text"])
-def test_a_picture_that_cannot_be_read_is_named_and_the_ones_before_it_stay(
+def test_a_picture_that_cannot_be_read_is_named_and_everything_else_is_done(
     ask: Callable, pictures: list[Path], tmp_path: Path, fault: str
 ) -> None:
     bad = tmp_path / "bad.jpg"
     if fault != "missing":
         bad.write_bytes(b"no picture" if fault == "text" else pictures[0].read_bytes()[:-300])
-    status, _, stderr = ask(pictures[0], bad, pictures[1])
-    assert status == 2 and f"error: {bad}: " in stderr and "Traceback" not in stderr
-    assert [line["picture"] for line in answers(tmp_path)] == [str(pictures[0])]
-    assert (tmp_path / "out/x.mask.png").exists() and not list((tmp_path / "out").glob("bad*"))
+    status, stdout, stderr = ask(pictures[0], bad, pictures[1])
+    assert status == 1 and stderr.count(f"{bad}: ") == 2 and "Traceback" not in stderr
+    assert "2 answered, 1 failed" in stderr
+    assert [line["picture"] for line in answers(tmp_path)] == [str(path) for path in pictures]
+    assert (tmp_path / "out/x-2.mask.png").exists() and not list((tmp_path / "out").glob("bad*"))
+    (failed,) = map(json.loads, (tmp_path / "out/failed.jsonl").read_text().splitlines())
+    assert (failed["picture"], failed["status"]) == (str(bad), "failed") and failed["error"]
+    assert [json.loads(line)["status"] for line in stdout.splitlines()] == ["ok", "failed", "ok"]
+    assert ask(pictures[0])[0] == 0 and not (tmp_path / "out/failed.jsonl").exists()
 
 
 @pytest.mark.parametrize(
@@ -381,7 +387,7 @@ def test_logits_that_are_no_numbers_are_told(
     monkeypatch.setattr(PixDLMForCausalLM, "forward", spoilt)
     status, _, stderr = ask(pictures[0])
     assert status == 2 and f"{pictures[0]}: the mask's logits are not finite" in stderr
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [one.name for one in (tmp_path / "out").iterdir()] == ["failed.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -425,3 +431,108 @@ def test_masks_lie_in_the_picture_as_viewers_show_it(ask: Callable, tmp_path: Pa
         for ending in ("mask.png", "overlay.jpg"):
             found, expected = (Image.open(tmp_path / f"out/{one}.{ending}") for one in (name, "plain"))
             assert not found.getexif().get(0x0112) and np.array_equal(np.asarray(found), np.asarray(expected))
+
+
+# Folders, lists of questions, pipes, and going on
+
+
+def make_folder(folder: Path, count: int, broken: int) -> list[Path]:
+    """So many pictures, of which the last ones are broken, each in another way."""
+    folder.mkdir(parents=True)
+    faults = (b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0cut", b"GIF89a")
+    for number in range(count):
+        path = folder / f"{number:02d}.png"
+        if number >= count - broken:
+            path.write_bytes(faults[number % len(faults)])
+        else:
+            noise = np.random.default_rng(number).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(path)
+    return sorted(folder.iterdir())
+
+
+def test_a_folder_of_fifty_of_which_five_are_broken(ask: Callable, tmp_path: Path) -> None:
+    paths = make_folder(tmp_path / "in", 50, 5)
+    status, stdout, stderr = ask(tmp_path / "in")
+    assert status == 1 and "45 answered, 5 failed" in stderr and "Traceback" not in stderr
+    assert [line["picture"] for line in answers(tmp_path)] == list(map(str, paths[:45]))
+    failed = [json.loads(line)["picture"] for line in (tmp_path / "out/failed.jsonl").read_text().splitlines()]
+    assert failed == list(map(str, paths[45:])) and len(stdout.splitlines()) == 50
+    assert len(list((tmp_path / "out").glob("*.mask.png"))) == len(list((tmp_path / "out").glob("*.overlay.jpg"))) == 45
+
+
+def test_only_broken_pictures_are_status_2(ask: Callable, tmp_path: Path) -> None:
+    make_folder(tmp_path / "in", 2, 2)
+    assert ask(tmp_path / "in")[0] == 2 and not (tmp_path / "out/answers.jsonl").exists()
+
+
+def test_a_list_of_questions_and_several_about_one_picture(ask: Callable, pictures: list[Path], tmp_path: Path) -> None:
+    lines = [("a/x.jpg", "One?"), ("b c/x.png", "Two?"), ("a/x.jpg", "Three?"), ("none.jpg", "Four?")]
+    file = tmp_path / "list.jsonl"
+    file.write_text("".join(json.dumps({"image": a, "question": q, "id": q[0]}) + "\n" for a, q in lines) + "{}\n")
+    status, stdout, _ = ask(file, "--out", tmp_path / "out")
+    assert status == 1
+    found = [(line["id"], line["question"], Path(line["picture"]).name) for line in answers(tmp_path)]
+    assert found == [("O", "One?", "x.jpg"), ("T", "Three?", "x.jpg"), ("T", "Two?", "x.png")]
+    failed = [json.loads(line) for line in stdout.splitlines() if '"failed"' in line]
+    assert [one["picture"] for one in failed] == [f"{file}:5", str(tmp_path / "none.jpg")]
+
+
+def test_resume_leaves_out_what_is_answered(ask: Callable, pictures: list[Path], tmp_path: Path) -> None:
+    assert ask(pictures[0], "--ask", "One?")[0] == 0
+    before = (tmp_path / "out/answers.jsonl").read_text()
+    status, stdout, _ = ask(*pictures, "--ask", "One?", "--ask", "Two?", "--resume", "True")
+    assert status == 0 and len(stdout.splitlines()) == 3
+    assert (tmp_path / "out/answers.jsonl").read_text().startswith(before)
+    asked = [(Path(line["picture"]).name, line["question"]) for line in answers(tmp_path)]
+    assert sorted(asked) == sorted((name, one) for name in ("x.jpg", "x.png") for one in ("One?", "Two?"))
+    assert ask(*pictures, "--ask", "One?", "--ask", "Two?", "--resume", "True")[:2] == (0, "")
+
+
+CLOSED_PIPE = """
+import os
+read, write = os.pipe()
+os.close(read)
+os.dup2(write, 1)
+"""
+
+
+def test_lines_to_a_pipe_that_is_closed(server: Server, model: Path, tmp_path: Path) -> None:
+    """Without files the rest is not asked, and the cure told; with files it is."""
+    make_folder(tmp_path / "in", 6, 0)
+    asked = [tmp_path / "in", "--ask", QUESTION, "--json", "-", "--model", model, "--batch-size", "1"]
+    status, said = server.run("infer", asked, CLOSED_PIPE)
+    assert status == 2 and "Traceback" not in said
+    assert "what reads the output has closed it" in said and "--out DIR" in said
+    status, said = server.run("infer", [*asked, "--out", tmp_path / "out"], CLOSED_PIPE)
+    assert status == 2 and "Traceback" not in said
+    assert len(answers(tmp_path)) == 6 and "6 answered, 0 failed" in said
+
+
+def test_without_files_nothing_is_left_on_the_disk(
+    server: Server, model: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    asked = [pictures[0], "--ask", QUESTION, "--json", "-", "--model", model]
+    (ended,) = server.processes("infer", asked, before=f"import os\nos.chdir({str(tmp_path)!r})")
+    assert ended.status == 0 and json.loads(ended.stdout)["area"] > 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_segment_gives_what_eval_gives_to_the_last_bit_at_equal_batch(
+    server: Server, model: Path, data: Path, tmp_path: Path
+) -> None:
+    """A pass of eval.py is one list of pictures and questions."""
+    given = ["--model", model, "--data", data, "--protocol", "generate", "--out", tmp_path / "eval"]
+    status, said = server.run("eval", [*given, "--device", "cpu"])
+    assert status == 0, said[-2000:]
+    records = list(map(json.loads, (tmp_path / "eval/predictions.jsonl").read_text().splitlines()))[1:]
+    samples = load_dataset(data, "test")
+    (one_pass,) = fixed_passes(samples, 8)
+    asked = [samples[i] for i in one_pass]
+    pixdlm = PixDLM.from_pretrained(model, "cpu")
+    answers = pixdlm.segment([one.image_path for one in asked], [one.question for one in asked])
+    expected = {record["id"]: record for record in records}
+    for sample, answer in zip(asked, answers, strict=True):
+        record = expected[sample.key]
+        assert answer.rles == record["masks"] and [float(score) for score in answer.scores] == record["scores"]
+        assert answer.text == record["text"]

@@ -60,7 +60,7 @@ OVERRIDES = ["--override", *(f"{field}={json.dumps(value)}" for field, value in 
 SERVER = """
 import atexit, importlib, json, os, runpy, sys, traceback
 import deepspeed, torch
-scripts = {name: importlib.import_module(name) for name in ("train", "eval", "merge_lora", "extract")}
+scripts = {name: importlib.import_module(name) for name in ("train", "eval", "infer", "merge_lora", "extract")}
 from utils.runtime.errors import run_main
 
 def run(request, rank):

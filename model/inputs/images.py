@@ -156,11 +156,27 @@ def write_image(path: Path, image: np.ndarray) -> None:
     Raises:
         OSError: the picture could not be written.
     """
+    try:
+        atomic_write(path, encoded_image(path.suffix, image))
+    except ValueError as error:
+        raise OSError(f"{path}: {error}") from error
+
+
+def encoded_image(ending: str, image: np.ndarray) -> bytes:
+    """uint8[H, W, 3] RGB or uint8[H, W] as a file's content.
+
+    Args:
+        ending: of its name, which says the format.
+        image: its pixels.
+
+    Raises:
+        ValueError: OpenCV cannot encode it.
+    """
     pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    done, data = cv2.imencode(path.suffix, pixels)
+    done, data = cv2.imencode(Path(f"image{ending}").suffix, pixels)
     if not done:
-        raise OSError(f"{path}: OpenCV cannot encode this picture")
-    atomic_write(path, data.tobytes())
+        raise ValueError("OpenCV cannot encode this picture")
+    return data.tobytes()
 
 
 def _smallest_scale(geometry: Geometry, config: PixDLMConfig) -> int:

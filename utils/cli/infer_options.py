@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.language.tokens import checked_question
-from utils.cli.options import BackboneArgs, T, check_at_least, option, parser_of
+from utils.cli.options import BackboneArgs, check_at_least, option, parser_of
+from utils.inference.output import STDOUT
+from utils.inference.results import FILES
 from utils.runtime.errors import UserError
 from utils.runtime.text import lone_surrogate
 
-
-def parse_with_pictures(kind: type[T], argv: list[str] | None = None) -> tuple[T, list[Path]]:
-    """Parse options with pictures between them."""
-    parser = parser_of(kind)
-    parser.add_argument("pictures", nargs="+", type=Path, help="Photographs to ask about.")
-    # intermixed: pictures may stand before, between and after the options
-    parsed = vars(parser.parse_intermixed_args(sys.argv[1:] if argv is None else argv))
-    pictures = parsed.pop("pictures")
-    return kind(**parsed), pictures
+OUT = "runs/infer"
 
 
 def in_utf8(argument: str) -> str:
@@ -35,29 +29,81 @@ def in_utf8(argument: str) -> str:
 
 @dataclass
 class InferArgs(BackboneArgs):
-    """Options of infer.py beside the pictures."""
+    """Options of infer.py; `pictures` and `ask`, which may stand several times, are added by `parse_infer`."""
 
-    ask: str = option("", "The question.")
-    model: str = option("PixDLM/mini", "Model folder.")
-    out: str = option("runs/infer", "Where masks, overlays and answers.jsonl go.")
+    model: str = option("PixDLM/mini", "Model folder, or owner/name on the hub.")
+    out: str | None = option(None, f"Folder of masks, overlays and answers.jsonl; default: {OUT}, none with --json -.")
+    json: str | None = option(None, '"-": lines of JSON to stdout, in place of words.')
+    write: str = option(",".join(FILES), 'Files of each answer beside its line, or "none"; geojson of GeoTIFFs alone.')
+    coco: str | None = option(None, "Write all answers to this COCO file too, for CVAT, Label Studio, Roboflow.")
+    tolerance: float = option(0.0, "Pixels by which polygons may leave masks to have fewer corners; 0 is exact.")
+    resume: bool = option(False, "Leave out what answers.jsonl in --out answers already.")
+    every: float = option(1.0, "Seconds between the frames of a video that are asked about; 0 for each frame.")
+    batch_size: int = option(8, "Questions that are answered at once, and pictures that are encoded at once.")
+    workers: int = option(1, "Processes that write results beside the model; 0 for none.")
     max_new_tokens: int = option(256, "Longest answer in tokens; longer ones are truncated.")
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = option("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
+    ask: list[str] = field(default_factory=list, init=False)
+    pictures: list[str] = field(default_factory=list, init=False)
+
+    @property
+    def folder(self) -> Path | None:
+        """Of the results."""
+        if self.out is None and self.json == STDOUT:
+            return None
+        return Path(self.out or OUT)
+
+    @property
+    def files(self) -> frozenset[str]:
+        """What is written of each answer beside its line."""
+        return frozenset() if self.write == "none" else frozenset(self.write.split(","))
 
 
-def parse_infer(argv: list[str] | None = None) -> tuple[InferArgs, list[Path]]:
-    """infer.py's options, checked, and the pictures.
+def parse_infer(argv: list[str] | None = None) -> InferArgs:
+    """infer.py's options, checked.
 
     Raises:
         UserError: an option has a value that cannot be.
     """
-    args, pictures = parse_with_pictures(InferArgs, argv)
-    args.ask = in_utf8(args.ask)
-    if not args.ask.strip():
+    parser = parser_of(InferArgs)
+    parser.add_argument("--ask", action="append", default=[], help="A question about every picture; may be repeated.")
+    parser.add_argument(
+        "pictures",
+        nargs="+",
+        help='Pictures, folders, "patterns*", videos, or .jsonl files of {"image": …, "question": …}.',
+    )
+    # intermixed: pictures may stand before, between and after the options
+    given = vars(parser.parse_intermixed_args(sys.argv[1:] if argv is None else argv))
+    ask, pictures = given.pop("ask"), given.pop("pictures")
+    args = InferArgs(**given)
+    args.pictures, args.ask = pictures, [_checked(in_utf8(question)) for question in ask]
+    _check(args)
+    return args
+
+
+def _checked(question: str) -> str:
+    """A question that can be asked.
+
+    Raises:
+        UserError: it is empty, or has what no question may have.
+    """
+    if not question.strip():
         raise UserError('--ask is empty; give the question, e.g. --ask "Which vehicle blocks the crossing?"')
     try:
-        checked_question(args.ask)
+        checked_question(question)
     except ValueError as error:
         raise UserError(f"--ask: {error}") from error
-    check_at_least(args, 1, "max_new_tokens")
-    return args, pictures
+    return question
+
+
+def _check(args: InferArgs) -> None:
+    """Raise UserError where an option has a value that cannot be."""
+    check_at_least(args, 1, "max_new_tokens", "batch_size")
+    check_at_least(args, 0, "workers", "every", "tolerance")
+    if args.json not in (None, STDOUT):
+        raise UserError(f"--json is {args.json!r}; it takes - alone, for stdout. A file of lines is in --out")
+    if args.files - FILES.keys():
+        raise UserError(f'--write is {args.write!r}; known are {", ".join(FILES)}, or "none"')
+    if args.resume and args.folder is None:
+        raise UserError("--resume goes on in a folder; name it by --out")

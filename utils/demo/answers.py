@@ -21,16 +21,12 @@ def answer_json(answer: Segmentation, tolerance: float | None = None) -> dict[st
         answer: to one question.
         tolerance: of its polygons, in pixels; None leaves polygons out.
     """
-    masks = mask_records(answer)
-    if tolerance is not None:
-        for record, polygons in zip(masks, answer.polygons(tolerance), strict=True):
-            record["polygons"] = [polygon.ravel().tolist() for polygon in polygons]
     return {
         "question": answer.question,
         "text": answer.text,
         "status": answer.status,
         "no_target": answer.no_target,
-        "masks": masks,
+        "masks": mask_records(answer, tolerance),
     }
 
 

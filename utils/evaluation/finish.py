@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-import threading
-import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from concurrent.futures import Future
 
 import numpy as np
 import torch
@@ -21,9 +15,9 @@ from model.config import PixDLMConfig
 from model.inputs.images import Geometry, frame_logits
 from model.masks import confidence, encode_mask
 from utils.datasets.base import Sample
-from utils.datasets.loading.workers import start_helper
 from utils.evaluation.predictions import Record
 from utils.runtime.errors import UserError
+from utils.runtime.helpers import dead_helper_as_user_error, helper_pool
 
 MOST_WAITING = 4  # batches whose logits are kept for a process to be free
 _config: PixDLMConfig | None = None  # of a process of the pool
@@ -61,19 +55,11 @@ def check_finite(source: str, records: list[Record]) -> list[Record]:
     return records
 
 
-def _start(config: PixDLMConfig, parent: int) -> None:
-    """Begin a process of the pool; it ends when its parent was killed."""
+def _start(config: PixDLMConfig) -> None:
+    """Begin a process of the pool."""
     global _config  # noqa: PLW0603
     _config = config
     torch.set_num_threads(1)
-    start_helper(0)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _finish(sample: Sample, control: str, question: str, logits: np.ndarray, text: str, status: str,
@@ -95,10 +81,7 @@ class Finisher:
         self.config, self.waiting = config, deque()
         self.pool = None
         if workers:
-            context = multiprocessing.get_context("fork")
-            self.pool = ProcessPoolExecutor(workers, context, _start, (config, os.getpid()))
-            with _dead_process_as_user_error():
-                self.pool.submit(int).result()  # forked now, before there are threads of a forward pass
+            self.pool = helper_pool(workers, _start, config)
 
     def add(self, asked: list[tuple[Sample, str, str, Geometry]], answers: list[Answer]) -> list[list[Record]]:
         """Give a batch to finish: its samples, controls, questions and geometries, and the answers to them.
@@ -113,7 +96,7 @@ class Finisher:
         for (sample, control, question, geometry), answer in zip(asked, answers, strict=True):
             logits = answer.logits.float().cpu().numpy()
             task = sample, control, question, logits, answer.text, answer.status, geometry
-            with _dead_process_as_user_error():
+            with dead_helper_as_user_error():
                 futures.append(self.pool.submit(_finish, *task))
         self.waiting.append(futures)
         return list(self.drain(MOST_WAITING))
@@ -121,21 +104,10 @@ class Finisher:
     def drain(self, most: int = 0) -> Iterator[list[Record]]:
         """The records of batches in their order, until at most so many wait, and of all that are finished."""
         while self.waiting and (len(self.waiting) > most or all(one.done() for one in self.waiting[0])):
-            with _dead_process_as_user_error():
+            with dead_helper_as_user_error():
                 yield [one.result() for one in self.waiting.popleft()]
 
     def close(self) -> None:
         """End the processes."""
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _dead_process_as_user_error() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a process that finishes masks died, often for lack of memory: lower --workers or --batch-size; the same "
-            "command goes on from the answers that are written"
-        ) from error

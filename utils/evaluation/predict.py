@@ -24,12 +24,12 @@ from model.language.tokens import PixTokenizer
 from model.pixdlm import ImageFeatures, PixDLMForCausalLM
 from utils.datasets.base import Sample, image_groups
 from utils.datasets.loading.parcel import Packing
-from utils.datasets.loading.workers import start_helper
 from utils.evaluation.collate import EvaluationBatch, EvaluationCollator, with_pixels
 from utils.evaluation.finish import Finisher
 from utils.evaluation.predictions import Record
 from utils.evaluation.protocols import Protocol, answer_batch
 from utils.runtime.distributed import rank, world_size
+from utils.runtime.helpers import start_helper
 from utils.runtime.precision import full_precision
 
 Asked = tuple[Sample, str, str, Geometry]  # sample, control, what is asked, of its picture

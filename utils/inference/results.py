@@ -1,106 +1,124 @@
-"""The results of infer.py for a picture."""
+"""The results of infer.py: what an answer's line holds, and its files."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Mapping
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from model.inputs.images import Picture, write_image
-from model.masks import PREDICTED, encode_mask, mask_area, mask_box, paint_mask
+from model.masks import encode_mask, mask_area, mask_box
 from model.segmentation import Segmentation
 from utils.runtime.errors import UserError
-from utils.runtime.files import append_line, exclusive_lock, write_errors_as_user_error
+from utils.runtime.files import append_line, atomic_write, exclusive_lock, write_errors_as_user_error
 from utils.runtime.json_files import parse_json
 from utils.runtime.paths import fitting_name
 from utils.runtime.text import shown_name
 
-ANSWERS, MASK, OVERLAY = "answers.jsonl", ".mask.png", ".overlay.jpg"
+ANSWERS, FAILED = "answers.jsonl", "failed.jsonl"
+FILES = {"mask": ".mask.png", "overlay": ".overlay.jpg", "geojson": ".geojson"}  # of an answer: key of its line, ending
+LONGEST = max(FILES.values(), key=len)
 LOCK = ".answers.lock"  # while an answer is being written
 
 
-def answer_record(picture: Path, question: str, answer: Segmentation) -> dict[str, Any]:
-    r"""The JSON line of one picture; boxes are [x, y, width, height] in pixels, null where a mask is empty.
+def answer_record(answer: Segmentation, tolerance: float = 0.0) -> dict[str, Any]:
+    """What a line says of an answer; boxes are [x, y, width, height] in pixels, null where a mask is empty.
 
-    Bytes of the picture's name that are no UTF-8 stand as \xNN in it.
+    Args:
+        answer: of the model.
+        tolerance: of the polygons, see `Segmentation.polygons`.
     """
-    union = answer.union
-    rle = encode_mask(union)
+    masks = mask_records(answer, tolerance)
+    rle = answer.rles[0] if len(masks) == 1 else encode_mask(answer.union)
+    area = mask_area(rle)
     return {
-        "picture": shown_name(picture),
-        "question": question,
+        "question": answer.question,
         "text": answer.text,
         "status": answer.status,
         "box": mask_box(rle),
-        "area": int(union.sum()),
-        "area_fraction": float(union.mean()),
+        "area": area,
+        "area_fraction": area / answer.union.size,
         "confidence": answer.union_score,
         "rle": rle,
-        "masks": mask_records(answer),
+        "masks": masks,
     }
 
 
-def mask_records(answer: Segmentation) -> list[dict[str, Any]]:
-    """Box, area, confidence and run lengths of every mask of an answer, as JSON takes them."""
-    return [
+def mask_records(answer: Segmentation, tolerance: float | None) -> list[dict[str, Any]]:
+    """Box, area, confidence, run lengths and polygons of every mask of an answer.
+
+    Args:
+        answer: of the model.
+        tolerance: of the polygons; None leaves them out.
+    """
+    records: list[dict[str, Any]] = [
         {"box": mask_box(rle), "area": mask_area(rle), "confidence": float(score), "rle": rle}
         for rle, score in zip(answer.rles, answer.scores, strict=True)
     ]
+    if tolerance is not None:
+        for record, polygons in zip(records, answer.polygons(tolerance), strict=True):
+            record["polygons"] = [polygon.ravel().tolist() for polygon in polygons]
+    return records
 
 
-def named_masks(answers: Path) -> set[str]:
-    """What earlier lines call their masks, without the ending; a line that cannot be read names none."""
+def read_answers(folder: Path) -> list[dict[str, Any]]:
+    """The lines of earlier calls into a folder; one that cannot be read, cut by a crash or somebody else's, is none."""
+    answers = folder / ANSWERS
     if not answers.exists():
-        return set()
-    names = set()
+        return []
+    entries = []
     with open(answers, "rb") as lines:
         for line in lines:
             try:
                 entry = parse_json(line, str(answers), strict=False)
-            except UserError:  # cut by a crash, or somebody else's
+            except UserError:
                 continue
-            if isinstance(entry, dict) and isinstance(entry.get("mask"), str):
-                names.add(entry["mask"].removesuffix(MASK))
-    return names
+            if isinstance(entry, dict):
+                entries.append(entry)
+    return entries
 
 
-def free_name(picture: Path, out: Path, taken: set[str]) -> str:
-    r"""A name for a picture's results: its stem, cut where it is too long, numbered where there is such a one.
+def result_names(entries: Iterable[dict[str, Any]]) -> set[str]:
+    """What lines call their files, without the endings."""
+    named = ((entry.get(key), ending) for entry in entries for key, ending in FILES.items())
+    return {name.removesuffix(ending) for name, ending in named if isinstance(name, str)}
+
+
+def free_name(stem: str, out: Path, taken: set[str]) -> str:
+    r"""A name for an answer's files: the stem, cut where it is too long, numbered where there is such a one.
 
     Bytes that are no UTF-8 become \xNN.
 
     Args:
-        picture: that was asked about.
+        stem: of the picture's name.
         out: the folder of results.
         taken: names that lines have, whether or not their files are still there.
     """
-    endings = chain([OVERLAY], (f"-{number}{OVERLAY}" for number in count(2)))
-    stem = os.fsdecode(shown_name(picture.stem).encode())  # a name that a line of JSON and any locale can write
-    names = (fitting_name(out, stem, ending).removesuffix(OVERLAY) for ending in endings)
+    endings = chain([LONGEST], (f"-{number}{LONGEST}" for number in count(2)))
+    stem = os.fsdecode(shown_name(stem).encode())  # a name that a line of JSON and any locale can write
+    names = (fitting_name(out, stem, ending).removesuffix(LONGEST) for ending in endings)
     return next(name for name in names if name not in taken and not is_there(out, name))
 
 
 def is_there(out: Path, name: str) -> bool:
     """Whether results have this name."""
-    return any(os.path.lexists(out / f"{name}{suffix}") for suffix in (MASK, OVERLAY))
+    return any(os.path.lexists(out / f"{name}{ending}") for ending in FILES.values())
 
 
 def write_answer(
-    out: Path, picture: Picture, entry: dict[str, Any], union: np.ndarray, taken: set[str]
+    out: Path, stem: str, entry: dict[str, Any], files: Mapping[str, bytes], taken: set[str]
 ) -> dict[str, Any]:
-    """Mask, overlay and line of one answer, all or none of them; what is there already stays as it is.
+    """Files and line of one answer, all or none of them; what is there already stays as it is.
 
     Of processes that write into one folder each waits for the others, so that every line names files of its own.
 
     Args:
         out: the folder.
-        picture: that was asked about.
-        entry: of `answer_record`; the names of its files are added.
-        union: bool[H, W]
+        stem: of the names of its files.
+        entry: the line; the names of its files are added.
+        files: their contents, by keys of FILES.
         taken: of `free_name`; this one's is added.
 
     Returns:
@@ -110,18 +128,18 @@ def write_answer(
         UserError: a file cannot be written.
     """
     with write_errors_as_user_error(out), exclusive_lock(out / LOCK, wait=True):
-        name = free_name(Path(picture.path), out, taken)
-        named = {**entry, "mask": name + MASK, "overlay": name + OVERLAY}
-        files = {MASK: np.uint8(255) * union, OVERLAY: paint_mask(picture.pixels, union, PREDICTED)}
+        name = free_name(stem, out, taken)
+        paths = {key: out / f"{name}{FILES[key]}" for key in files}
+        named = {**entry, **{key: path.name for key, path in paths.items()}}
         try:
-            for suffix, pixels in files.items():
-                with write_errors_as_user_error(out / f"{name}{suffix}"):
-                    write_image(out / f"{name}{suffix}", pixels)
+            for key, content in files.items():
+                with write_errors_as_user_error(paths[key]):
+                    atomic_write(paths[key], content)
             with write_errors_as_user_error(out / ANSWERS):
                 append_line(out / ANSWERS, json_line(named))
         except BaseException:
-            for suffix in files:
-                (out / f"{name}{suffix}").unlink(missing_ok=True)
+            for path in paths.values():
+                path.unlink(missing_ok=True)
             raise
         taken.add(name)
     return named

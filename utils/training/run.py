@@ -24,11 +24,12 @@ from utils.datasets.loading.flips import FlippedSamples, FlipSampler, flip_sampl
 from utils.datasets.loading.mixture import MixtureSampler, joined, log_mixture
 from utils.datasets.loading.sampler import TrainSampler, infinite_batches, split_fingerprint
 from utils.datasets.loading.word_dropout import WordDropoutSampler, WordDropoutSamples
-from utils.datasets.loading.workers import dead_worker_as_user_error, ignore_sigterm_in_worker
+from utils.datasets.loading.workers import dead_worker_as_user_error
 from utils.datasets.questions import check_questions
 from utils.datasets.sources import LoadedSource, Source, read_sources
 from utils.runtime.distributed import rank, world_size
 from utils.runtime.errors import UserError
+from utils.runtime.helpers import ignore_sigterm_in_worker
 from utils.runtime.paths import has_content
 from utils.runtime.precision import DTYPES
 from utils.training.engine import check_precision, engine_config, start_engine

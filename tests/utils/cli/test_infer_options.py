@@ -19,8 +19,36 @@ from utils.runtime.errors import UserError
     ],
 )
 def test_pictures_may_stand_anywhere(argv: list[str]) -> None:
-    args, pictures = parse_infer(argv)
-    assert args.ask == "Which car?" and pictures == [Path("a.jpg"), Path("b.jpg")]
+    args = parse_infer(argv)
+    assert args.ask == ["Which car?"] and args.pictures == ["a.jpg", "b.jpg"]
+
+
+def test_several_questions_and_where_results_go() -> None:
+    args = parse_infer(["--ask", "One?", "a.jpg", "--ask", "Two?"])
+    assert (
+        args.ask == ["One?", "Two?"]
+        and args.folder == Path("runs/infer")
+        and args.files == {"mask", "overlay", "geojson"}
+    )
+    piped = parse_infer(["a.jsonl", "--json", "-", "--write", "none"])
+    assert piped.folder is None and piped.files == frozenset()
+    assert parse_infer(["a.jsonl", "--json", "-", "--out", "o"]).folder == Path("o")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--write", "mask,picture"], "--write is 'mask,picture'; known are mask, overlay, geojson"),
+        (["--json", "a.json"], "--json is 'a.json'; it takes - alone"),
+        (["--json", "-", "--resume", "True"], "--resume goes on in a folder"),
+        (["--batch-size", "0"], "--batch-size is 0"),
+        (["--every", "-1"], "--every is -1"),
+        (["--every", "nan"], "--every is nan"),
+    ],
+)
+def test_what_cannot_be_is_told(options: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_infer(["a.jpg", "--ask", "Which?", *options])
 
 
 def test_inference_needs_a_question_a_picture_and_room(capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,7 +149,7 @@ def test_a_process_that_dies_is_told(
 
 
 def test_a_process_that_dies_at_its_start_is_told(tiny_config: PixDLMConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finish, "_start", lambda *_: os._exit(1))
+    monkeypatch.setattr(finish, "_start", lambda config: os._exit(1))
     with pytest.raises(UserError, match="a process that finishes masks died, often for lack of memory"):
         Finisher(tiny_config, 1)
 

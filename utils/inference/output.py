@@ -1,0 +1,199 @@
+"""Where the outcomes of infer.py go: files in a folder, lines, and what a person reads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from utils.inference.coco_export import write_coco
+from utils.inference.engine import Answered
+from utils.inference.results import ANSWERS, FAILED, FILES, json_line, read_answers, result_names, write_answer
+from utils.inference.sources import Failure, Question, Source
+from utils.inference.video import frame_count
+from utils.runtime.errors import UserError
+from utils.runtime.files import atomic_write, write_errors_as_user_error
+from utils.runtime.text import shown_name
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, int | None, str]  # picture, frame of a video, question
+STDOUT = "-"
+
+
+class Output:
+    """Writes outcomes as they come.
+
+    Args:
+        out: the folder of files and lines; None for none.
+        json_to: STDOUT for lines there, in place of words; None for words.
+        model: what lines call the model.
+        facts: fields that every line has beside, such as that a fusion is neutral.
+    """
+
+    def __init__(self, out: Path | None, json_to: str | None, model: str, facts: dict[str, Any] | None = None) -> None:
+        self.out, self.json_to, self.facts = out, json_to, {"model": model, **(facts or {})}
+        self.entries: list[dict[str, Any]] = [] if out is None else read_answers(out)
+        self.taken = result_names(self.entries)
+        self.failures: list[Failure] = []
+        self.answered = 0
+        self.reader_left = False
+
+    def done(self, files: Iterable[str]) -> set[Key]:
+        """What lines of this model answer, whose files are all there."""
+        return {
+            (entry.get("picture"), entry.get("frame"), entry.get("question"))
+            for entry in self.entries
+            if entry.get("model") == self.facts["model"] and all(self._has_file(entry, key) for key in files)
+        }
+
+    def _has_file(self, entry: dict[str, Any], key: str) -> bool:
+        """Whether an answer's file is there; GeoJSON only of what has it."""
+        name = entry.get(key)
+        return key == "geojson" if name is None else (self.out / str(name)).exists()
+
+    def add(self, outcome: Answered | Failure) -> None:
+        """Write an outcome.
+
+        Raises:
+            UserError: a file cannot be written, or who reads the lines has left and there are no files.
+        """
+        if isinstance(outcome, Failure):
+            self._add_failure(outcome)
+            return
+        loaded, question = outcome.loaded, outcome.question
+        named = {} if question.id is None else {"id": question.id}
+        size = {"width": loaded.geometry.width, "height": loaded.geometry.height}
+        entry = {"picture": loaded.name, **loaded.place, **named, **size, **outcome.finished.entry}
+        entry |= {"seconds": round(outcome.seconds, 4), **self.facts}
+        if self.out is not None:
+            entry = write_answer(self.out, loaded.stem, entry, outcome.finished.files, self.taken)
+        self.entries.append(entry)
+        self.answered += 1
+        self._say(json_line(entry, sys.stdout.encoding) if self.json_to == STDOUT else in_words(entry))
+
+    def _add_failure(self, failure: Failure) -> None:
+        self.failures.append(failure)
+        log.error("%s: %s", failure.what, failure.error)
+        if self.json_to == STDOUT:
+            self._say(json_line(failed_entry(failure), sys.stdout.encoding))
+
+    def _say(self, line: str) -> None:
+        """Print a line above the progress bar.
+
+        Raises:
+            UserError: the reader has left, and nothing else is written.
+        """
+        if self.reader_left:
+            return
+        try:
+            with tqdm.external_write_mode(file=sys.stdout):
+                sys.stdout.write(f"{line}\n")
+                sys.stdout.flush()
+        except BrokenPipeError as error:
+            self.reader_left = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+            if self.out is None:
+                raise UserError(
+                    "what reads the output has closed it, so the remaining pictures are not asked; write the lines to "
+                    "a folder (--out DIR), or to a file (> FILE)"
+                ) from error
+            log.warning("what reads the output has closed it; the remaining lines are in %s alone", self.out / ANSWERS)
+
+    def close(self, coco: str | None = None, tolerance: float = 0.0) -> int:
+        """Say what failed, and keep it in FAILED.
+
+        Args:
+            coco: a file for all answers, those of earlier calls into the folder too.
+            tolerance: of its polygons.
+
+        Returns:
+            the exit status: 0, 1 where some failed, 2 where all did
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        if coco is not None:
+            self._write_coco(Path(coco), tolerance)
+        if self.out is not None:
+            self._write_failed(self.out / FAILED)
+        if self.failures:
+            log.error("%d could not be answered:", len(self.failures))
+            for failure in self.failures:
+                asked = f" ({failure.question.text})" if failure.question else ""
+                log.error("  %s%s: %s", failure.what, asked, failure.error)
+        where = "" if self.out is None else f", written to {self.out}"
+        log.info("%d answered, %d failed%s", self.answered, len(self.failures), where)
+        if self.reader_left or (self.failures and not self.answered):
+            return 2
+        return 1 if self.failures else 0
+
+    def _write_coco(self, path: Path, tolerance: float) -> None:
+        """All answers about pictures; frames of videos are no files that a COCO file could name."""
+        pictures = [entry for entry in self.entries if "frame" not in entry]
+        if len(pictures) < len(self.entries):
+            log.warning("%s: %d answers about frames of videos are left out", path, len(self.entries) - len(pictures))
+        write_coco(path, pictures, tolerance)
+
+    def _write_failed(self, path: Path) -> None:
+        """What failed in this call, a line each; an earlier call's file goes."""
+        with write_errors_as_user_error(path):
+            if self.failures:
+                atomic_write(path, "".join(f"{json_line(failed_entry(one))}\n" for one in self.failures).encode())
+            else:
+                path.unlink(missing_ok=True)
+
+
+def failed_entry(failure: Failure) -> dict[str, Any]:
+    """The line of something that failed."""
+    entry: dict[str, Any] = {"picture": failure.what, "status": "failed", "error": failure.error}
+    if failure.question is not None:
+        entry["question"] = failure.question.text
+        if failure.question.id is not None:
+            entry["id"] = failure.question.id
+    return entry
+
+
+def in_words(entry: dict[str, Any]) -> str:
+    """A line of an answer for a person."""
+    frame = f" at {entry['frame_seconds']:g} s" if "frame" in entry else ""
+    masks = len(entry["masks"])
+    if entry["status"] == "no_seg":
+        found = f"nothing in it answers the question, says the model ({json.dumps(entry['text'], ensure_ascii=False)})"
+    elif not masks:
+        found = f"no whole [SEG] group, so nothing is marked ({entry['text']})"
+    elif not entry["area"]:
+        found = "an empty mask"
+    else:
+        count = f"{masks} masks" if masks > 1 else "1 mask"
+        found = f"{count}, {100 * entry['area_fraction']:.2f} % of it, confidence {entry['confidence']:.2f}"
+    files = [entry[key] for key in FILES if key in entry]
+    return f"{entry['picture']}{frame}: {found}" + (f"  ->  {files[0]}" if files else "")
+
+
+def progress(sources: Iterable[Source], every: float) -> tqdm:
+    """A bar with the time that is left; the frames of videos are estimated."""
+    pictures = [frame_count(one.path, every) if one.is_video else 1 for one in sources]
+    known = None not in pictures
+    total = sum(count * len(one.questions) for count, one in zip(pictures, sources, strict=True)) if known else None
+    return tqdm(total=total, desc="asking", unit="question", leave=False)
+
+
+def without_done(sources: list[Source], done: set[Key]) -> list[Source]:
+    """Sources without the questions that are answered already; those about videos are left out frame by frame."""
+    left = []
+    for source in sources:
+        name = shown_name(source.path)
+        open_questions: tuple[Question, ...] = source.questions
+        if not source.is_video:
+            open_questions = tuple(one for one in source.questions if (name, None, one.text) not in done)
+        if open_questions:
+            left.append(replace(source, questions=open_questions))
+    return left
