@@ -20,6 +20,8 @@ from transformers.utils.quantization_config import QuantizationMethod
 from model.lora import merged_layer
 from utils.runtime.errors import UserError
 
+log = logging.getLogger(__name__)
+
 BITSANDBYTES = ("8bit", "4bit")
 INT8 = "int8"  # PyTorch's own dynamic quantisation, on CPUs
 LOAD_IN = (*BITSANDBYTES, INT8)
@@ -67,6 +69,8 @@ class LayerQuantizer:
     ) -> None:
         self.language_model, self.device, self.dtype = language_model, device, dtype
         self.convert = CONVERTERS[load_in]
+        if load_in == "8bit" and device.type == "cpu":
+            log.warning("8bit is made for GPUs and slow on a CPU; int8 or 4bit are faster here")
         self.waiting = decoder_matrices(language_model)
 
     def reads(self, name: str) -> bool:
@@ -143,8 +147,11 @@ def _in_4bit(linear: nn.Linear, device: torch.device, dtype: torch.dtype) -> nn.
 
 def _in_int8(linear: nn.Linear, _device: torch.device, _dtype: torch.dtype) -> nn.Module:
     """Each row of weights with a scale, the inputs rounded as they come with one for all."""
-    from torch.ao.nn.quantized.dynamic import Linear
-    from torch.ao.quantization import per_channel_dynamic_qconfig
+    try:  # PyTorch has announced that it will be removed
+        from torch.ao.nn.quantized.dynamic import Linear
+        from torch.ao.quantization import per_channel_dynamic_qconfig
+    except ImportError as error:
+        raise UserError(f"--load-in int8: PyTorch {torch.__version__} has it no more; use 4bit") from error
 
     linear.qconfig = per_channel_dynamic_qconfig
     return Linear.from_float(linear)
