@@ -51,7 +51,7 @@ def check_load_in(load_in: str | None, device: torch.device, dtype: torch.dtype)
     if load_in in BITSANDBYTES and device.type not in ("cpu", "cuda"):
         raise UserError(f"--load-in {load_in} runs on CPUs and NVIDIA GPUs, not on {device.type}; leave it out")
     if load_in in BITSANDBYTES and find_spec("bitsandbytes") is None:
-        raise UserError(f"--load-in {load_in} needs bitsandbytes; pip install 'bitsandbytes>=0.49'")
+        raise UserError(f"--load-in {load_in} needs bitsandbytes; pip install 'bitsandbytes>=0.50'")
 
 
 class LayerQuantizer:

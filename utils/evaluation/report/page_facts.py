@@ -109,7 +109,7 @@ def _scoring(rules: Mapping[str, Any]) -> str:
 def _passes(rules: Mapping[str, Any]) -> str:
     size, threads, attention = (rules.get(name) for name in ("pass_size", "threads", "attention"))
     threaded = f"{threads} thread{'s' if threads != 1 else ''}" if threads else ""
-    return _joined([f"{size} records" if size else "", rules.get("dtype"), attention and f"{attention} attention",
+    return _joined([f"{size} records" if size else "", rules.get("dtype"), rules.get("load_in"), attention and f"{attention} attention",
                     threaded])  # fmt: skip
 
 
