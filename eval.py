@@ -16,6 +16,7 @@ import torch
 from model.checkpoints.load import load_tokenizer
 from model.pixdlm import load_model
 from model.processor import PixDLMProcessor
+from model.quantization import check_load_in
 from utils.cli.eval_options import EvalArgs, decoding_of, parse_eval
 from utils.evaluation.benchmarks import evaluate_benchmarks
 from utils.evaluation.controls import NO_CONTROL
@@ -37,13 +38,14 @@ def main() -> None:
     out = make_output_folder(args.out)
     device = pick_device(args.device)
     dtype = inference_dtype(args.precision, device)
+    check_load_in(args.load_in, device, dtype)  # before the data set is read
     # The order of summation in a matrix product depends on the number of threads, which a launcher derives
     # from the number of processes; a fixed number keeps the last digits the same.
     torch.set_num_threads(args.threads)
     with process_group(device):
         tokenizer, config = load_tokenizer(Path(args.model))
         processor = PixDLMProcessor(config, tokenizer)
-        load = partial(load_model, args.model, dtype=dtype, backbones=args.backbones)
+        load = partial(load_model, args.model, dtype=dtype, backbones=args.backbones, load_in=args.load_in)
         if args.shard:
             ready = partial(load_sharded, load, device, dtype, args.offload)  # loads on the CPU
         else:

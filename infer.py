@@ -28,7 +28,7 @@ def main() -> int:
     start_logging()
     out = None if args.folder is None else make_output_folder(args.folder)
     sources, failures = find_sources(args.pictures, args.ask)
-    pixdlm = PixDLM.from_pretrained(args.model, args.device, args.precision, args.backbones)
+    pixdlm = PixDLM.from_pretrained(args.model, args.device, args.precision, args.backbones, args.load_in)
     sources, unasked = askable(sources, args.ask, pixdlm.processor)
     # What is not the published model says so in every line.
     facts = {"neutral_fusion": True} if pixdlm.model.config.neutral_fusion else {}

@@ -50,7 +50,16 @@ def merge_lora(model: nn.Module) -> int:
     """
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     for name, layer in tqdm(layers, desc="merging LoRA", unit="matrix", disable=not layers, leave=False):
-        layer.merge(safe_merge=True)
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, layer.get_base_layer())
+        setattr(model.get_submodule(owner), leaf, merged_layer(layer))
     return len(layers)
+
+
+def merged_layer(layer: LoraLayer) -> nn.Module:
+    """The layer without its adapter, which is merged into it.
+
+    Raises:
+        ValueError: merged weights are not finite.
+    """
+    layer.merge(safe_merge=True)
+    return layer.get_base_layer()

@@ -44,6 +44,7 @@ from model.losses import LossWeights, grounding_loss, mask_losses, mean_overlap_
 from model.mask_decoder import MaskDecoder, SegProjection
 from model.pixel_path import PixelPath
 from model.semantic_path import SemanticPath, resize_tokens
+from utils.runtime.errors import UserError
 from utils.runtime.files import set_modes
 
 FLASH_CAPABILITY = (8, 0)  # of a GPU, the least that flash-attn 2 runs on
@@ -105,6 +106,7 @@ class PixDLMForCausalLM(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
+    load_in: str | None = None  # what its language model was quantised in
 
     def __init__(self, config: PixDLMConfig, empty_backbones: bool = False) -> None:
         """Build the model with random weights.
@@ -147,6 +149,7 @@ class PixDLMForCausalLM(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """As in transformers; weights are as readable as the config.json beside them."""
+        self._check_not_quantized("saved")
         super().save_pretrained(save_directory, *args, **kwargs)
         folder = Path(save_directory)
         if kwargs.get("is_main_process", True):  # which alone writes config.json
@@ -155,9 +158,28 @@ class PixDLMForCausalLM(PreTrainedModel):
     def cast(self, dtype: torch.dtype) -> PixDLMForCausalLM:
         """Cast the weights to `dtype`, in place. Buffers stay float32: bf16 would round RoPE's frequencies and the
         position codes' by up to 0.2 %, which is half a radian at the end of a prompt."""
+        self._check_not_quantized("cast")
         for parameter in self.parameters():
             parameter.data = parameter.data.to(dtype)
         return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As PyTorch's; all that saves, merges or exports takes the weights from here, which quantised ones refuse."""
+        self._check_not_quantized("saved, merged or exported")
+        return super().state_dict(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Self:
+        """As PyTorch's; a quantised model is for inference."""
+        if mode:
+            self._check_not_quantized("trained")
+        return super().train(mode)
+
+    def _check_not_quantized(self, what: str) -> None:
+        if self.load_in is not None:
+            raise UserError(
+                f"a model that was loaded in {self.load_in} cannot be {what}, as its weights are rounded; load it "
+                "without --load-in (load_in=None)"
+            )
 
     def use_flash_attention(self) -> bool:
         """Let the language model attend by flash-attn where that is installed and fits; returns whether it does.
@@ -324,6 +346,7 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     backbones: Backbones = Backbones(),  # noqa: B008 (frozen)
+    load_in: str | None = None,
 ) -> tuple[PixDLMForCausalLM, PixTokenizer]:
     """Load model and tokenizer of a folder, strictly: every tensor is accounted for. In evaluation mode.
 
@@ -332,12 +355,14 @@ def load_model(
         device: of the model.
         dtype: of its weights.
         backbones: files that a published folder does not hold.
+        load_in: quantise the language model's layers so, one of `model.quantization.LOAD_IN`.
 
     Raises:
         UserError: the folder is no model folder, or its weights are damaged or do not fit; all
             missing, surplus and misshapen tensors are listed.
     """
     tokenizer, config = load_tokenizer(Path(folder))
-    model = load_pretrained(PixDLMForCausalLM, folder, dtype, backbones, config=config)
+    quantize = {"load_in": load_in, "device": device}
+    model = load_pretrained(PixDLMForCausalLM, folder, dtype, backbones, config=config, **quantize)
     model.to(device).use_flash_attention()
     return model, tokenizer

@@ -44,15 +44,17 @@ class PixDLM:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         backbones: Backbones = Backbones(),  # noqa: B008 (frozen)
+        load_in: str | None = None,
         **hub: Any,
     ) -> Self:
         """Load a model from a folder of any kind that `model/checkpoints/README.md` names, or from the hub.
 
         Args:
             source: the folder, or `owner/name` on the hub.
-            device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:N", or a torch.device.
-            dtype: "auto" (bf16 on a GPU, fp32 on a CPU), "fp32", "bf16", "fp16", or a torch.dtype.
+            device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:N", "mps", or a torch.device.
+            dtype: "auto" (bf16 on a GPU, fp32 elsewhere), "fp32", "bf16", "fp16", or a torch.dtype.
             backbones: files that a published folder does not hold.
+            load_in: quantise the language model's layers: "8bit" or "4bit" (bitsandbytes), "int8" (PyTorch, on a CPU).
             hub: the hub's `revision`, `cache_dir`, `token`, `local_files_only`.
 
         Raises:
@@ -61,7 +63,7 @@ class PixDLM:
         """
         device = pick_device(device) if isinstance(device, str) else device
         dtype = inference_dtype(dtype, device) if isinstance(dtype, str) else dtype
-        model, tokenizer = load_model(local_folder(source, hub), device, dtype, backbones)
+        model, tokenizer = load_model(local_folder(source, hub), device, dtype, backbones, load_in)
         if hub:
             raise TypeError(f"from_pretrained: unknown options {', '.join(hub)}")
         return cls(model, PixDLMProcessor(model.config, tokenizer))

@@ -122,7 +122,8 @@ def test_results_name_the_protocol_and_not_the_machine(evaluate: Callable, tmp_p
     metrics, header = read(tmp_path / "out/metrics.json"), lines_of(tmp_path / "out/predictions.jsonl")[0]
     expected = {"kind": "forced", "reasoning": "none", "uses_ground_truth_text": False, "decoding": None}
     expected |= {"limit": 5, "polygons": "first", "skip_bad_records": True, "controls": ["none"], "seed": 0}
-    expected |= {"matching": "order", "unit": "target", "dtype": "float32", "threads": 1, "pass_size": 8}
+    expected |= {"matching": "order", "unit": "target", "dtype": "float32", "load_in": None, "threads": 1,
+                 "pass_size": 8}  # fmt: skip
     assert expected.items() <= metrics["protocol"].items()
     facts = {"dataset": "drseg", "split": "test", "records": 5, "skipped": [], "unasked": []}
     assert facts.items() <= metrics["data"].items() and len(metrics["data"]["sha256"]) == 64

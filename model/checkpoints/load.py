@@ -30,7 +30,9 @@ from model.checkpoints.tensor_names import to_own_name
 from model.checkpoints.tensors import StrictLoad, TensorFile, fill_tensor
 from model.config import PixDLMConfig
 from model.language.tokens import TOKENIZER_FILE, PixTokenizer
+from model.lora import merge_lora
 from model.parts import part_of
+from model.quantization import LayerQuantizer, check_load_in, mark_quantized
 from utils.runtime.errors import UserError, config_errors_as_user_error
 from utils.runtime.json_files import parse_json, read_json
 
@@ -52,6 +54,8 @@ def load_pretrained(
     backbones: Backbones = Backbones(),  # noqa: B008 (frozen)
     progress: Callable[[Tensors], Tensors] = iter,
     config: PixDLMConfig | None = None,
+    load_in: str | None = None,
+    device: torch.device | str = "cpu",
 ) -> Model:
     """Load the model of a folder, on the CPU, in evaluation mode.
 
@@ -63,11 +67,14 @@ def load_pretrained(
         backbones: files that a published folder lacks.
         progress: wraps the tensors as they are read, e.g. in a tqdm bar.
         config: of the folder, if already read.
+        load_in: quantise the language model's layers so, one of `model.quantization.LOAD_IN`; adapters are merged.
+        device: where quantised matrices go; the rest of the model stays on the CPU.
 
     Raises:
         UserError: the folder holds no model, or a tensor is missing, surplus or misshapen.
     """
-    folder = Path(folder)
+    folder, device = Path(folder), torch.device(device)
+    check_load_in(load_in, device, dtype)
     config = config or load_config(folder)
     published = is_published(folder)
     if published:
@@ -78,10 +85,26 @@ def load_pretrained(
         with init_empty_weights(include_buffers=False):
             model = model_class(config)
     named = progress(renamed_tensors(folder, config))
-    fill_parameters(
-        model, add_backbones(named, folder, config, backbones, model.pixel_path.channels, published), dtype, folder
-    )
+    tensors = add_backbones(named, folder, config, backbones, model.pixel_path.channels, published)
+    quantizer = LayerQuantizer(model.language_model, load_in, device, dtype) if load_in else None
+    fill_parameters(model, tensors, dtype, folder, quantizer)
+    if load_in:
+        merge_adapters(model, folder)  # those outside the decoder layers
+        mark_quantized(model, load_in)
     return model.eval()
+
+
+def merge_adapters(model: PreTrainedModel, source: Path) -> None:
+    """Merge what adapters the language model has, which its configuration then names no more.
+
+    Raises:
+        UserError: merged weights are not finite.
+    """
+    try:
+        merge_lora(model.language_model)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
+    model.config.lora = None
 
 
 def load_with_options(model_class: type[Model], folder: str | Path, options: dict[str, Any]) -> Model:
@@ -104,17 +127,32 @@ def load_with_options(model_class: type[Model], folder: str | Path, options: dic
     return load_pretrained(model_class, folder, dtype, backbones)
 
 
-def fill_parameters(model: PreTrainedModel, tensors: Tensors, dtype: torch.dtype, source: Path) -> None:
+def fill_parameters(
+    model: PreTrainedModel,
+    tensors: Tensors,
+    dtype: torch.dtype,
+    source: Path,
+    quantizer: LayerQuantizer | None = None,
+) -> None:
     """Fill a model whose parameters are on the meta device, strictly, one tensor at a time.
 
+    What `quantizer` reads is handed to it in float32, so that a matrix is rounded once.
+
     Raises:
-        UserError: listing all that are missing, surplus, duplicate or misshapen.
+        UserError: listing all that are missing, surplus, duplicate or misshapen; or an adapter cannot be merged.
     """
     check = StrictLoad(model.state_dict(keep_vars=True), source)
     for name, tensor in tensors:
         if not check.accepts(name, tensor.shape):
             continue
-        fill_tensor(model, name, check.own[name], tensor, dtype)
+        if quantizer is None or not quantizer.reads(name):
+            fill_tensor(model, name, check.own[name], tensor, dtype)
+            continue
+        fill_tensor(model, name, check.own[name], tensor, torch.float32)
+        try:
+            quantizer.filled(name)
+        except ValueError as error:
+            raise UserError(f"{source}: {error}") from error
     check.finish()
 
 

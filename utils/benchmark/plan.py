@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from utils.benchmark.inference_memory import inference_report
 from utils.benchmark.on_meta import StepCount, count_step, meta_batch, meta_model
 from utils.benchmark.parts import prepare
 from utils.benchmark.results import aligned
@@ -150,7 +151,8 @@ def make_plan(args: BenchmarkArgs, folder: Path) -> dict[str, Any]:
 def plan_report(args: BenchmarkArgs) -> str:
     """The plan as tables; written to --out too."""
     with TemporaryDirectory(prefix="benchmark-") as folder:
-        plan = make_plan(args, Path(folder))
+        plan = make_plan(args, Path(folder, "training"))
+        inference = inference_report(args, Path(folder, "inference"))
     if args.out:
         write_json(Path(args.out), plan)
     settings, sample, sizes, rows = plan["settings"], plan["sample"], plan["parameters"], plan["stages"]
@@ -170,4 +172,5 @@ def plan_report(args: BenchmarkArgs) -> str:
     for gpus, minutes in plan["minutes"].items():
         lines.append(aligned(str(gpus), (f"{one:.3g}" for one in minutes.values()), 12))
     splits = f"DRSeg's: {DRSEG_RECORDS['train']:,} samples to train on, {DRSEG_RECORDS['test']:,} to evaluate"
-    return "\n".join([*lines, f"splits are {splits}; published are 10 epochs, {PUBLISHED_SAMPLES:,} samples"])
+    lines.append(f"splits are {splits}; published are 10 epochs, {PUBLISHED_SAMPLES:,} samples")
+    return "\n".join([*lines, *inference])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.language.decoding import Decoding
-from utils.cli.options import BackboneArgs, check_at_least, check_one_of, option, parse
+from utils.cli.options import InferenceArgs, check_at_least, check_one_of, option, parse
 from utils.datasets.registry import dataset_spec
 from utils.evaluation.predict import Loading
 from utils.evaluation.protocols import FORCED, KINDS, OWN_REASONING, REASONINGS
@@ -13,7 +13,7 @@ from utils.runtime.errors import UserError
 
 
 @dataclass
-class EvalArgs(BackboneArgs):
+class EvalArgs(InferenceArgs):
     """Options of eval.py. The architecture comes from --model alone."""
 
     model: str = option("", "Model folder, e.g. PixDLM/mini or runs/native/best.")
@@ -48,8 +48,6 @@ class EvalArgs(BackboneArgs):
         Loading.pass_size, "Records of a forward pass at most; those of one picture stay together as far as they fit. "
         "Another number may change last digits."
     )  # fmt: skip
-    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
-    precision: str = option("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
     workers: int = option(2, "Processes that decode pictures, for each evaluating process.")
     shard: bool = option(False, "Shard the weights over the processes (ZeRO-3): for a model larger than a GPU.")
     offload: bool = option(False, "With --shard: keep the shards in CPU memory until they are needed.")
@@ -77,6 +75,8 @@ def parse_eval(argv: list[str] | None = None) -> EvalArgs:
             "--shard gathers weights for one teacher-forced pass a batch; leave out --protocol generate, --reasoning "
             "own and --controls, or --shard"
         )
+    if args.shard and args.load_in:
+        raise UserError("--shard and --load-in are two ways to fit a large model in; leave one out")
     check_at_least(args, 1, "batch_size", "pass_size", "threads")
     check_at_least(args, 0, "workers", "overlays", "seed")
     if args.limit is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.language.tokens import checked_question
-from utils.cli.options import BackboneArgs, check_at_least, option, parser_of
+from utils.cli.options import InferenceArgs, check_at_least, option, parser_of
 from utils.inference.output import STDOUT
 from utils.inference.results import FILES
 from utils.runtime.errors import UserError
@@ -28,7 +28,7 @@ def in_utf8(argument: str) -> str:
 
 
 @dataclass
-class InferArgs(BackboneArgs):
+class InferArgs(InferenceArgs):
     """Options of infer.py; `pictures` and `ask`, which may stand several times, are added by `parse_infer`."""
 
     model: str = option("PixDLM/mini", "Model folder, or owner/name on the hub.")
@@ -42,8 +42,6 @@ class InferArgs(BackboneArgs):
     batch_size: int = option(8, "Questions that are answered at once, and pictures that are encoded at once.")
     workers: int = option(1, "Processes that write results beside the model; 0 for none.")
     max_new_tokens: int = option(256, "Longest answer in tokens; longer ones are truncated.")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
-    precision: str = option("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
     ask: list[str] = field(default_factory=list, init=False)
     pictures: list[str] = field(default_factory=list, init=False)
 

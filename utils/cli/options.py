@@ -14,11 +14,12 @@ from utils.runtime.errors import UserError
 T = TypeVar("T")
 
 
-def option(default: Any, text: str) -> Any:
-    """A field with a default and the line that `--help` prints."""
+def option(default: Any, text: str, *aliases: str) -> Any:
+    """A field with a default and the line that `--help` prints; other names of it after those."""
+    metadata = {"help": text, "aliases": list(aliases)}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def parser_of(kind: type) -> HfArgumentParser:
@@ -65,3 +66,14 @@ class BackboneArgs:
     def backbones(self) -> Backbones:
         """The files that the options name."""
         return Backbones(self.clip, self.sam2, self.fusion)
+
+
+@dataclass(kw_only=True)
+class InferenceArgs(BackboneArgs):
+    """Options that say where a model runs and in what numbers."""
+
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
+    precision: str = option("auto", "auto (bf16 on a GPU, fp32 elsewhere), fp32, bf16 or fp16.", "--dtype")
+    load_in: str | None = option(
+        None, "Quantise the language model's layers, for small machines: 8bit or 4bit (bitsandbytes), int8 (CPU)."
+    )  # fmt: skip

@@ -57,6 +57,7 @@ FIELDS: dict[str, Kind] = {
     **{f"protocol.{name}": TEXT for name in ("kind", "reasoning", "answer_format", "matching", "polygons",
                                              "orientation")},
     "protocol.unit": UNIT,
+    "protocol.load_in": or_null(TEXT),
     "protocol.limit": or_null(POSITIVE),
     **{f"protocol.{name}": FLAG for name in ("skip_bad_records", "uses_ground_truth_text", "neutral_fusion")},
     "protocol.decoding": or_null(OBJECT),

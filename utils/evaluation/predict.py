@@ -22,6 +22,7 @@ from model.inputs.batch import Batch
 from model.inputs.images import Geometry
 from model.language.tokens import PixTokenizer
 from model.pixdlm import ImageFeatures, PixDLMForCausalLM
+from model.quantization import MIXES_ROWS
 from utils.datasets.base import Sample, image_groups
 from utils.datasets.loading.parcel import Packing
 from utils.evaluation.collate import EvaluationBatch, EvaluationCollator, with_pixels
@@ -111,9 +112,9 @@ def predict(
         for of_pass in fixed_passes(samples, loading.pass_size)
         if any((control, samples[i].key) not in there for i in of_pass for control in protocol.controls)
     ]
-    # What is sampled depends on what is sampled beside it; so that is the pass, whatever the batch size and whichever
-    # passes are left.
-    joined = protocol.writes and not protocol.decoding.temperature
+    # What is sampled depends on what is sampled beside it, as all answers of some quantised models do; so that is the
+    # pass, whatever the batch size and whichever passes are left.
+    joined = protocol.writes and not protocol.decoding.temperature and model.load_in not in MIXES_ROWS
     batches = batched(passes, loading.batch_size if joined else 1)
     at_once = loading.batch_size if joined else loading.pass_size
     mine = batches[rank() :: world_size()]

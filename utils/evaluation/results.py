@@ -15,11 +15,12 @@ import transformers
 
 from model.checkpoints.backbones import Backbones, weight_hashes
 from model.pixdlm import PixDLMForCausalLM
+from model.quantization import BITSANDBYTES
 from utils.datasets.base import DatasetSpec, Sample
 from utils.evaluation.header import FORMAT
 from utils.evaluation.protocols import Protocol
 from utils.runtime.files import atomic_file, write_errors_as_user_error, write_json
-from utils.runtime.machine import code_version, cpu_model
+from utils.runtime.machine import code_version, cpu_model, package_version
 
 # Options of eval.py that the numbers depend on, or that say how the data set is read.
 READING_OPTIONS = ("limit", "skip_bad_records", "polygons", "orientation")
@@ -88,15 +89,22 @@ def run_header(facts: RunFacts) -> dict[str, Any]:
             "neutral_fusion": model.config.neutral_fusion,
             "pass_size": options["pass_size"],
             "dtype": str(facts.dtype).removeprefix("torch."),
+            "load_in": model.load_in,
             "threads": options["threads"] if device.type == "cpu" else None,
             "attention": model.language_model.config._attn_implementation,
         },
         "code": code_version(),
-        "versions": {"opencv": cv2.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": versions(model.load_in),
         "hardware": hardware(device),
         "checkpoint": weight_hashes(facts.folder, model.config, facts.backbones),
         "config": model.config.to_diff_dict(),
     }
+
+
+def versions(load_in: str | None) -> dict[str, str | None]:
+    """Versions of the packages that the answers depend on."""
+    found = {"opencv": cv2.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    return {**found, "bitsandbytes": package_version("bitsandbytes")} if load_in in BITSANDBYTES else found
 
 
 def hardware(device: torch.device) -> dict[str, str]:

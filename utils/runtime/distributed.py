@@ -36,20 +36,23 @@ def pick_device(name: str = "auto") -> torch.device:
     Makes the GPU PyTorch's current one; on the CPU it sets the memory allocator.
 
     Args:
-        name: "auto", "cpu", "cuda" (the GPU of this process's local rank) or "cuda:N" (one process only).
+        name: "auto", "cpu", "cuda" (the GPU of this process's local rank), "cuda:N" (one process only) or "mps" (a
+            Mac's GPU, for one process; never chosen by "auto", as this code has not been run on one).
 
     Raises:
         UserError: an unknown or absent device, or one GPU for several processes.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UserError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N")
-    if ":" in name and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise UserError(f"unknown device {name!r}; expected auto, cpu, cuda, cuda:N or mps")
+    if (":" in name or name == "mps") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(f"--device {name} is one GPU, which several processes cannot share; use cuda or NPROC=1")
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise UserError(f"device {device} is not there; PyTorch finds {torch.cuda.device_count()} GPUs")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device mps is not there: it is the GPU of a Mac, with a PyTorch built for it; use cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:

@@ -22,6 +22,9 @@ def precision_name(dtype: torch.dtype) -> str:
 def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The dtype of weights and pixels for inference.
 
+    "auto" is bf16 on an NVIDIA GPU and fp32 elsewhere: on a Mac's GPU too, where bf16 needs a recent system and what
+    was trained in bf16 may exceed fp16's range.
+
     Raises:
         UserError: no such precision.
     """

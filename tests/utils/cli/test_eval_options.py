@@ -45,6 +45,17 @@ def test_shards_are_for_one_forced_pass(given: list[str]) -> None:
         parse_eval([*NAMED, "--shard", *given])
 
 
+def test_shards_are_not_quantised() -> None:
+    with pytest.raises(UserError, match="--shard and --load-in are two ways to fit a large model in; leave one out"):
+        parse_eval([*NAMED, "--shard", "--load-in", "4bit"])
+
+
+def test_precision_has_a_second_name() -> None:
+    args = parse_eval([*NAMED, "--dtype", "bf16", "--load-in", "4bit", "--device", "mps"])
+    assert (args.precision, args.load_in, args.device) == ("bf16", "4bit", "mps")
+    assert parse_eval(NAMED).load_in is None
+
+
 @pytest.mark.parametrize("given", [["--model", "m"], ["--data", "d"]])
 def test_evaluation_takes_no_model_and_no_data_in_silence(given: list[str]) -> None:
     lacking = "--data" if given[0] == "--model" else "--model"

@@ -298,6 +298,26 @@ def test_neither_batch_size_nor_processes_change_an_answer(
     assert all(shares) and by_name([one for share in shares for one in share]) == expected
 
 
+@pytest.mark.parametrize("load_in", ["8bit", "int8"])
+def test_neither_does_where_rows_share_a_scale(
+    writer: PixDLMForCausalLM,
+    tokenizer: PixTokenizer,
+    samples: list[Sample],
+    monkeypatch: pytest.MonkeyPatch,
+    load_in: str,
+) -> None:
+    """As in some quantised models: every answer depends on those written at once."""
+    writer.load_in, sizes, generate = load_in, [], PixDLMForCausalLM.generate_answers
+
+    def written(model: PixDLMForCausalLM, batch: Batch, *given: Any) -> list[list[int]]:
+        sizes.append(len(batch.input_ids))
+        return [ids[: len(batch.input_ids)] for ids in generate(model, batch, *given)]
+
+    monkeypatch.setattr(PixDLMForCausalLM, "generate_answers", written)
+    one, many = (answers(writer, tokenizer, samples, WRITING["generated"], batch_size=size) for size in (1, 7))
+    assert by_name(one) == by_name(many) and max(sizes) == 3
+
+
 @pytest.mark.parametrize("name", WRITING)
 @pytest.mark.parametrize("left", [{1, 4}, {0, 2}, set()])
 def test_what_is_done_already_is_left_out_and_changes_nothing(

@@ -103,6 +103,16 @@ def test_the_header_says_how_the_model_was_asked(tiny_model: PixDLMForCausalLM, 
     assert {"pass_size": 3, "threads": 1, "polygons": "first", "dtype": "float32", "seed": 7}.items() <= rules.items()
 
 
+def test_the_header_says_what_the_model_was_quantised_in(tiny_model: PixDLMForCausalLM, folder: Path) -> None:
+    plain = header(tiny_model, folder)
+    assert plain["protocol"]["load_in"] is None and "bitsandbytes" not in plain["versions"]
+    for load_in, named in (("4bit", True), ("int8", False)):
+        tiny_model.load_in = load_in
+        found = checked_header("a header", header(tiny_model, folder))
+        assert found["protocol"]["load_in"] == load_in and ("bitsandbytes" in found["versions"]) == named
+        assert json.dumps(found) != json.dumps(plain)  # nothing of one is gone on from as the other
+
+
 def test_the_header_names_code_hardware_and_checkpoint(
     tiny_model: PixDLMForCausalLM, tokenizer: PixTokenizer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,8 +100,19 @@ def test_every_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "CPU", "meta", ""])
 def test_an_unknown_device_is_named(name: str) -> None:
-    with pytest.raises(UserError, match=f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N"):
+    with pytest.raises(UserError, match=f"unknown device {name!r}; expected auto, cpu, cuda, cuda:N or mps"):
         pick_device(name)
+
+
+def test_a_macs_gpu_is_taken_where_there_is_one_and_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device mps is not there: it is the GPU of a Mac"):
+        pick_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device("mps") == torch.device("mps") and pick_device() == torch.device("cpu")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="--device mps is one GPU, which several processes cannot share"):
+        pick_device("mps")
 
 
 def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

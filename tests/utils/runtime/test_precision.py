@@ -13,6 +13,7 @@ def test_precision_of_inference() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda:0")
     assert inference_dtype("auto", cpu) == torch.float32
     assert inference_dtype("auto", gpu) == torch.bfloat16
+    assert inference_dtype("auto", torch.device("mps")) == torch.float32
     assert [inference_dtype(name, gpu) for name in ("fp32", "bf16", "fp16")] == [
         torch.float32,
         torch.bfloat16,

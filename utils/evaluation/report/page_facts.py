@@ -109,8 +109,8 @@ def _scoring(rules: Mapping[str, Any]) -> str:
 def _passes(rules: Mapping[str, Any]) -> str:
     size, threads, attention = (rules.get(name) for name in ("pass_size", "threads", "attention"))
     threaded = f"{threads} thread{'s' if threads != 1 else ''}" if threads else ""
-    return _joined([f"{size} records" if size else "", rules.get("dtype"), attention and f"{attention} attention",
-                    threaded])  # fmt: skip
+    numbers = (rules.get(name) for name in ("dtype", "load_in"))
+    return _joined([f"{size} records" if size else "", *numbers, attention and f"{attention} attention", threaded])
 
 
 def _versions(metrics: Mapping[str, Any]) -> str:
