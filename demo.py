@@ -43,7 +43,7 @@ def main() -> None:
     with ExitStack() as cleaning:
         listening = cleaning.enter_context(listen(args.host, args.port))
         limits = Limits(int(args.max_upload * 2**20), int(args.max_megapixels * 1e6), seconds=args.max_wait)
-        pixdlm = PixDLM.from_pretrained(args.model, args.device, args.precision, args.backbones)
+        pixdlm = PixDLM.from_pretrained(args.model, args.device, args.precision, args.backbones, args.load_in)
         service = Service(pixdlm, limits, args.queue, args.max_new_tokens)
         cleaning.callback(service.close)
         app = build_api(service, args.user)

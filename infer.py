@@ -31,7 +31,7 @@ def main() -> int:
     pixdlm = PixDLM.from_pretrained(args.model, args.device, args.precision, args.backbones, args.load_in)
     sources, unasked = askable(sources, args.ask, pixdlm.processor)
     # What is not the published model says so in every line.
-    facts = {"neutral_fusion": True} if pixdlm.model.config.neutral_fusion else {}
+    facts = {"neutral_fusion": pixdlm.model.config.neutral_fusion, "load_in": args.load_in}
     output = Output(out, args.json, args.model, facts)
     done = output.done(args.files) if args.resume else set()
     sources = without_done(sources, done)

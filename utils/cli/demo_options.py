@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.cli.options import BackboneArgs, check_at_least, option, parse
+from utils.cli.options import InferenceArgs, check_at_least, option, parse
 from utils.runtime.errors import UserError
 
 
 @dataclass
-class DemoArgs(BackboneArgs):
+class DemoArgs(InferenceArgs):
     """Options of demo.py."""
 
     model: str = option("PixDLM/mini", "Model folder.")
@@ -23,8 +23,6 @@ class DemoArgs(BackboneArgs):
     queue: int = option(8, "Requests that may wait while one is answered; more are refused.")
     max_wait: float = option(120.0, "Seconds after which a request that waits is given up.")
     max_new_tokens: int = option(256, "Longest answer in tokens; longer ones are truncated.")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
-    precision: str = option("auto", "auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16 or fp16.")
 
     @property
     def user(self) -> tuple[str, str] | None:

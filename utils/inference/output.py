@@ -35,7 +35,8 @@ class Output:
         out: the folder of files and lines; None for none.
         json_to: STDOUT for lines there, in place of words; None for words.
         model: what lines call the model.
-        facts: fields that every line has beside, such as that a fusion is neutral.
+        facts: what sets the model apart from the published one, such as that its fusion is neutral; lines have those
+            that are true.
     """
 
     def __init__(self, out: Path | None, json_to: str | None, model: str, facts: dict[str, Any] | None = None) -> None:
@@ -51,7 +52,8 @@ class Output:
         return {
             (entry.get("picture"), entry.get("frame"), entry.get("question"))
             for entry in self.entries
-            if entry.get("model") == self.facts["model"] and all(self._has_file(entry, key) for key in files)
+            if all((entry.get(key) or None) == (fact or None) for key, fact in self.facts.items())
+            and all(self._has_file(entry, key) for key in files)
         }
 
     def _has_file(self, entry: dict[str, Any], key: str) -> bool:
@@ -72,7 +74,8 @@ class Output:
         named = {} if question.id is None else {"id": question.id}
         size = {"width": loaded.geometry.width, "height": loaded.geometry.height}
         entry = {"picture": loaded.name, **loaded.place, **named, **size, **outcome.finished.entry}
-        entry |= {"seconds": round(outcome.seconds, 4), **self.facts}
+        true = {key: fact for key, fact in self.facts.items() if fact}
+        entry |= {"seconds": round(outcome.seconds, 4), **true}
         if self.out is not None:
             entry = write_answer(self.out, loaded.stem, entry, outcome.finished.files, self.taken)
         self.entries.append(entry)

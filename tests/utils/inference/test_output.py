@@ -61,6 +61,8 @@ def test_what_is_done_has_the_model_and_all_its_files(tmp_path: Path) -> None:
     again = Output(tmp_path, None, "m")
     assert again.done({"mask"}) == {("a.png", None, "Which?")}
     assert len(again.done(())) == 2 and Output(tmp_path, None, "other").done(()) == set()
+    assert Output(tmp_path, None, "m", {"load_in": "4bit"}).done(()) == set()
+    assert len(Output(tmp_path, None, "m", {"load_in": None, "neutral_fusion": False}).done(())) == 2
     sources = [Source(Path(name), (Question("Which?"), Question("Where?"))) for name in ("a.png", "c.png", "d.mp4")]
     left = without_done([*sources, Source(Path("a.png"), (Question("Which?"),))], again.done({"mask"}))
     assert [(one.path.name, len(one.questions)) for one in left] == [("a.png", 1), ("c.png", 2), ("d.mp4", 2)]
