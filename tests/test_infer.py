@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco
+from pycocotools.coco import COCO
 
 import infer as script
 from model.answering import whole_groups
@@ -536,3 +537,39 @@ def test_segment_gives_what_eval_gives_to_the_last_bit_at_equal_batch(
         record = expected[sample.key]
         assert answer.rles == record["masks"] and [float(score) for score in answer.scores] == record["scores"]
         assert answer.text == record["text"]
+
+
+def test_a_coco_file_read_back_scores_as_the_answers_do(ask: Callable, pictures: list[Path], tmp_path: Path) -> None:
+    """Each annotation has an IoU of 1 with its line's mask, by pycocotools."""
+    file = tmp_path / "coco.json"
+    assert ask(*pictures, "--ask", "One?", "--ask", "Two?", "--coco", file)[0] == 0
+    found = COCO(str(file))
+    names = {image["id"]: image["file_name"] for image in found.imgs.values()}
+    questions = {category["id"]: category["question"] for category in found.cats.values()}
+    lines = {(Path(line["picture"]).name, line["question"]): line for line in answers(tmp_path)}
+    assert len(found.anns) == len(lines) == 4 and all(set(one["segmentation"][0]) for one in found.anns.values())
+    for annotation in found.anns.values():
+        line = lines[Path(names[annotation["image_id"]]).name, questions[annotation["category_id"]]]
+        assert coco.iou([found.annToRLE(annotation)], [line["masks"][0]["rle"]], [0])[0][0] == 1
+        assert (annotation["score"], annotation["bbox"]) == (line["confidence"], line["box"])
+
+
+def test_a_geotiff_gives_geojson_where_it_lies(ask: Callable, pictures: list[Path], tmp_path: Path) -> None:
+    """In degrees of the equator, where areas are known: a pixel is 1e-5 degrees, 1.1132 x 1.1057 metres."""
+    rasterio = pytest.importorskip("rasterio")
+    pixels = read_image(pictures[0])
+    size = {"height": pixels.shape[0], "width": pixels.shape[1]}
+    place = rasterio.transform.from_origin(7.0, 0.0005, 1e-5, 1e-5)
+    path = tmp_path / "ortho.tif"
+    with rasterio.open(path, "w", "GTiff", **size, count=3, dtype="uint8", crs="EPSG:4326", transform=place) as file:
+        file.write(pixels.transpose(2, 0, 1))
+    assert ask(path, pictures[0])[0] == 0
+    line, plain = answers(tmp_path)
+    assert line["geojson"] == "ortho.geojson" and "geojson" not in plain
+    (feature,) = json.loads((tmp_path / "out/ortho.geojson").read_text())["features"]
+    left, top, width, height = line["box"]
+    corners = np.concatenate([np.array(ring) for polygon in feature["geometry"]["coordinates"] for ring in polygon])
+    assert corners.min(axis=0) == pytest.approx([7 + 1e-5 * left, 0.0005 - 1e-5 * (top + height)], abs=1e-8)
+    assert corners.max(axis=0) == pytest.approx([7 + 1e-5 * (left + width), 0.0005 - 1e-5 * top], abs=1e-8)
+    assert feature["properties"]["area_m2"] == pytest.approx(line["area"] * 1.11319 * 1.10574, rel=1e-3)
+    assert feature["properties"]["question"] == QUESTION
