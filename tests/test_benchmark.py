@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.training import CHECKOUT
+
+pytestmark = pytest.mark.slow
 
 QUICK = ("--batch", "2", "--repeats", "1", "--new-tokens", "4", "--workers", "1")
 

@@ -286,7 +286,7 @@ def test_overlays_take_the_place_of_overlays_alone(evaluate: Callable, tmp_path:
         (["--dataset", "roofs"], "unknown data set 'roofs'; known are drseg"),
         (["--polygons", "two"], "'two'; known are union, first"),
         (["--precision", "int8"], "--precision is 'int8'"),
-        (["--device", "gpu"], "unknown device 'gpu'; expected auto, cpu, cuda or cuda:N"),
+        (["--device", "gpu"], "unknown device 'gpu'; expected auto, cpu, cuda, cuda:N or mps"),
         (["--device", "meta"], "unknown device 'meta'"),
         (["--device", "cuda:99"], "device cuda:99 is not there"),
         (["--model", "/no/model"], "/no/model: no such model folder"),

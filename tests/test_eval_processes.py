@@ -99,6 +99,7 @@ def numbers(found: dict[str, bytes]) -> dict[str, bytes]:
     return {name: found[name] for name in FILES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [CONTROLLED, [*WRITTEN, "--batch-size", "3"]], ids=["forced", "generate"])
 def test_the_same_bytes_on_one_two_and_three_processes(
     server: Server, writer: Path, seven_pictures: Path, tmp_path: Path, options: list[str]
@@ -117,6 +118,7 @@ def test_the_same_bytes_on_one_two_and_three_processes(
     assert tables[0] == tables[1] == tables[2] and "drseg test: 13 records about 7 pictures" in tables[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [CONTROLLED, WRITTEN], ids=["forced", "generate"])
 def test_the_same_bytes_however_many_answers_are_written_at_once(
     server: Server, writer: Path, seven_pictures: Path, tmp_path: Path, options: list[str]
@@ -149,6 +151,7 @@ def test_what_is_written_beside_a_question_that_fills_the_context_is_not_cut(
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["--shard"], ["--shard", "--offload"]])
 def test_parted_weights_give_the_same_bytes(
     server: Server, fresh_model: Path, seven_pictures: Path, tmp_path: Path, options: list[str]
@@ -162,6 +165,7 @@ def test_parted_weights_give_the_same_bytes(
     assert own == pytest.approx(size / 2, rel=0.1)  # each share is rounded up
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [CONTROLLED, SAMPLED], ids=["forced", "sampled"])
 def test_an_evaluation_killed_six_times_ends_as_one_left_alone(
     server: Server, writer: Path, seven_pictures: Path, tmp_path: Path, options: list[str]

@@ -67,6 +67,7 @@ def run(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, TESTS / "golden.py", folder], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_numbers_that_are_off_by_five_percent_fail(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(NUMBERS, tmp_path / "golden"))
     expected, parameter = json.loads((folder / "expected.json").read_text()), "model.mm_projector.weight"

@@ -54,6 +54,7 @@ def score_of(questions: Path, records: list[Record]) -> float:
     return summarise(scores)["giou"]
 
 
+@pytest.mark.slow
 def test_they_find_what_is_asked_for(questions: Path, answered: dict[str, list[Record]]) -> None:
     assert score_of(questions, answered[NO_CONTROL]) > 0.45  # 0.55 on the whole split
 

@@ -89,6 +89,7 @@ def undisturbed(server: Server, data: Path, tmp_path_factory: pytest.TempPathFac
     return server.train_well(data, folder, *OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_ten_random_moments_ends_as_one_left_alone(
     server: Server, data: Path, undisturbed: Ended, tmp_path: Path
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_run_killed_at_ten_random_moments_ends_as_one_left_alone(
     same(server.train_well(data, tmp_path / "run", *OPTIONS), undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 2, 3, 8])  # within an epoch, at its end, at the last step
 def test_a_run_killed_before_any_of_its_steps_goes_on_there(
     server: Server, data: Path, undisturbed: Ended, tmp_path: Path, step: int
@@ -125,6 +127,7 @@ def test_a_run_killed_before_any_of_its_steps_goes_on_there(
     assert not list((tmp_path / "state").glob("step-*")) and not (tmp_path / "state/.writing").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [["--zero-stage", "2"], ["--zero-stage", "3"], ["--precision", "bf16", "--zero-stage", "2"]],
@@ -138,6 +141,7 @@ def test_sharded_states_go_on_too(server: Server, data: Path, tmp_path: Path, ar
     same(server.train_well(data, tmp_path / "run", *options), alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["0", "2", "3"])
 def test_a_run_whose_folder_reads_as_a_pattern_goes_on(server: Server, data: Path, tmp_path: Path, stage: str) -> None:
     folder = tmp_path / "lr[1e-3]*?"
@@ -290,6 +294,7 @@ def test_weights_whose_state_is_gone_are_not_replaced(server: Server, data: Path
     server.train_well(data, tmp_path, *OPTIONS, "--epochs", "1", "--restart")
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_goes_on_with_its_groups(server: Server, data: Path, tmp_path: Path) -> None:
     """Which decayed by name; its states do not say so."""
     earlier = """
@@ -309,6 +314,7 @@ engine.parameter_groups = lambda model, weight_decay, by_name: groups(model, wei
     same(server.train_well(data, tmp_path / "run", *options), alone)
 
 
+@pytest.mark.slow
 def test_two_processes_stop_and_go_on_together(server: Server, data: Path, tmp_path: Path) -> None:
     """SIGTERM to the launcher, as a cluster sends it."""
     options = [*OPTIONS, "--zero-stage", "2", "--batch-size", "1", "--save-steps", "0", "--epochs", "2"]
@@ -329,6 +335,7 @@ def test_two_processes_stop_and_go_on_together(server: Server, data: Path, tmp_p
     same(again, alone)
 
 
+@pytest.mark.slow
 def test_zero3_validates_several_batches_a_process_and_goes_on(server: Server, data: Path, tmp_path: Path) -> None:
     """At a size at which ZeRO-3 parts lm_head, which training fetches ahead and a validation does not use."""
     text = {**TINY["text_config"], "hidden_size": 512}
@@ -367,6 +374,7 @@ PixDLMForCausalLM.forward = spoilt
 NO_LOSS, NO_GRADIENT = "zero / zero", "zero.sqrt()"  # the square root of 0 is 0, and has no slope
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "stage", "what"),
     [
@@ -418,6 +426,7 @@ def test_a_state_that_is_there_is_not_written_again(server: Server, data: Path, 
     assert max((tmp_path / "state").glob("step-*")) == newest and newest.stat().st_ino == written
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_ends_and_says_where(server: Server, data: Path, tmp_path: Path) -> None:
     hung = server.train(data, tmp_path, *OPTIONS, "--timeout-minutes", "0.1", before=HANG.format(step=2))
     assert hung.status == 3

@@ -382,6 +382,7 @@ def pairs(server: Server, data: Path, tmp_path_factory: pytest.TempPathFactory) 
     return {stage: server.train_on_two(data, folder / f"{stage}", *arguments, str(stage)) for stage in (2, 3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [2, 3])
 def test_two_processes_train_as_one(pairs: dict[int, Ended], two_epochs: Ended, fresh: Ended, stage: int) -> None:
     ended = pairs[stage]

@@ -84,7 +84,7 @@ def test_what_cannot_be_used_is_told(processor: PixDLMProcessor, picture: Path) 
         processor([picture, 3], [QUESTION, QUESTION])
     with pytest.raises(TypeError, match="questions are expected, alone or in a list; got bytes"):
         processor(picture, b"Which?")
-    with pytest.raises(TypeError, match=r"an image is a path, a PIL image, uint8\[H, W, 3\].*; got float64\[4, 4, 3\]"):
+    with pytest.raises(TypeError, match=r"an image is a path, bytes, a PIL image, .*; got float64\[4, 4, 3\]"):
         processor(np.zeros((4, 4, 3)), QUESTION)
     with pytest.raises(ValueError, match="2 images and 3 questions; give one image, or one a question"):
         processor([picture, picture], ["a", "b", "c"])

@@ -92,6 +92,7 @@ def sharded(checkpoint_of: MakeCheckpoint, tmp_path: Path) -> Path:
     return tmp_path / "run" / whole.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", PROCESSES)
 def test_the_model_is_put_together(checkpoint_of: MakeCheckpoint, stage: int) -> None:
     checkpoint = checkpoint_of(stage)

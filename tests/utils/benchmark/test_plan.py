@@ -106,6 +106,7 @@ def two_processes(server: Server, tmp_path_factory: pytest.TempPathFactory) -> d
     return json.loads(file.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 def test_what_two_processes_hold_and_send(two_processes: dict[str, Any], run: str) -> None:
     precision, stage = run[:4], int(run[-1])

@@ -86,6 +86,7 @@ def test_what_is_no_parameter_goes_to_the_device_too(monkeypatch: pytest.MonkeyP
     assert model.running_mean.is_meta
 
 
+@pytest.mark.slow
 def test_a_process_grows_by_its_share(said: list[dict]) -> None:
     whole = sum(said[0]["trained"].values()) * 4 / 2**30
     assert whole > 0.18
