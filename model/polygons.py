@@ -7,6 +7,8 @@ strips, each hole being open to a cut.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import cv2
 import numpy as np
 
@@ -26,31 +28,38 @@ def mask_polygons(mask: np.ndarray, tolerance: float = 0.0) -> list[np.ndarray]:
     if not width:
         return []
     found = []
-    for part, first in _without_holes(foreground[top : top + height, left : left + width]):
+    for part, corner in _without_holes(foreground[top : top + height, left : left + width]):
         outlines, _ = cv2.findContours(_doubled(part), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        found += [_corners(outline) + (left + first, top) for outline in outlines]
+        found += [_corners(outline) + corner + (left, top) for outline in outlines]
     return [_simplified(one, tolerance) for one in found] if tolerance else found
 
 
-def _without_holes(mask: np.ndarray) -> list[tuple[np.ndarray, int]]:
-    """A mask in pieces without holes, each with its first column."""
+def _without_holes(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A mask in pieces without holes, each no larger than its part, with its first corner (x, y)."""
     outlines, nested = cv2.findContours(_doubled(mask), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     _, labels = cv2.connectedComponents(mask, connectivity=8)
-    whole, pieces = mask.copy(), []
-    for number, (_, _, hole, outside) in enumerate(nested[0]):
-        if outside >= 0 or hole < 0:  # is a hole itself, or has none
-            continue
-        spans = []
-        while hole >= 0:
-            columns = _corners(outlines[hole])[:, 0]
-            spans.append((int(columns.min()), int(columns.max())))
-            hole = nested[0][hole][0]
-        column, row = outlines[number][0, 0] // 2
-        part = (labels == labels[row, column]).astype(np.uint8)
-        whole &= 1 - part
-        edges = [0, *_cuts(spans), mask.shape[1]]
-        pieces += [(part[:, start:end], start) for start, end in zip(edges, edges[1:], strict=False) if end > start]
-    return [(whole, 0), *pieces]
+    holed = [number for number, (_, _, hole, outside) in enumerate(nested[0]) if outside < 0 and hole >= 0]
+    parts = [labels[row, column] for column, row in (outlines[number][0, 0] // 2 for number in holed)]
+    yield mask & ~np.isin(labels, parts), np.zeros(2, int)
+    for number, label in zip(holed, parts, strict=True):
+        corners = _corners(outlines[number])
+        (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
+        part = (labels[top:bottom, left:right] == label).astype(np.uint8)
+        edges = [0, *(cut - left for cut in _cuts(_hole_spans(number, outlines, nested[0]))), right - left]
+        for start, end in zip(edges, edges[1:], strict=False):
+            if end > start:
+                yield part[:, start:end], np.array([left + start, top])
+
+
+def _hole_spans(number: int, outlines: Sequence[np.ndarray], nested: np.ndarray) -> list[tuple[int, int]]:
+    """First and last column of each hole of a part."""
+    spans = []
+    hole = nested[number][2]
+    while hole >= 0:
+        columns = _corners(outlines[hole])[:, 0]
+        spans.append((int(columns.min()), int(columns.max())))
+        hole = nested[hole][0]
+    return spans
 
 
 def _cuts(spans: list[tuple[int, int]]) -> list[int]:

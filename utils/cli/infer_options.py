@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import dataclass, field
@@ -99,6 +100,9 @@ def _check(args: InferArgs) -> None:
     """Raise UserError where an option has a value that cannot be."""
     check_at_least(args, 1, "max_new_tokens", "batch_size")
     check_at_least(args, 0, "workers", "every", "tolerance")
+    for name in ("every", "tolerance"):
+        if math.isinf(getattr(args, name)):
+            raise UserError(f"--{name} is {getattr(args, name)}; it must be finite")
     if args.json not in (None, STDOUT):
         raise UserError(f"--json is {args.json!r}; it takes - alone, for stdout. A file of lines is in --out")
     if args.files - FILES.keys():

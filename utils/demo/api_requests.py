@@ -151,7 +151,8 @@ async def _body(request: Request, most: int, limits: Limits) -> bytes:
 
 def _json_fields(body: bytes) -> dict[str, Any]:
     try:
-        fields = parse_json(body, "the body", "send an object with image and question")
+        # not strict, which takes a second and 200 MB for each MB of hostile lists; what is used is checked one by one
+        fields = parse_json(body, "the body", "send an object with image and question", strict=False)
     except UserError as error:
         raise Refused(400, str(error), FORMS) from error
     if not isinstance(fields, dict):
@@ -193,7 +194,8 @@ def _known(fields: dict[str, Any]) -> dict[str, Any]:
         raise Refused(400, f"{' and '.join(missing)} missing", FORMS)
     unknown = sorted(set(fields) - set(NAMES))
     if unknown:
-        raise Refused(400, f"unknown: {', '.join(unknown)[:200]}", f"Known are {', '.join(NAMES)}.")
+        names = ", ".join(unknown)[:200].encode("utf-8", "backslashreplace").decode()
+        raise Refused(400, f"unknown: {names}", f"Known are {', '.join(NAMES)}.")
     return dict(fields)
 
 

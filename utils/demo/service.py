@@ -56,9 +56,9 @@ class Service:
         def work(checkpoint: Checkpoint) -> dict[str, Any]:
             features = self.encode(picture)
             checkpoint()
-            asked = [self.ask(features, question, checkpoint) for question in questions]
             (frame,) = features.geometries
-            answers = [answer_json(answer, tolerance) for answer in asked]
+            # one after the other: masks of a large picture take much more than their JSON
+            answers = [answer_json(self.ask(features, question, checkpoint), tolerance) for question in questions]
             return {"width": frame.width, "height": frame.height, "answers": answers}
 
         return self.worker.submit(work)

@@ -34,5 +34,7 @@ def take_upload(path: Path) -> bytes:
         path.unlink(missing_ok=True)
         with suppress(OSError):  # its folder has something else in it, or is gone
             path.parent.rmdir()
-        for empty in path.parent.parent.glob("tmp*"):  # Gradio makes one for each upload, and leaves it
-            empty.unlink(missing_ok=True)
+        for left in path.parent.parent.glob("tmp*"):  # Gradio makes an empty one for each upload, and leaves it
+            with suppress(FileNotFoundError):
+                if not left.stat().st_size:  # others are uploads of somebody else that are still coming in
+                    left.unlink()

@@ -18,6 +18,7 @@ from model.inputs.images import Geometry, encoded_image, read_image
 from model.segmentation import Segmentation, segmentation
 from utils.inference.geotiff import Georeference, geojson_bytes, geojson_features
 from utils.inference.results import FILES, answer_record
+from utils.runtime.errors import UserError
 from utils.runtime.helpers import dead_helper_as_user_error, helper_pool
 
 _config: PixDLMConfig | None = None  # of a process of the pool
@@ -80,11 +81,27 @@ def finish(task: Task, config: PixDLMConfig) -> Finished:
     if "mask" in task.wanted.files:
         files["mask"] = encoded_image(FILES["mask"], np.uint8(255) * found.union)
     if "overlay" in task.wanted.files:
-        pixels = task.picture if isinstance(task.picture, np.ndarray) else _pixels(task.picture)
-        files["overlay"] = encoded_image(FILES["overlay"], replace(found, image=pixels).overlay())
+        files["overlay"] = _overlay(found, task)
     if "geojson" in task.wanted.files and task.georeference is not None:
         files["geojson"] = _geojson(found, task.georeference)
     return Finished(answer_record(found, task.wanted.tolerance), files)
+
+
+def _overlay(found: Segmentation, task: Task) -> bytes:
+    """The picture with its masks.
+
+    Raises:
+        UserError: the picture cannot be decoded, or is longer than a JPEG can be (65,500 pixels).
+    """
+    pixels = task.picture if isinstance(task.picture, np.ndarray) else _pixels(task.picture)
+    try:
+        return encoded_image(FILES["overlay"], replace(found, image=pixels).overlay())
+    except ValueError as error:
+        height, width = pixels.shape[:2]
+        raise UserError(
+            f"its overlay of {width} x {height} pixels cannot be written as JPEG; cut the picture into tiles, or leave "
+            "overlays out (--write mask,geojson)"
+        ) from error
 
 
 def _geojson(found: Segmentation, georeference: Georeference) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -18,7 +17,7 @@ from utils.inference.engine import Answered
 from utils.inference.results import ANSWERS, FAILED, FILES, json_line, read_answers, result_names, write_answer
 from utils.inference.sources import Failure, Question, Source
 from utils.inference.video import frame_count
-from utils.runtime.errors import UserError
+from utils.runtime.errors import UserError, to_nowhere
 from utils.runtime.files import atomic_write, write_errors_as_user_error
 from utils.runtime.text import shown_name
 
@@ -52,7 +51,8 @@ class Output:
         return {
             (entry.get("picture"), entry.get("frame"), entry.get("question"))
             for entry in self.entries
-            if all((entry.get(key) or None) == (fact or None) for key, fact in self.facts.items())
+            if not any(isinstance(entry.get(key), (dict, list)) for key in ("picture", "frame", "question"))
+            and all((entry.get(key) or None) == (fact or None) for key, fact in self.facts.items())
             and all(self._has_file(entry, key) for key in files)
         }
 
@@ -92,7 +92,7 @@ class Output:
         """Print a line above the progress bar.
 
         Raises:
-            UserError: the reader has left, and nothing else is written.
+            UserError: the reader has left or the disk is full, and nothing else is written.
         """
         if self.reader_left:
             return
@@ -100,15 +100,17 @@ class Output:
             with tqdm.external_write_mode(file=sys.stdout):
                 sys.stdout.write(f"{line}\n")
                 sys.stdout.flush()
-        except BrokenPipeError as error:
+        except OSError as error:
             self.reader_left = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+            to_nowhere(sys.stdout)
+            closed = isinstance(error, BrokenPipeError)
+            why = "what reads the output has closed it" if closed else f"stdout cannot be written ({error.strerror})"
             if self.out is None:
                 raise UserError(
-                    "what reads the output has closed it, so the remaining pictures are not asked; write the lines to "
-                    "a folder (--out DIR), or to a file (> FILE)"
+                    f"{why}, so the remaining pictures are not asked; write the lines to a folder (--out DIR), or to a "
+                    "file (> FILE)"
                 ) from error
-            log.warning("what reads the output has closed it; the remaining lines are in %s alone", self.out / ANSWERS)
+            log.warning("%s; the remaining lines are in %s alone", why, self.out / ANSWERS)
 
     def close(self, coco: str | None = None, tolerance: float = 0.0) -> int:
         """Say what failed, and keep it in FAILED.
@@ -123,8 +125,6 @@ class Output:
         Raises:
             UserError: a file cannot be written.
         """
-        if coco is not None:
-            self._write_coco(Path(coco), tolerance)
         if self.out is not None:
             self._write_failed(self.out / FAILED)
         if self.failures:
@@ -134,6 +134,8 @@ class Output:
                 log.error("  %s%s: %s", failure.what, asked, failure.error)
         where = "" if self.out is None else f", written to {self.out}"
         log.info("%d answered, %d failed%s", self.answered, len(self.failures), where)
+        if coco is not None:
+            self._write_coco(Path(coco), tolerance)
         if self.reader_left or (self.failures and not self.answered):
             return 2
         return 1 if self.failures else 0
@@ -183,10 +185,18 @@ def in_words(entry: dict[str, Any]) -> str:
 
 def progress(sources: Iterable[Source], every: float) -> tqdm:
     """A bar with the time that is left; the frames of videos are estimated."""
-    pictures = [frame_count(one.path, every) if one.is_video else 1 for one in sources]
+    pictures = [_frames(one, every) if one.is_video else 1 for one in sources]
     known = None not in pictures
     total = sum(count * len(one.questions) for count, one in zip(pictures, sources, strict=True)) if known else None
     return tqdm(total=total, desc="asking", unit="question", leave=False)
+
+
+def _frames(video: Source, every: float) -> int | None:
+    """How many frames of a video are asked about, as far as its header tells; none of one that cannot be opened."""
+    try:
+        return frame_count(video.path, every)
+    except UserError:  # told when its turn has come
+        return 0
 
 
 def without_done(sources: list[Source], done: set[Key]) -> list[Source]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def find_sources(arguments: Sequence[str], questions: Sequence[str]) -> tuple[li
                     found, bad = read_questions(path)
                     failures += bad
                 else:
-                    found = [Source(one, asked) for one in (pictures_in(path) if path.is_dir() else [path])]
+                    found = [Source(one, asked) for one in (pictures_in(path) if os.path.isdir(path) else [path])]
                 sources += found
             except UserError as error:
                 failures.append(Failure(shown_name(path), _without(str(error), shown_name(path))))
@@ -112,7 +113,7 @@ def _without(message: str, name: str) -> str:
 def _matching(argument: str) -> list[Path]:
     """What an argument names: itself, or where there is no such file and it is a pattern, what that matches."""
     path = Path(argument)
-    if path.exists() or not glob.has_magic(argument):
+    if os.path.lexists(path) or not glob.has_magic(argument):
         return [path]
     return [Path(one) for one in sorted(glob.glob(argument, recursive=True))]
 
@@ -123,7 +124,8 @@ def pictures_in(folder: Path) -> list[Path]:
     Raises:
         UserError: it holds none.
     """
-    known = (*Image.registered_extensions(), *OTHER_PICTURES, *VIDEO_SUFFIXES)
+    written_alone = {ending for ending, kind in Image.registered_extensions().items() if kind in ("PDF", "PALM")}
+    known = {*Image.registered_extensions(), *OTHER_PICTURES, *VIDEO_SUFFIXES} - written_alone
     found: list[Path] = []
     others: list[Path] = []
     for path in _walk(folder):

@@ -174,6 +174,8 @@ def _check_readable(path: Path) -> None:
         raise UserError(f"{path}: a folder; name the videos in it") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:  # a null character, from a file of questions
+        raise UserError(f"{shown_name(path)!r}: no such video ({error})") from error
 
 
 def _length(capture: cv2.VideoCapture) -> _Length:

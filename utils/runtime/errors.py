@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 USER_ERROR_STATUS = 2
 HUNG_STATUS = 3  # a process made no progress
@@ -58,7 +59,12 @@ def print_result(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+        to_nowhere(sys.stdout)
+
+
+def to_nowhere(stream: TextIO) -> None:
+    """Let a stream that cannot be written lead to /dev/null, else Python complains at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run_main(main: Callable[[], int | None]) -> None:

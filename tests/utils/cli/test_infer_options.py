@@ -44,6 +44,7 @@ def test_several_questions_and_where_results_go() -> None:
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--every", "-1"], "--every is -1"),
         (["--every", "nan"], "--every is nan"),
+        (["--tolerance", "inf"], "--tolerance is inf; it must be finite"),
     ],
 )
 def test_what_cannot_be_is_told(options: list[str], message: str) -> None:

@@ -161,3 +161,13 @@ def test_a_process_that_dies_is_told(pixdlm: PixDLM, sources: list[Source]) -> N
         loaded = [load(sources[0], pixdlm.processor)]
         with pytest.raises(UserError, match="a process that finishes masks died"):
             list(outcomes(pixdlm, loaded * 20, finisher, Wanted(), 1, Decoding()))
+
+
+def test_a_picture_longer_than_a_jpeg_fails_alone_with_the_cure(
+    pixdlm: PixDLM, sources: list[Source], tmp_path: Path
+) -> None:
+    Image.new("RGB", (70_000, 2)).save(tmp_path / "strip.png")
+    strip = Source(tmp_path / "strip.png", (Question("Which?"),))
+    failure, answer = run(pixdlm, [strip, sources[0]], 9, 0, "overlay")
+    assert "70000 x 2 pixels cannot be written as JPEG" in failure.error and "--write mask,geojson" in failure.error
+    assert isinstance(answer, Answered)

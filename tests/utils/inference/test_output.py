@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from model.inputs.images import Geometry
 from model.processor import PicturePixels
 from utils.inference.engine import Answered
 from utils.inference.finish import Finished
-from utils.inference.output import Output, in_words, without_done
+from utils.inference.output import Output, in_words, progress, without_done
 from utils.inference.reading import Loaded
 from utils.inference.sources import Failure, Question, Source
+from utils.runtime.errors import UserError
 
 ENTRY = {"status": "ok", "text": "[SEG0]", "area": 5, "area_fraction": 0.0125, "confidence": 0.75, "masks": [{}]}
 
@@ -82,3 +84,23 @@ def test_what_is_done_has_the_model_and_all_its_files(tmp_path: Path) -> None:
 )
 def test_words_for_a_person(changed: dict, said: str) -> None:
     assert in_words({"picture": "a.png", "mask": "a.mask.png", **ENTRY, **changed}).startswith(said)
+
+
+def test_a_video_that_cannot_be_opened_does_not_end_the_bar(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"none")
+    sources = [Source(tmp_path / name, (Question("Which?"), Question("Where?"))) for name in ("a.mp4", "b.png")]
+    with progress(sources, 1.0) as bar:
+        assert bar.total == 2
+
+
+def test_what_was_answered_is_told_before_a_coco_file_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    output = Output(tmp_path, None, "m")
+    output.add(answered("a.png", Question("Which?")))  # whose line holds no masks
+    with caplog.at_level(logging.INFO), pytest.raises(UserError, match="no line of infer.py"):
+        output.close(str(tmp_path / "coco.json"))
+    assert "1 answered, 0 failed" in caplog.text
+
+
+def test_lines_of_somebody_else_answer_nothing(tmp_path: Path) -> None:
+    (tmp_path / "answers.jsonl").write_text('{"model": "m", "picture": ["a"], "question": {}}\n[]\n')
+    assert Output(tmp_path, None, "m").done(()) == set()

@@ -32,6 +32,7 @@ def folder(tmp_path: Path) -> Path:
         ".hidden.jpg",
         "deep/er/d.tif",
         "deep/list.jsonl",
+        "deep/plan.pdf",
     ):
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,7 @@ def test_a_folder_gives_its_pictures_and_those_in_its_folders(folder: Path, capl
     assert names(sources, folder) == ["a.png", "b.JPG", "c.heic", "deep/er/d.tif", "film.MP4"] and not failures
     assert all(one.questions == (Question("Which?"), Question("Where?")) for one in sources)
     assert [one.is_video for one in sources] == [False] * 4 + [True]
-    assert "left out as no pictures by their names: list.jsonl, notes.txt" in caplog.text
+    assert "left out as no pictures by their names: list.jsonl, plan.pdf, notes.txt" in caplog.text
 
 
 def test_results_in_a_folder_are_not_asked_about_again(folder: Path) -> None:
