@@ -105,7 +105,7 @@ def opened_picture(source: PictureFile) -> Iterator[Image.Image]:
         raise UserError(f"{path}: too large to decode at once ({error}); cut it into tiles") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: {_unknown_kind(source)}") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, RuntimeError) as error:  # the last of damaged AVIF and DDS
         if "MAX_TEXT" in str(error):
             raise UserError(f"{path}: its text metadata are too large to read ({error}); remove them") from error
         raise UserError(f"{path}: damaged or no picture ({error}); replace the file") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from model.inputs.images import Picture, frame_of, read_image
 from model.inputs.picture_files import PictureHeader, channel_bits, read_header, scaled_to_8_bits, turned
@@ -265,3 +265,13 @@ def test_a_jpeg_may_have_many_segments(tmp_path: Path) -> None:
     segment = b"\xff\xe1" + struct.pack(">H", 65_002) + b"http://ns.adobe.com/xmp/extension/\0".ljust(65_000, b"z")
     (tmp_path / "a.jpg").write_bytes(content[:2] + segment * 100 + content[2:])
     assert close(read_image(tmp_path / "a.jpg"), smooth()[::-1, ::-1])
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_damaged_avif_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.avif"
+    Image.new("RGB", (40, 30), (200, 50, 0)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"iinf", b"xinf"))
+    with pytest.raises(UserError, match=r"a\.avif: damaged or no picture"):
+        read_image(path)
