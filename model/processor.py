@@ -204,7 +204,8 @@ class PixDLMProcessor(PushToHubMixin):
             raise UserError(f"{name}: {error}") from error
         # Only `</s>` may be cut off: without a [SEG] token later masks would be matched to wrong targets.
         # The published code truncates silently.
-        needed, limit = len(prompt.ids) - (1 if answered else 0), self.max_prompt_tokens
+        # What is still to be written needs room for a token at least.
+        needed, limit = len(prompt.ids) + (-1 if answered else 1), self.max_prompt_tokens
         if needed > limit:
             cure = (
                 "shorten question or answer, or train with a larger max_sequence" if words else "shorten the question"

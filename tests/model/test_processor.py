@@ -88,3 +88,12 @@ def test_what_cannot_be_used_is_told(processor: PixDLMProcessor, picture: Path) 
         processor(np.zeros((4, 4, 3)), QUESTION)
     with pytest.raises(ValueError, match="2 images and 3 questions; give one image, or one a question"):
         processor([picture, picture], ["a", "b", "c"])
+
+
+def test_a_prompt_leaves_room_for_an_answer(tiny_config: PixDLMConfig, tokenizer: PixTokenizer) -> None:
+    processor = PixDLMProcessor(tiny_config, tokenizer)
+    processor.max_prompt_tokens = len(tokenizer.prompt("Which car?", answered=False).ids) + 1
+    assert len(processor.text(["Which car?"], [0], [], None)) == 1
+    processor.max_prompt_tokens -= 1
+    with pytest.raises(UserError, match="shorten the question"):
+        processor.text(["Which car?"], [0], [], None)
