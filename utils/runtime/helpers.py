@@ -57,6 +57,7 @@ def helper_pool(workers: int, start: Callable[..., None], *given: Any) -> Proces
 def _start(parent: int, start: Callable[..., None], given: tuple) -> None:
     """Begin a process of a pool; it ends when its parent was killed."""
     start_helper(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its helpers, without tracebacks
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -11,7 +11,7 @@ import time
 from multiprocessing.connection import Connection
 
 from tests.training import CHECKOUT
-from utils.runtime.helpers import ignore_sigterm_in_worker
+from utils.runtime.helpers import helper_pool, ignore_sigterm_in_worker
 
 
 def work(pipe: Connection) -> None:
@@ -53,3 +53,11 @@ os.kill(os.getpid(), 9)
     while os.path.exists(f"/proc/{helper}") and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not os.path.exists(f"/proc/{helper}")
+
+
+def test_ctrl_c_is_the_parent_s_to_answer() -> None:
+    pool = helper_pool(1, int)
+    (process,) = pool._processes.values()
+    os.kill(process.pid, signal.SIGINT)
+    assert pool.submit(abs, -1).result(timeout=60) == 1
+    pool.shutdown()
