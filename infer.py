@@ -32,7 +32,7 @@ def main() -> int:
     sources, unasked = askable(sources, args.ask, pixdlm.processor)
     # What is not the published model says so in every line.
     facts = {"neutral_fusion": pixdlm.model.config.neutral_fusion, "load_in": args.load_in}
-    output = Output(out, args.json, args.model, facts)
+    output = Output(out, args.json, args.model, facts, keeps=args.coco is not None)
     done = output.done(args.files) if args.resume else set()
     sources = without_done(sources, done)
     for failure in (*failures, *unasked):

@@ -36,12 +36,20 @@ class Output:
         model: what lines call the model.
         facts: what sets the model apart from the published one, such as that its fusion is neutral; lines have those
             that are true.
+        keeps: answers in memory for a COCO file, where there is no folder to read them from again.
     """
 
-    def __init__(self, out: Path | None, json_to: str | None, model: str, facts: dict[str, Any] | None = None) -> None:
-        self.out, self.json_to, self.facts = out, json_to, {"model": model, **(facts or {})}
-        self.entries: list[dict[str, Any]] = [] if out is None else read_answers(out)
-        self.taken = result_names(self.entries)
+    def __init__(
+        self,
+        out: Path | None,
+        json_to: str | None,
+        model: str,
+        facts: dict[str, Any] | None = None,
+        keeps: bool = False,
+    ) -> None:
+        self.out, self.json_to, self.facts, self.keeps = out, json_to, {"model": model, **(facts or {})}, keeps
+        self.taken = set() if out is None else result_names(read_answers(out))
+        self.kept: list[dict[str, Any]] = []
         self.failures: list[Failure] = []
         self.answered = 0
         self.reader_left = False
@@ -50,7 +58,7 @@ class Output:
         """What lines of this model answer, whose files are all there."""
         return {
             (entry.get("picture"), entry.get("frame"), entry.get("question"))
-            for entry in self.entries
+            for entry in (() if self.out is None else read_answers(self.out))
             if not any(isinstance(entry.get(key), (dict, list)) for key in ("picture", "frame", "question"))
             and all((entry.get(key) or None) == (fact or None) for key, fact in self.facts.items())
             and all(self._has_file(entry, key) for key in files)
@@ -78,7 +86,8 @@ class Output:
         entry |= {"seconds": round(outcome.seconds, 4), **true}
         if self.out is not None:
             entry = write_answer(self.out, loaded.stem, entry, outcome.finished.files, self.taken)
-        self.entries.append(entry)
+        elif self.keeps:
+            self.kept.append(entry)
         self.answered += 1
         self._say(json_line(entry, sys.stdout.encoding) if self.json_to == STDOUT else in_words(entry))
 
@@ -142,9 +151,10 @@ class Output:
 
     def _write_coco(self, path: Path, tolerance: float) -> None:
         """All answers about pictures; frames of videos are no files that a COCO file could name."""
-        pictures = [entry for entry in self.entries if "frame" not in entry]
-        if len(pictures) < len(self.entries):
-            log.warning("%s: %d answers about frames of videos are left out", path, len(self.entries) - len(pictures))
+        entries = self.kept if self.out is None else list(read_answers(self.out))
+        pictures = [entry for entry in entries if "frame" not in entry]
+        if len(pictures) < len(entries):
+            log.warning("%s: %d answers about frames of videos are left out", path, len(entries) - len(pictures))
         write_coco(path, pictures, tolerance)
 
     def _write_failed(self, path: Path) -> None:

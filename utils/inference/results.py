@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,14 @@ def mask_records(answer: Segmentation, tolerance: float | None) -> list[dict[str
     return records
 
 
-def read_answers(folder: Path) -> list[dict[str, Any]]:
-    """The lines of earlier calls into a folder; one that cannot be read, cut by a crash or somebody else's, is none."""
+def read_answers(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of earlier calls into a folder, one by one, as thousands with their polygons may be large.
+
+    One that cannot be read, cut by a crash or somebody else's, is none.
+    """
     answers = folder / ANSWERS
     if not answers.exists():
-        return []
-    entries = []
+        return
     with open(answers, "rb") as lines:
         for line in lines:
             try:
@@ -76,8 +78,7 @@ def read_answers(folder: Path) -> list[dict[str, Any]]:
             except UserError:
                 continue
             if isinstance(entry, dict):
-                entries.append(entry)
-    return entries
+                yield entry
 
 
 def result_names(entries: Iterable[dict[str, Any]]) -> set[str]:

@@ -129,7 +129,7 @@ def pictures_in(folder: Path) -> list[Path]:
     found: list[Path] = []
     others: list[Path] = []
     for path in _walk(folder):
-        (found if path.suffix.lower() in known else others).append(path)
+        (found if path.suffix.lower() in known or os.path.isdir(path) else others).append(path)
     if not found:
         held = f" ({_named(others)})" if others else ""
         raise UserError(f"{shown_name(folder)}: no pictures in this folder{held}; name files, or another folder")
@@ -139,14 +139,21 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The files of a folder and of those in it, without hidden ones and results; links to folders are not followed."""
-    here = sorted(folder.iterdir())
-    names = result_names(read_answers(folder))
+    """The files of a folder and of those in it, without hidden ones and results; links to folders are not followed.
+
+    A folder that may not be looked into stands for what is in it.
+    """
+    try:
+        here = sorted(folder.iterdir())
+        names = result_names(read_answers(folder))
+    except PermissionError:  # told as a picture that may not be read is; the others are asked about
+        yield folder
+        return
     written = {ANSWERS, FAILED, *(name + ending for name in names for ending in FILES.values())}
     for path in here:
         if path.name.startswith(".") or path.name in written:
             continue
-        if path.is_dir():
+        if os.path.isdir(path):
             if not path.is_symlink():
                 yield from _walk(path)
         else:

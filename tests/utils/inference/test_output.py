@@ -88,7 +88,7 @@ def test_words_for_a_person(changed: dict, said: str) -> None:
 
 def test_a_video_that_cannot_be_opened_does_not_end_the_bar(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"none")
-    sources = [Source(tmp_path / name, (Question("Which?"), Question("Where?"))) for name in ("a.mp4", "b.png")]
+    sources = [Source(tmp_path / name, (Question("Which?"), Question("Where?"))) for name in ("a.mp4", "a\0.mp4", "b.png")]
     with progress(sources, 1.0) as bar:
         assert bar.total == 2
 
@@ -104,3 +104,23 @@ def test_what_was_answered_is_told_before_a_coco_file_fails(tmp_path: Path, capl
 def test_lines_of_somebody_else_answer_nothing(tmp_path: Path) -> None:
     (tmp_path / "answers.jsonl").write_text('{"model": "m", "picture": ["a"], "question": {}}\n[]\n')
     assert Output(tmp_path, None, "m").done(()) == set()
+
+
+def test_answers_stay_in_memory_only_for_a_coco_file_without_a_folder(tmp_path: Path) -> None:
+    kept = []
+    for output in (Output(tmp_path, None, "m", keeps=True), Output(None, "-", "m"), Output(None, "-", "m", keeps=True)):
+        output.add(answered("a.png", Question("Which?")))
+        kept.append(len(output.kept))
+    assert kept == [0, 0, 1]
+
+
+def test_a_full_disk_behind_stdout_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        output = Output(tmp_path, "-", "m")
+        output.add(answered("a.png", Question("Which?")))
+        assert output.close() == 2 and (tmp_path / "answers.jsonl").exists()
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(UserError, match="stdout cannot be written .No space left on device."):
+            Output(None, "-", "m").add(answered("a.png", Question("Which?")))

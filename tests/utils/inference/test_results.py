@@ -55,7 +55,7 @@ def test_files_are_named_in_the_line_and_stay_apart(tmp_path: Path) -> None:
     taken: set[str] = set()
     lines = [write_answer(tmp_path, "x", {"n": n}, {"mask": b"1", "geojson": b"{}"}, taken) for n in range(2)]
     assert lines[1] == {"n": 1, "mask": "x-2.mask.png", "geojson": "x-2.geojson"}
-    assert read_answers(tmp_path) == lines and result_names(lines) == {"x", "x-2"}
+    assert list(read_answers(tmp_path)) == lines and result_names(lines) == {"x", "x-2"}
     assert (tmp_path / "x-2.geojson").read_bytes() == b"{}"
 
 

@@ -12,6 +12,7 @@ import pytest
 from model.config import PixDLMConfig
 from model.language.tokens import PixTokenizer
 from model.processor import PixDLMProcessor
+from tests.permissions import refused
 from utils.inference.sources import Failure, Question, Source, askable, find_sources, pictures_in, read_questions
 from utils.runtime.errors import UserError
 
@@ -138,3 +139,14 @@ def test_a_question_that_is_too_long_fails_alone_in_a_file_and_is_refused_for_al
     assert all(isinstance(one, Failure) and one.error.endswith("shorten the question") for one in failures)
     with pytest.raises(UserError, match="^--ask: .*shorten the question"):
         askable(sources, [long], processor)
+
+
+def test_names_that_no_file_can_have_are_no_end() -> None:
+    long = "a" * 300
+    sources, failures = find_sources([long, f"{long}*"], ["Which?"])
+    assert [str(one.path) for one in sources] == [long] and len(failures) == 1
+
+
+def test_a_folder_that_may_not_be_looked_into_is_named_and_the_others_are_asked_about(folder: Path) -> None:
+    with refused(folder / "deep"):
+        assert [one.name for one in pictures_in(folder)] == ["a.png", "b.JPG", "c.heic", "deep", "film.MP4"]
