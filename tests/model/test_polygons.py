@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -72,3 +74,16 @@ def test_a_tolerance_leaves_fewer_corners_and_nearly_the_mask() -> None:
     assert (near & mask).sum() / (near | mask).sum() > 0.98
     speck = mask_polygons(np.eye(1, dtype=bool), tolerance=5.0)
     assert len(speck) == 1 and len(speck[0]) >= 3
+
+
+def test_parts_with_holes_take_no_more_memory_than_they_are_large() -> None:
+    mask = np.zeros((900, 900), np.uint8)
+    for top in range(0, 900, 30):
+        for left in range(0, 900, 30):
+            mask[top + 2 : top + 28, left + 2 : left + 28] = 1
+            mask[top + 10 : top + 20, left + 10 : left + 20] = 0
+    tracemalloc.start()
+    polygons = mask_polygons(mask)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(polygons) == 2 * 900 and peak < 40 * mask.nbytes

@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -153,6 +154,7 @@ IMAGE = base64.b64encode(image_file("PNG")).decode()
         ({"image": IMAGE, "question": {"a": 1}}, "neither a text nor a list"),
         ({"image": IMAGE, "question": [1]}, "neither a text nor a list"),
         ({"image": IMAGE, "question": QUESTION, "imaeg": 1}, "unknown: imaeg"),
+        (b'{"image": "", "question": "a", "\\ud800": 1}', "unknown: \\ud800"),
         ({"image": IMAGE, "question": QUESTION, "polygons": "maybe"}, "polygons is neither"),
         ({"image": IMAGE, "question": QUESTION, "tolerance": "wide"}, "tolerance is no number"),
         ({"image": IMAGE, "question": QUESTION, "tolerance": -1}, "tolerance is no number"),
@@ -162,6 +164,15 @@ IMAGE = base64.b64encode(image_file("PNG")).decode()
 def test_json_that_asks_nothing(address: str, body: Any, message: str) -> None:
     reply = ask_json(address, body)
     assert reply.status == 400 and message in reply.error["message"]
+
+
+def test_hostile_lists_take_little_more_than_they_are_large(address: str) -> None:
+    body = b'{"image": "", "question": "a", "x": [' + b"0," * 80_000 + b"0]}"
+    tracemalloc.start()
+    assert send(address, body, {"Content-Type": "application/json"}).status == 400
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30 * len(body)
 
 
 def test_forms_that_ask_nothing(address: str, picture: Path) -> None:
