@@ -34,7 +34,9 @@ def main() -> int:
     facts = {"neutral_fusion": pixdlm.model.config.neutral_fusion, "load_in": args.load_in}
     output = Output(out, args.json, args.model, facts, keeps=args.coco is not None)
     done = output.done(args.files) if args.resume else set()
+    asked = sum(len(source.questions) for source in sources)
     sources = without_done(sources, done)
+    output.before = asked - sum(len(source.questions) for source in sources)
     for failure in (*failures, *unasked):
         output.add(failure)
     with (

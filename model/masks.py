@@ -32,9 +32,12 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 def paint_mask(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """A copy of uint8[H, W, 3] with the mask (bool or uint8[H, W]) tinted and outlined, holes included."""
     painted = image.copy()
-    inside = mask.astype(bool)
-    painted[inside] = (0.55 * painted[inside] + 0.45 * np.array(colour)).astype(np.uint8)
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    binary = np.ascontiguousarray(mask, np.uint8)
+    left, top, width, height = cv2.boundingRect(binary)  # outside of which nothing changes
+    part = painted[top : top + height, left : left + width]
+    inside = binary[top : top + height, left : left + width].astype(bool)
+    part[inside] = (0.55 * part[inside] + 0.45 * np.array(colour)).astype(np.uint8)
+    outlines, _ = cv2.findContours(binary, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     thickness = max(1, round(max(mask.shape) / 300))
     return cv2.drawContours(np.ascontiguousarray(painted), outlines, -1, colour, thickness)
 

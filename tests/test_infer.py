@@ -481,12 +481,15 @@ def test_a_list_of_questions_and_several_about_one_picture(ask: Callable, pictur
 def test_resume_leaves_out_what_is_answered(ask: Callable, pictures: list[Path], tmp_path: Path) -> None:
     assert ask(pictures[0], "--ask", "One?")[0] == 0
     before = (tmp_path / "out/answers.jsonl").read_text()
-    status, stdout, _ = ask(*pictures, "--ask", "One?", "--ask", "Two?", "--resume", "True")
+    status, stdout, _ = ask(*pictures, "--ask", "One?", "--ask", "Two?", "--resume")
     assert status == 0 and len(stdout.splitlines()) == 3
     assert (tmp_path / "out/answers.jsonl").read_text().startswith(before)
     asked = [(Path(line["picture"]).name, line["question"]) for line in answers(tmp_path)]
     assert sorted(asked) == sorted((name, one) for name in ("x.jpg", "x.png") for one in ("One?", "Two?"))
-    assert ask(*pictures, "--ask", "One?", "--ask", "Two?", "--resume", "True")[:2] == (0, "")
+    assert ask(*pictures, "--ask", "One?", "--ask", "Two?", "--resume")[:2] == (0, "")
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"bad")
+    assert ask("--resume", bad, *pictures, "--ask", "One?")[0] == 1  # some of many failed, answered earlier or now
 
 
 CLOSED_PIPE = """

@@ -30,7 +30,8 @@ def in_utf8(argument: str) -> str:
 
 @dataclass
 class InferArgs(InferenceArgs):
-    """Options of infer.py; `pictures` and `ask`, which may stand several times, are added by `parse_infer`."""
+    """Options of infer.py; `parse_infer` adds `pictures`, `ask`, which may stand several times, and `resume`, which takes
+    no value, since a picture may follow it."""
 
     model: str = option("PixDLM/mini", "Model folder, or owner/name on the hub.")
     out: str | None = option(None, f"Folder of masks, overlays and answers.jsonl; default: {OUT}, none with --json -.")
@@ -38,11 +39,11 @@ class InferArgs(InferenceArgs):
     write: str = option(",".join(FILES), 'Files of each answer beside its line, or "none"; geojson of GeoTIFFs alone.')
     coco: str | None = option(None, "Write all answers to this COCO file too, for CVAT, Label Studio, Roboflow.")
     tolerance: float = option(0.0, "Pixels by which polygons may leave masks to have fewer corners; 0 is exact.")
-    resume: bool = option(False, "Leave out what answers.jsonl in --out answers already.")
     every: float = option(1.0, "Seconds between the frames of a video that are asked about; 0 for each frame.")
     batch_size: int = option(8, "Questions that are answered at once, and pictures that are encoded at once.")
     workers: int = option(1, "Processes that write results beside the model; 0 for none.")
     max_new_tokens: int = option(256, "Longest answer in tokens; longer ones are truncated.")
+    resume: bool = field(default=False, init=False)
     ask: list[str] = field(default_factory=list, init=False)
     pictures: list[str] = field(default_factory=list, init=False)
 
@@ -67,6 +68,7 @@ def parse_infer(argv: list[str] | None = None) -> InferArgs:
     """
     parser = parser_of(InferArgs)
     parser.add_argument("--ask", action="append", default=[], help="A question about every picture; may be repeated.")
+    parser.add_argument("--resume", action="store_true", help="Leave out what answers.jsonl in --out answers already.")
     parser.add_argument(
         "pictures",
         nargs="+",
@@ -74,9 +76,10 @@ def parse_infer(argv: list[str] | None = None) -> InferArgs:
     )
     # intermixed: pictures may stand before, between and after the options
     given = vars(parser.parse_intermixed_args(sys.argv[1:] if argv is None else argv))
-    ask, pictures = given.pop("ask"), given.pop("pictures")
+    added = {name: given.pop(name) for name in ("ask", "pictures", "resume")}
     args = InferArgs(**given)
-    args.pictures, args.ask = pictures, [_checked(in_utf8(question)) for question in ask]
+    args.pictures, args.resume = added["pictures"], added["resume"]
+    args.ask = [_checked(in_utf8(question)) for question in added["ask"]]
     _check(args)
     return args
 

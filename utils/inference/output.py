@@ -51,7 +51,7 @@ class Output:
         self.taken = set() if out is None else result_names(read_answers(out))
         self.kept: list[dict[str, Any]] = []
         self.failures: list[Failure] = []
-        self.answered = 0
+        self.answered = self.before = 0  # in this call, and of what it asks in earlier ones
         self.reader_left = False
 
     def done(self, files: Iterable[str]) -> set[Key]:
@@ -145,7 +145,7 @@ class Output:
         log.info("%d answered, %d failed%s", self.answered, len(self.failures), where)
         if coco is not None:
             self._write_coco(Path(coco), tolerance)
-        if self.reader_left or (self.failures and not self.answered):
+        if self.reader_left or (self.failures and not self.answered and not self.before):
             return 2
         return 1 if self.failures else 0
 

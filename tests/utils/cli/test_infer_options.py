@@ -40,7 +40,7 @@ def test_several_questions_and_where_results_go() -> None:
     [
         (["--write", "mask,picture"], "--write is 'mask,picture'; known are mask, overlay, geojson"),
         (["--json", "a.json"], "--json is 'a.json'; it takes - alone"),
-        (["--json", "-", "--resume", "True"], "--resume goes on in a folder"),
+        (["--json", "-", "--resume"], "--resume goes on in a folder"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--every", "-1"], "--every is -1"),
         (["--every", "nan"], "--every is nan"),

@@ -88,7 +88,8 @@ def test_words_for_a_person(changed: dict, said: str) -> None:
 
 def test_a_video_that_cannot_be_opened_does_not_end_the_bar(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"none")
-    sources = [Source(tmp_path / name, (Question("Which?"), Question("Where?"))) for name in ("a.mp4", "a\0.mp4", "b.png")]
+    names = ("a.mp4", "a\0.mp4", "b.png")
+    sources = [Source(tmp_path / name, (Question("Which?"), Question("Where?"))) for name in names]
     with progress(sources, 1.0) as bar:
         assert bar.total == 2
 
