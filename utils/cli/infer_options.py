@@ -30,8 +30,8 @@ def in_utf8(argument: str) -> str:
 
 @dataclass
 class InferArgs(InferenceArgs):
-    """Options of infer.py; `parse_infer` adds `pictures`, `ask`, which may stand several times, and `resume`, which takes
-    no value, since a picture may follow it."""
+    """Options of infer.py; `parse_infer` adds `pictures`, `ask`, which may stand several times, and `resume`, which
+    takes no value, since a picture may follow it."""
 
     model: str = option("PixDLM/mini", "Model folder, or owner/name on the hub.")
     out: str | None = option(None, f"Folder of masks, overlays and answers.jsonl; default: {OUT}, none with --json -.")
