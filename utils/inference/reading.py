@@ -33,7 +33,7 @@ class Loaded:
         name: what lines call it.
         stem: of the names of its files.
         picture: its file, or its pixels where they are at hand and small enough to hand on.
-        pixels: preprocessed.
+        pixels: preprocessed; None once the picture is encoded.
         geometry: of the picture.
         questions: about it.
         place: in its video, for its line.
@@ -43,7 +43,7 @@ class Loaded:
     name: str
     stem: str
     picture: Path | np.ndarray
-    pixels: PicturePixels
+    pixels: PicturePixels | None
     geometry: Geometry
     questions: tuple[Question, ...]
     place: dict[str, Any]

@@ -80,7 +80,9 @@ def test_all_is_answered_in_order_and_each_picture_encoded_once(
 ) -> None:
     expected = [("0.png", QUESTIONS[0]), ("bad.png", "failed"), *(("1.png", one) for one in QUESTIONS),
                 *(("2.png", one) for one in QUESTIONS[:2])]  # fmt: skip
-    assert described(run(pixdlm, sources, batch_size)) == expected
+    found = run(pixdlm, sources, batch_size)
+    assert described(found) == expected
+    assert all(one.loaded.pixels is None for one in found if isinstance(one, Answered))  # which would fill the memory
     assert (pixdlm.seen["encoded"], pixdlm.seen["asked"]) == (encoded, asked)
 
 
