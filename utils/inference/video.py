@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.runtime.errors import UserError, permission_denied
+from utils.runtime.errors import UserError, read_errors_as_user_error
 from utils.runtime.text import lone_surrogate, shown_name
 
 log = logging.getLogger(__name__)
@@ -160,20 +160,14 @@ def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
 
 
 def _check_readable(path: Path) -> None:
+    if os.path.isdir(path):
+        raise UserError(f"{path}: a folder; name the videos in it")
     if broken := lone_surrogate(str(path)):
         raise UserError(f"{shown_name(path)}: its path holds {broken}, which OpenCV does not take; rename it")
     try:
-        with open(path, "rb") as file:
+        with read_errors_as_user_error(path, "video"), open(path, "rb") as file:
             if not file.read(1):
                 raise UserError(f"{path}: damaged or no video (the file is empty); copy it again")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such video") from error
-    except PermissionError as error:
-        raise permission_denied(path) from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path}: a folder; name the videos in it") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:  # a null character, from a file of questions
         raise UserError(f"{shown_name(path)!r}: no such video ({error})") from error
 

@@ -29,6 +29,23 @@ def permission_denied(path: object) -> UserError:
 
 
 @contextmanager
+def read_errors_as_user_error(path: object, what: str = "file") -> Iterator[None]:
+    """Turn the system's errors in reading a file into a UserError; `what` is what should be there.
+
+    Raises:
+        UserError: it is missing, may not be read, or cannot be.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such {what}") from error
+    except PermissionError as error:
+        raise permission_denied(path) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+@contextmanager
 def config_errors_as_user_error(what: str) -> Iterator[None]:
     """Turn any error in building from a configuration into a UserError.
 

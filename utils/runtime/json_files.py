@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from utils.runtime.errors import UserError, permission_denied
+from utils.runtime.errors import UserError, read_errors_as_user_error
 from utils.runtime.text import lone_surrogate
 
 CURE = "mend it there, or write the file again"
@@ -24,14 +24,8 @@ def read_json(path: Path, cure: str = CURE, strict: bool = True) -> Any:
     Raises:
         UserError: it is missing, may not be read, or is no JSON.
     """
-    try:
+    with read_errors_as_user_error(path):
         data = path.read_bytes()
-    except PermissionError as error:
-        raise permission_denied(path) from error
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     return parse_json(data, str(path), cure, strict)
 
 

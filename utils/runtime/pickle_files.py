@@ -6,7 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from utils.runtime.errors import UserError, permission_denied
+from utils.runtime.errors import UserError, read_errors_as_user_error
 from utils.runtime.json_files import CURE
 
 
@@ -26,16 +26,13 @@ def read_plain_pickle(path: Path, cure: str = CURE) -> Any:
         UserError: it is missing, may not be read, is damaged, or holds something else than plain values.
     """
     try:
-        try:
-            return _read(path, "utf-8")
-        except UnicodeDecodeError:
-            return _read(path, "latin-1")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except PermissionError as error:
-        raise permission_denied(path) from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        with read_errors_as_user_error(path):
+            try:
+                return _read(path, "utf-8")
+            except UnicodeDecodeError:
+                return _read(path, "latin-1")
+    except UserError:
+        raise
     except Exception as error:  # damaged bytes end in errors of many types
         if str(error).startswith("it asks for "):
             raise UserError(
