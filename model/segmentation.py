@@ -49,7 +49,7 @@ class Segmentation:
         """Whether the model says that nothing in the picture answers the question."""
         return self.status == NO_SEG
 
-    @property
+    @cached_property
     def union(self) -> np.ndarray:
         """bool[H, W], all masks together."""
         return self.masks.any(axis=0)
@@ -101,23 +101,31 @@ class Segmentation:
             first_id: of the first; the others' follow.
             tolerance: of `polygons`; None gives run lengths in their place.
         """
-        annotations = []
+        annotations: list[dict[str, Any]] = []
         for mask, rle, score in zip(self.masks, self.rles, self.scores, strict=True):
             if mask.any():
-                outlines = None if tolerance is None else mask_polygons(mask, tolerance)
-                annotations.append(
-                    {
-                        "id": first_id + len(annotations),
-                        "image_id": image_id,
-                        "category_id": category_id,
-                        "segmentation": rle if outlines is None else [one.ravel().tolist() for one in outlines],
-                        "area": mask_area(rle),
-                        "bbox": mask_box(rle),
-                        "iscrowd": 0,
-                        "score": float(score),
-                    }
-                )
+                ids = {"id": first_id + len(annotations), "image_id": image_id, "category_id": category_id}
+                annotations.append({**ids, **coco_annotation(mask, rle, float(score), tolerance)})
         return annotations
+
+
+def coco_annotation(
+    mask: np.ndarray, rle: dict[str, Any], score: float, tolerance: float | None = 0.0
+) -> dict[str, Any]:
+    """What a COCO annotation says of a mask that is not empty, without its ids.
+
+    Args:
+        mask: bool or uint8[H, W]
+        rle: of the mask.
+        score: of the mask.
+        tolerance: of its polygons, the one of the largest box first, which readers that take one alone show; None gives
+            run lengths in their place.
+    """
+    outlines = rle
+    if tolerance is not None:
+        polygons = sorted(mask_polygons(mask, tolerance), key=lambda one: -int(np.ptp(one, axis=0).prod()))
+        outlines = [polygon.ravel().tolist() for polygon in polygons]
+    return {"segmentation": outlines, "area": mask_area(rle), "bbox": mask_box(rle), "iscrowd": 0, "score": score}
 
 
 def segmentation(

@@ -22,12 +22,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pycocotools import mask as coco
 
 from model.answering import NO_SEG, OK
-from model.masks import mask_area, mask_box, pixels_of
-from model.polygons import mask_polygons
+from model.masks import mask_area, pixels_of
+from model.segmentation import coco_annotation
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_write, write_errors_as_user_error
 
@@ -171,23 +170,7 @@ def _annotations(line: dict[str, Any], image: int, category: int, first: int, to
     found: list[dict[str, Any]] = []
     for mask in line["masks"]:
         rle = mask["rle"]
-        if area := mask_area(rle):
-            found.append(
-                {
-                    "id": first + len(found),
-                    "image_id": image,
-                    "category_id": category,
-                    "segmentation": _polygons(coco.decode(rle), tolerance),
-                    "area": area,
-                    "bbox": mask_box(rle),
-                    "iscrowd": 0,
-                    "score": float(mask["confidence"]),
-                }
-            )
+        if mask_area(rle):
+            ids = {"id": first + len(found), "image_id": image, "category_id": category}
+            found.append({**ids, **coco_annotation(coco.decode(rle), rle, float(mask["confidence"]), tolerance)})
     return found
-
-
-def _polygons(mask: np.ndarray, tolerance: float) -> list[list[int]]:
-    """[[x0, y0, x1, y1, …], …] of uint8[H, W], the one of the largest box first."""
-    outlines = sorted(mask_polygons(mask, tolerance), key=lambda one: -int(np.ptp(one, axis=0).prod()))
-    return [outline.ravel().tolist() for outline in outlines]
