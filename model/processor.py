@@ -213,6 +213,15 @@ class PixDLMProcessor(PushToHubMixin):
             raise UserError(f"{name}: its prompt has {needed} tokens, {limit} fit beside the image; {cure}")
         return Prompt(prompt.ids[:limit], prompt.labels[:limit])
 
+    def check_question(self, question: str, name: str) -> None:
+        """Refuse a question that `text` would, before there is a picture; the message begins with `name`.
+
+        Raises:
+            UserError: it is empty, too long or has a special token.
+        """
+        self.prompt(question, 0, answered=False, name=name)
+        self.bare_question(question, name)
+
     def bare_question(self, question: str | None, name: str) -> list[int]:
         """Ids of the question alone.
 

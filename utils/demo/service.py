@@ -36,7 +36,7 @@ class Service:
         """Raises UserError where a question is empty, too long or has a special token; `name` is in it."""
         if len(question) > self.limits.characters:
             raise UserError(f"{name}: {len(question)} characters; shorten the question")
-        self.pixdlm.processor.text([question], [0], [], None, [name])
+        self.pixdlm.processor.check_question(question, name)
 
     def segment(self, picture: bytes, questions: list[str], tolerance: float | None) -> Job[dict[str, Any]]:
         """Put questions about a picture in the line.

@@ -116,7 +116,7 @@ def ask(
             try:
                 check_finite(answer, one.name)
             except UserError as error:
-                outcome.append(Failure(one.name, str(error).removeprefix(f"{one.name}: "), question))
+                outcome.append(Failure.of(one.name, error, question))
                 continue
             logits = answer.logits.float().cpu().numpy()
             said = answer.text, answer.status
@@ -154,7 +154,6 @@ def _finished(waiting: deque[_Waiting | Failure], most: int) -> Iterator[Answere
             try:
                 finished = one.future.result()
             except UserError as error:  # the picture's file has changed, or only its preview could be decoded
-                name = one.loaded.name
-                yield Failure(name, str(error).removeprefix(f"{name}: "), one.question)
+                yield Failure.of(one.loaded.name, error, one.question)
                 continue
         yield Answered(one.loaded, one.question, finished, one.seconds)

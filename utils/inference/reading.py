@@ -58,7 +58,7 @@ def load(source: Source, processor: PixDLMProcessor) -> Loaded | Failure:
         loaded = _loaded(name, source.path.stem, source.path, frame, source.questions, {}, processor)
         return replace(loaded, georeference=_georeference(source.path))
     except UserError as error:
-        return Failure(name, str(error).removeprefix(f"{source.path}: "))
+        return Failure.of(name, error, named=source.path)
 
 
 def _georeference(path: Path) -> Georeference | None:
@@ -168,5 +168,5 @@ class ReadAhead:
                     yield self._submit(load_frame, replace(source, questions=left), frame)
         except UserError as error:
             broken: Future[Loaded | Failure] = Future()
-            broken.set_result(Failure(name, str(error).removeprefix(f"{source.path}: ")))
+            broken.set_result(Failure.of(name, error, named=source.path))
             yield broken

@@ -16,7 +16,7 @@ from model.language.tokens import checked_question
 from model.processor import PixDLMProcessor
 from utils.inference.results import ANSWERS, FAILED, FILES, read_answers, result_names
 from utils.inference.video import VIDEO_SUFFIXES
-from utils.runtime.errors import UserError
+from utils.runtime.errors import UserError, read_errors_as_user_error
 from utils.runtime.json_files import parse_json
 from utils.runtime.text import shown_name
 
@@ -68,6 +68,11 @@ class Failure:
     error: str
     question: Question | None = None
 
+    @classmethod
+    def of(cls, what: str, error: UserError, question: Question | None = None, named: object = None) -> Failure:
+        """The failure that an error is, without the name that its message begins with: `named`, or else `what`."""
+        return cls(what, str(error).removeprefix(f"{what if named is None else named}: "), question)
+
 
 def find_sources(arguments: Sequence[str], questions: Sequence[str]) -> tuple[list[Source], list[Failure]]:
     """The pictures that arguments name, in their order, and the arguments and lines that name none.
@@ -101,13 +106,8 @@ def find_sources(arguments: Sequence[str], questions: Sequence[str]) -> tuple[li
                     found = [Source(one, asked) for one in (pictures_in(path) if os.path.isdir(path) else [path])]
                 sources += found
             except UserError as error:
-                failures.append(Failure(shown_name(path), _without(str(error), shown_name(path))))
+                failures.append(Failure.of(shown_name(path), error))
     return sources, failures
-
-
-def _without(message: str, name: str) -> str:
-    """A message without the name that it begins with."""
-    return message.removeprefix(f"{name}: ")
 
 
 def _matching(argument: str) -> list[Path]:
@@ -174,12 +174,8 @@ def read_questions(file: Path) -> tuple[list[Source], list[Failure]]:
     Raises:
         UserError: the file cannot be read, or is empty.
     """
-    try:
+    with read_errors_as_user_error(shown_name(file)):
         lines = file.read_bytes().splitlines()
-    except FileNotFoundError as error:
-        raise UserError(f"{shown_name(file)}: no such file") from error
-    except OSError as error:
-        raise UserError(f"{shown_name(file)}: cannot be read ({error.strerror})") from error
     asked: dict[Path, list[Question]] = {}
     failures = []
     for number, line in enumerate(lines, start=1):
@@ -190,7 +186,7 @@ def read_questions(file: Path) -> tuple[list[Source], list[Failure]]:
             image, question = _line(line, where)
             asked.setdefault(file.parent / image, []).append(question)
         except UserError as error:
-            failures.append(Failure(where, _without(str(error), where)))
+            failures.append(Failure.of(where, error))
     if not asked and not failures:
         raise UserError(f'{shown_name(file)}: no questions in it; a line is {{"image": "a.jpg", "question": "…"}}')
     return [Source(path, tuple(questions)) for path, questions in asked.items()], failures
@@ -220,20 +216,21 @@ def askable(
     Raises:
         UserError: one of `questions`, which are asked about every picture, does not.
     """
-    refused: dict[str, str] = {}
+    refused: dict[str, UserError] = {}
     for text in dict.fromkeys(question.text for source in sources for question in source.questions):
         try:
-            processor.text([text], [0], [], None, ["--ask"])
+            processor.check_question(text, "--ask")
         except UserError as error:
             if text in questions:
                 raise
-            refused[text] = str(error).removeprefix("--ask: ")
+            refused[text] = error
     left = []
     failures = []
     for source in sources:
         kept = tuple(one for one in source.questions if one.text not in refused)
         lost = (one for one in source.questions if one.text in refused)
-        failures += [Failure(shown_name(source.path), refused[one.text], one) for one in lost]
+        name = shown_name(source.path)
+        failures += [Failure.of(name, refused[one.text], one, named="--ask") for one in lost]
         if kept:
             left.append(Source(source.path, kept))
     return left, failures
